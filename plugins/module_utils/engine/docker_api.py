@@ -1,0 +1,249 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The engine, spoken to through the ``docker`` SDK's low-level client.
+
+One thin layer: it connects on first use, puts a time-out on every request, turns refusals into :class:`EngineError`
+and "not found" into ``None``, and hands the engine's own JSON on. Requests that the SDK wraps differently from version
+to version (5.0 of Debian 12 to 7.2) are sent as the plain JSON of the Engine API.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+
+Json = t.Dict[str, t.Any]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What answers at the other end.
+
+    :ivar name: ``docker`` or ``podman``.
+    :ivar version: of the engine, for instance ``(20, 10, 24)``.
+    :ivar api: of the Engine API in use, for instance ``(1, 41)``.
+    """
+
+    name: str
+    version: tuple[int, ...]
+    api: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {'.'.join(map(str, self.version))}"
+
+
+class DockerApi:
+    """A connection to one engine.
+
+    :param url: for instance ``unix:///var/run/docker.sock``.
+    :param timeout: seconds without an answer (for streams: without a byte) after which a request fails.
+    """
+
+    def __init__(self, url: str, timeout: int) -> None:
+        self.url = url
+        self.timeout = timeout
+        self._client: t.Any = None
+        self._platform: t.Optional[Platform] = None
+
+    # ---- the connection -------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> t.Any:
+        """The SDK's ``APIClient``, for what this class does not wrap.
+
+        :raises EngineError: if the engine does not answer.
+        :raises GridboxError: if the SDK is missing.
+        """
+        if self._client is None:
+            try:
+                # Imported on first use: it costs a module that needs no engine a tenth of a second.
+                from docker import APIClient
+                from docker.errors import DockerException
+            except ImportError as exc:
+                raise GridboxError(
+                    "The Python library docker is missing on this host. Install the package python3-docker"
+                    f" (Debian, Ubuntu, EPEL) or docker from PyPI for the interpreter in use. ({exc})"
+                ) from exc
+            try:
+                self._client = APIClient(base_url=self.url, version="auto", timeout=self.timeout)
+            except DockerException as exc:
+                raise EngineError("Talking to the engine", f"no answer at {self.url} ({exc})") from exc
+        return self._client
+
+    def reset(self) -> None:
+        """Forget the connection; the next request makes a new one. For a forked process."""
+        self._client = None
+
+    def call(
+        self,
+        request: str,
+        method: str,
+        path: str,
+        body: t.Optional[t.Mapping[str, t.Any]] = None,
+        timeout: t.Optional[float] = None,
+        ok: t.Container[int] = (),
+        **params: t.Any,
+    ) -> t.Any:
+        """Send one request and return its JSON (or text, or None for an empty answer).
+
+        :param request: what is asked, in words, for the error.
+        :param path: below the API version, for instance ``/containers/json``.
+        :param ok: refusals (HTTP status) that are fine; None is returned for them.
+        :param params: the query.
+        :raises EngineError: if the engine refuses or does not answer.
+        """
+        response = self.send(request, method, path, body=body, timeout=timeout, ok=ok, params=params)
+        if response.status_code >= 400 or not response.content:
+            return None
+        if "json" in response.headers.get("Content-Type", ""):
+            return response.json()
+        return response.text
+
+    def send(
+        self,
+        request: str,
+        method: str,
+        path: str,
+        body: t.Optional[t.Mapping[str, t.Any]] = None,
+        data: t.Any = None,
+        headers: t.Optional[t.Mapping[str, str]] = None,
+        timeout: t.Optional[float] = None,
+        ok: t.Container[int] = (),
+        params: t.Optional[t.Mapping[str, t.Any]] = None,
+        stream: bool = False,
+    ) -> t.Any:
+        """Like :meth:`call`, but returns the ``requests.Response``; for streams in either direction.
+
+        :param data: a request body that is sent as it is: bytes, or an iterator of bytes (sent in chunks).
+        """
+        client = self.client
+        try:
+            # Inside the try, for the SDK has imported them already.
+            from requests.exceptions import RequestException
+
+            response = client.request(
+                method,
+                f"{client.base_url}/v{client.api_version}{path}",
+                json=body,
+                data=data,
+                headers=headers,
+                params={key: value for key, value in (params or {}).items() if value is not None},
+                timeout=timeout or self.timeout,
+                stream=stream,
+            )
+        except RequestException as exc:
+            raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
+        if response.status_code >= 400 and response.status_code not in ok:
+            raise EngineError(request, _refusal(response), response.status_code)
+        return response
+
+    # ---- the engine -----------------------------------------------------------------------------------------------
+
+    @property
+    def platform(self) -> Platform:
+        """Who answers. Asked once."""
+        if self._platform is None:
+            answer = self.call("Asking the engine for its version", "GET", "/version")
+            parts = [part.get("Name", "") for part in answer.get("Components") or []]
+            name = "podman" if any("Podman" in part for part in parts) else "docker"
+            self._platform = Platform(
+                name, version_tuple(answer["Version"]), version_tuple(self.client.api_version)
+            )
+        return self._platform
+
+    def info(self) -> Json:
+        """``docker info``."""
+        return t.cast(Json, self.call("Asking the engine for its state", "GET", "/info"))
+
+    # ---- containers -----------------------------------------------------------------------------------------------
+
+    def container(self, name: str) -> t.Optional[Json]:
+        """``docker inspect`` of a container, or None if there is none of that name or id."""
+        return t.cast(
+            t.Optional[Json],
+            self.call(f"Looking at container {name}", "GET", f"/containers/{name}/json", ok=(404,)),
+        )
+
+    def containers(self, filters: t.Optional[t.Mapping[str, t.Sequence[str]]] = None) -> list[Json]:
+        """The short records of all containers, running or not. ``filters`` as in the Engine API."""
+        return t.cast(
+            t.List[Json],
+            self.call("Listing containers", "GET", "/containers/json", all="true", filters=_filters(filters)),
+        )
+
+    # ---- images ---------------------------------------------------------------------------------------------------
+
+    def image(self, reference: str) -> t.Optional[Json]:
+        """``docker image inspect``, or None if there is no such image."""
+        return t.cast(
+            t.Optional[Json],
+            self.call(f"Looking at image {reference}", "GET", f"/images/{reference}/json", ok=(404,)),
+        )
+
+    # ---- networks -------------------------------------------------------------------------------------------------
+
+    def network(self, name: str) -> t.Optional[Json]:
+        """``docker network inspect``, with its endpoints, or None if there is none of that name or id."""
+        return t.cast(
+            t.Optional[Json],
+            self.call(f"Looking at network {name}", "GET", f"/networks/{name}", ok=(404,)),
+        )
+
+    def networks(self) -> list[Json]:
+        """All networks, without their endpoints (the engine leaves those out of the list)."""
+        return t.cast(t.List[Json], self.call("Listing networks", "GET", "/networks"))
+
+    def connect(self, network: str, container: str, endpoint: t.Mapping[str, t.Any]) -> None:
+        """Attach a container to a network. ``endpoint``: the Engine API's ``EndpointConfig``."""
+        self.call(
+            f"Connecting {container} to network {network}",
+            "POST",
+            f"/networks/{network}/connect",
+            body={"Container": container, "EndpointConfig": dict(endpoint)},
+        )
+
+    def disconnect(self, network: str, container: str, force: bool = False) -> None:
+        """Detach a container from a network."""
+        self.call(
+            f"Disconnecting {container} from network {network}",
+            "POST",
+            f"/networks/{network}/disconnect",
+            body={"Container": container, "Force": force},
+        )
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: ``20.10.24+dfsg1`` is ``(20, 10, 24)``."""
+    numbers: list[int] = []
+    for part in text.split("."):
+        digits = ""
+        for character in part:
+            if not character.isdigit():
+                break
+            digits += character
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    return tuple(numbers)
+
+
+def _filters(filters: t.Optional[t.Mapping[str, t.Sequence[str]]]) -> t.Optional[str]:
+    if not filters:
+        return None
+    import json
+
+    return json.dumps({key: list(values) for key, values in filters.items()})
+
+
+def _refusal(response: t.Any) -> str:
+    """The engine's own words in a refused response."""
+    try:
+        return str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(response.text or response.reason)

@@ -1,0 +1,168 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The front room: the one place where the library meets Ansible.
+
+A module hands over its arguments and a *work*: the concern's observe, plan, preflight, do and undo. This file runs them
+in that order, stops before ``do`` in check mode, and turns the outcome into a module result.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import DISRUPTIONS, Disruption, Plan, Step
+
+#: Matches the documentation fragment ``hep.gridbox.plan``.
+PLAN_ARGUMENTS: dict[str, t.Any] = {
+    "max_disruption": {"type": "str", "choices": DISRUPTIONS, "default": "container"},
+}
+
+#: Matches the documentation fragment ``hep.gridbox.engine``.
+ENGINE_ARGUMENTS: dict[str, t.Any] = {
+    "engine": {"type": "str", "choices": ["auto", "docker", "podman"], "default": "auto"},
+    "engine_url": {"type": "str"},
+    "engine_timeout": {"type": "int", "default": 60},
+}
+
+
+class Work(t.Protocol):
+    """What a concern offers the front room. ``O`` is its own frozen picture of the host."""
+
+    def observe(self) -> t.Any:
+        """Read the host. Anything but "not there" that goes wrong is an error, never "absent"."""
+
+    def plan(self, observed: t.Any) -> Plan:
+        """Decide. Pure: no host, no clock."""
+
+    def preflight(self, plan: Plan, observed: t.Any) -> None:
+        """Ask the host all that could make the plan fail, and raise. Runs in check mode too; changes nothing."""
+
+    def do(self, step: Step, journal: Journal) -> None:
+        """Carry out one step, writing its undo to the journal first."""
+
+    def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        """Take back one journal entry; idempotent."""
+
+    def before_guard_undo(self) -> None:
+        """Called in the guard process: drop connections shared with the process that died."""
+
+    def result(self, observed: t.Any, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        """The documented return values. ``observed`` is the state after an applied plan; before it otherwise, when the
+        values have to be predicted from the plan."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM, SIGINT or SIGHUP arrived; unwinds through the undo."""
+
+
+def run(module: AnsibleModule, make_work: t.Callable[[dict[str, t.Any]], Work]) -> t.NoReturn:
+    """Run one module to its end.
+
+    :param make_work: builds the work from the module's parameters; raises :class:`InputError` for bad values.
+    """
+    try:
+        work = make_work(module.params)
+        observed = work.observe()
+        plan = work.plan(observed)
+        refuse_above(plan, Disruption[module.params["max_disruption"]])
+        work.preflight(plan, observed)
+    except GridboxError as exc:
+        module.fail_json(msg=str(exc), changed=False, actions=[])
+    result: dict[str, t.Any] = {
+        "changed": bool(plan.steps),
+        "actions": [step.as_result() for step in plan.steps],
+        "disruption": plan.disruption.name,
+        "diff": {"before": dict(plan.before), "after": dict(plan.after)},
+    }
+    applied = bool(plan.steps) and not module.check_mode
+    if applied:
+        result["actions"] = _apply(module, work, plan)
+        try:
+            observed = work.observe()
+            left_over = work.plan(observed).steps
+        except GridboxError as exc:
+            module.fail_json(msg=f"All steps were carried out, but then: {exc}", **result)
+        if left_over:
+            still = "; ".join(f"{step.action} {step.target}: {step.reason}" for step in left_over)
+            module.fail_json(msg=f"All steps were carried out, but the host still differs: {still}", **result)
+    result.update(work.result(observed, plan, applied))
+    module.exit_json(**result)
+
+
+def run_info(module: AnsibleModule, collect: t.Callable[[dict[str, t.Any]], dict[str, t.Any]]) -> t.NoReturn:
+    """Run an info module: ``collect`` reads and returns the documented values, and changes nothing."""
+    try:
+        result = collect(module.params)
+    except GridboxError as exc:
+        module.fail_json(msg=str(exc))
+    module.exit_json(changed=False, **result)
+
+
+def refuse_above(plan: Plan, limit: Disruption) -> None:
+    """Refuse a plan that costs the service more than the operator allows.
+
+    :raises RefusedError: naming each step above the limit.
+    """
+    above = [step for step in plan.steps if step.disruption > limit]
+    if above:
+        raise RefusedError(
+            f"max_disruption: {limit.name}",
+            "the change needs "
+            + "; ".join(f"{step.action} {step.target} ({step.disruption.name}: {step.reason})" for step in above),
+            f"Nothing was touched. Allow it with max_disruption: {plan.disruption.name}, or change what you ask for.",
+        )
+
+
+def _apply(module: AnsibleModule, work: Work, plan: Plan) -> list[dict[str, str]]:
+    """Carry the plan out; on any failure undo, tell what was done and undone, and end the module."""
+    done: list[dict[str, str]] = []
+    step = plan.steps[0]
+    with Journal(work.undo, work.before_guard_undo) as journal, _signals_unwind():
+        try:
+            for step in plan.steps:
+                work.do(step, journal)
+                done.append(step.as_result())
+        except (Exception, _Terminated) as exc:
+            rollback = journal.roll_back()
+            failure: dict[str, t.Any] = {
+                "changed": True,
+                "actions": done,
+                "failed_action": step.as_result(),
+                "rolled_back": rollback.undone,
+                "not_rolled_back": rollback.failed,
+                "disruption": plan.disruption.name,
+            }
+            if not isinstance(exc, (GridboxError, _Terminated)):
+                failure["exception"] = traceback.format_exc()
+            message = f"{step.action} {step.target}: {exc}"
+            if rollback.failed:
+                message += " Not put back: " + "; ".join(rollback.failed) + "."
+            elif rollback.undone:
+                message += " Put back: " + "; ".join(rollback.undone) + "."
+            module.fail_json(msg=message, **failure)
+    return done
+
+
+class _signals_unwind:
+    """Within the block, a request to end becomes an exception, so that the undo runs."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __enter__(self) -> None:
+        self._old = {number: signal.signal(number, self._raise) for number in self.SIGNALS}
+
+    def __exit__(self, *_exc: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    @staticmethod
+    def _raise(number: int, _frame: t.Any) -> None:
+        raise _Terminated(f"The module was told to end ({signal.Signals(number).name}).")
