@@ -14,7 +14,7 @@ import os
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 
 #: Where the engines listen unless told otherwise; the order in which ``auto`` tries them.
 DEFAULT_SOCKETS = {
@@ -29,7 +29,7 @@ def engine_from(params: t.Mapping[str, t.Any]) -> DockerApi:
     Nothing is sent yet: the first request connects.
 
     :raises InputError: for an URL or a time-out that cannot be right.
-    :raises EngineError: if no engine's socket exists.
+    :raises RefusedError: if no engine's socket exists.
     """
     timeout = params["engine_timeout"]
     if timeout < 1:
@@ -40,9 +40,8 @@ def engine_from(params: t.Mapping[str, t.Any]) -> DockerApi:
         if not separator or scheme not in ("unix", "tcp", "http", "https", "ssh") or not rest:
             raise InputError("engine_url", url, "a URL such as unix:///var/run/docker.sock or tcp://host:2376")
         if scheme == "unix" and not os.path.exists(rest):
-            raise EngineError(
-                "Talking to the engine",
-                f"there is no socket {rest} (engine_url). Start the engine, or set engine_url to where it listens",
+            raise RefusedError(
+                f"engine_url: {url}", f"there is no socket {rest}", "Start the engine, or set engine_url to where it listens."
             )
         return DockerApi(url, timeout)
     wanted = params["engine"]
@@ -50,8 +49,8 @@ def engine_from(params: t.Mapping[str, t.Any]) -> DockerApi:
         if wanted in ("auto", name) and os.path.exists(path):
             return DockerApi(f"unix://{path}", timeout)
     looked = ", ".join(path for name, path in DEFAULT_SOCKETS.items() if wanted in ("auto", name))
-    raise EngineError(
-        "Talking to the engine",
-        f"none listens here (looked for {looked}). Install and start one, for instance with the role"
-        " hep.gridbox.docker_engine, or set engine_url to where it listens",
+    raise RefusedError(
+        f"engine: {wanted}",
+        f"no engine listens here (looked for {looked})",
+        "Install and start one, for instance with the role hep.gridbox.docker_engine, or set engine_url to where it listens.",
     )

@@ -1,0 +1,152 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An engine of the tests' own: dockerd, or podman's service, in its own network namespace with its own folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.lab.lan import add_netns, delete_netns
+
+
+class Dockerd:
+    """A dockerd that a test may kill, restart and reconfigure.
+
+    :param folder: for its data, state, log and socket; removed with it.
+    :param netns: its network namespace; made and removed with it.
+    """
+
+    def __init__(self, folder: Path, netns: str, arguments: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.netns = netns
+        self.arguments = arguments
+        self.socket = folder / "docker.sock"
+        self.url = f"unix://{self.socket}"
+        self.config = folder / "daemon.json"
+        self.log = folder / "dockerd.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        add_netns(netns)
+
+    def start(self, seconds: float = 30) -> None:
+        """Start it and wait until it answers."""
+        if not self.config.exists():
+            self.config.write_text("{}\n")
+        environment = {key: value for key, value in os.environ.items() if key != "DOCKER_HOST"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    "nsenter", f"--net=/run/netns/{self.netns}", "/usr/sbin/dockerd",
+                    "--config-file", str(self.config), "--data-root", str(self.folder / "data"),
+                    "--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid"),
+                    "--host", self.url, *self.arguments,
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + seconds
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                tail = self.log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"dockerd in {self.folder} did not answer within {seconds} s:\n{tail}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        return self.socket.exists() and self.docker("version", check=False).returncode == 0
+
+    def docker(self, *arguments: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the docker client against it: the other tool, with which tests look at what a module did."""
+        done = subprocess.run(
+            ["docker", "--host", self.url, *arguments], capture_output=True, text=True, timeout=timeout
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"docker {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
+        return done
+
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "pid").read_text())
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the daemon by a signal and wait for it; containers live on with live-restore."""
+        assert self.process is not None
+        os.kill(self.pid, number)
+        self.process.wait(timeout=60)
+        self.process = None
+
+    def remove(self) -> None:
+        """Remove its containers, stop it, remove all its files and its namespace."""
+        if self.process is None:
+            self.start()
+        names = self.docker("ps", "--all", "--quiet").stdout.split()
+        if names:
+            self.docker("rm", "--force", "--volumes", *names)
+        self.kill(signal.SIGTERM)
+        for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+            mount_point = line.split()[1]
+            if mount_point.startswith(f"{self.folder}/"):
+                subprocess.run(["umount", "--lazy", mount_point], check=True, timeout=30)
+        shutil.rmtree(self.folder)
+        delete_netns(self.netns)
+
+
+class PodmanService:
+    """Podman behind its Docker-compatible socket, with storage of its own."""
+
+    def __init__(self, folder: Path, netns: str) -> None:
+        self.folder = folder
+        self.netns = netns
+        self.socket = folder / "podman.sock"
+        self.url = f"unix://{self.socket}"
+        self.log = folder / "podman.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        add_netns(netns)
+        # Without CAP_SYS_RESOURCE (a container, some CI) hard limits cannot be raised to podman's defaults.
+        (folder / "containers.conf").write_text(
+            '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n'
+            '[engine]\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\n'
+        )
+
+    def podman(self, *arguments: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(self._argv(*arguments), capture_output=True, text=True, timeout=timeout, env=self._env())
+        if check and done.returncode:
+            raise RuntimeError(f"podman {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
+        return done
+
+    def _argv(self, *arguments: str) -> list[str]:
+        folders = [f"--{name}={self.folder / name}" for name in ("root", "runroot", "tmpdir")]
+        return ["nsenter", f"--net=/run/netns/{self.netns}", "podman", *folders, *arguments]
+
+    def _env(self) -> dict[str, str]:
+        return {**os.environ, "CONTAINERS_CONF": str(self.folder / "containers.conf")}
+
+    def start(self, seconds: float = 30) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._argv("system", "service", "--time", "0", self.url),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env(), start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + seconds
+        while not self.socket.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"podman's service did not listen within {seconds} s:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def remove(self) -> None:
+        self.podman("rm", "--all", "--force", "--time", "0")
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=30)
+        for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+            mount_point = line.split()[1]
+            if mount_point.startswith(f"{self.folder}/"):
+                subprocess.run(["umount", "--lazy", mount_point], check=True, timeout=30)
+        shutil.rmtree(self.folder)
+        delete_netns(self.netns)
