@@ -140,9 +140,13 @@ def _apply(module: AnsibleModule, work: Work, plan: Plan) -> list[dict[str, str]
                 "not_rolled_back": rollback.failed,
                 "disruption": plan.disruption.name,
             }
+            said = str(exc)
             if not isinstance(exc, (GridboxError, _Terminated)):
+                # Not foreseen, so a fault of ours. From ansible-core 2.19 on the operator's setting decides whether
+                # the traceback is shown, so the message names the kind.
                 failure["exception"] = traceback.format_exc()
-            message = f"{step.action} {step.target}: {exc}"
+                said = f"unforeseen {type(exc).__name__}: {exc}."
+            message = f"{step.action} {step.target}: {said}"
             if rollback.failed:
                 message += " Not put back: " + "; ".join(rollback.failed) + "."
             elif rollback.undone:
