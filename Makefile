@@ -36,7 +36,7 @@ molecule: ## the Molecule scenarios
 
 build: ## the collection's tarball, from the files git knows
 	@scripts/bootstrap venv tools
-	@.venv/bin/python -m tests.gate.staging build .
+	@.venv/bin/python -m tests.gate.build .
 
 clean: ## remove what the other targets made in the checkout
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible tests/output hep-gridbox-*.tar.gz

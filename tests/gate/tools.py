@@ -1,0 +1,110 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How the gate runs a tool on the checkout, and what it says when the tool is not content."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import typing as t
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMESPACE, NAME = "hep", "gridbox"
+
+#: Where the tools of the virtual environment are, whether it is activated or not.
+BIN = Path(sys.executable).parent
+
+#: What tools keep between runs; git ignores it.
+CACHE = ROOT / ".cache"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of every tool: no colours, the virtual environment's programs first.
+
+    Without pyenv's shims: a shim stands for a Python that may not be selected, and then fails only when it is run.
+    """
+    folders = [folder for folder in os.environ["PATH"].split(":") if not folder.endswith("/shims")]
+    return {
+        **os.environ,
+        "PATH": ":".join([str(BIN), *folders]),
+        "NO_COLOR": "1",
+        "ANSIBLE_NOCOLOR": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
+    }
+
+
+def run_tool(
+    *argv: str, seconds: float, cwd: Path = ROOT, env: t.Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a tool without a terminal, its two outputs as one.
+
+    :raises AssertionError: when it has not ended after ``seconds``, with what it had said until then.
+    """
+    try:
+        return subprocess.run(
+            argv, cwd=cwd, env=env or environment(), timeout=seconds, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as exc:
+        said = (exc.stdout or b"").decode(errors="replace")
+        raise AssertionError(f"{' '.join(argv)} had not ended after {seconds:.0f} s; it said:\n{tail(said)}") from None
+
+
+def tail(output: str, lines: int = 60) -> str:
+    """The last lines of a tool's output: what a person reads first."""
+    return "\n".join(output.rstrip().splitlines()[-lines:])
+
+
+def demand(*argv: str, seconds: float, cwd: Path = ROOT, env: t.Mapping[str, str] | None = None) -> str:
+    """Run a tool that must be content, and return its output.
+
+    :raises AssertionError: with the end of its output when it is not.
+    """
+    __tracebackhide__ = True
+    done = run_tool(*argv, seconds=seconds, cwd=cwd, env=env)
+    assert done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}\n{tail(done.stdout)}"
+    return done.stdout
+
+
+def files_of_the_checkout() -> list[Path]:
+    """Every file that is, or would be, in git, relative to the checkout; what git ignores is no part of the collection."""
+    # The checkout may belong to another user than the one who runs the checks.
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    names = sorted({os.fsdecode(name) for name in listed.stdout.split(b"\0") if name})
+    return [Path(name) for name in names if os.path.lexists(ROOT / name)]
+
+
+def stage(folder: Path) -> Path:
+    """Copy the collection to ``folder/ansible_collections/hep/gridbox`` and return that path.
+
+    ``ansible-test`` and ``ansible-galaxy collection build`` want a collection at its own path. The copy must not lie in
+    the checkout: there ansible-test asks git for its files, gets none, and passes without having tested anything.
+    """
+    assert ROOT not in folder.resolve().parents, f"{folder} lies in the checkout {ROOT}; a staged copy must not"
+    target = folder / "ansible_collections" / NAMESPACE / NAME
+    for name in files_of_the_checkout():
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy, follow_symlinks=False)
+    return target
+
+
+def build(folder: Path) -> Path:
+    """Build the collection's tarball from a staged copy under ``folder`` and return its path."""
+    staged = stage(folder / "stage")
+    (folder / "built").mkdir()
+    demand(
+        "ansible-galaxy", "collection", "build", "--output-path", str(folder / "built"), str(staged), seconds=60,
+        env=environment(ANSIBLE_HOME=str(folder / "ansible-home")),
+    )  # fmt: skip
+    (tarball,) = (folder / "built").glob(f"{NAMESPACE}-{NAME}-*.tar.gz")
+    return tarball
