@@ -1,0 +1,92 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""dockerd's processes: find them, end one.
+
+dockerd writes its own pidfile; a process counts as the daemon only if that pid is a dockerd.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import WaitError
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running dockerd.
+
+    :ivar start: when it started, in clock ticks after the boot; with the pid it names one process for good.
+    :ivar netns: inode of its network namespace.
+    """
+
+    pid: int
+    start: int
+    flags: tuple[str, ...]
+    netns: int
+
+
+def find_process(pidfile: str) -> t.Optional[Process]:
+    """The dockerd that a pidfile names; None if there is no such process, or it is something else."""
+    try:
+        with open(pidfile, encoding="ascii") as file:
+            pid = int(file.read().strip())
+    except (FileNotFoundError, ValueError):
+        return None
+    return process_of(pid)
+
+
+def process_of(pid: int) -> t.Optional[Process]:
+    """The process ``pid`` if it is a dockerd that lives, else None."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            argv = [os.fsdecode(part) for part in file.read().split(b"\0")[:-1]]
+        if fields[0] == "Z" or not argv or os.path.basename(argv[0]) != "dockerd":
+            return None
+        return Process(pid, int(fields[19]), tuple(argv[1:]), os.stat(f"/proc/{pid}/ns/net").st_ino)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def processes() -> list[Process]:
+    """All dockerd processes that this process sees."""
+    found = (process_of(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in found if process is not None]
+
+
+def stop(pid: int, start: int, seconds: float) -> None:
+    """Ask one daemon to end and wait for it; containers go on if live restore is enabled.
+
+    :param start: its start time, so that no other process of the same pid is hit.
+    :raises WaitError: if it still runs after ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    process = process_of(pid)
+    if process is None or process.start != start:
+        return
+    os.kill(pid, signal.SIGTERM)
+    while True:
+        process = process_of(pid)
+        if process is None or process.start != start:
+            return
+        if time.monotonic() > deadline:
+            raise WaitError(f"dockerd (process {pid}) to end after SIGTERM", seconds, "it still runs")
+        time.sleep(0.1)
+
+
+def flag_value(flags: t.Sequence[str], name: str) -> str:
+    """The value of ``--name value`` or ``--name=value`` among a daemon's arguments; empty if it is not there."""
+    for index, flag in enumerate(flags):
+        if flag == name and index + 1 < len(flags):
+            return flags[index + 1]
+        if flag.startswith(f"{name}="):
+            return flag.split("=", 1)[1]
+    return ""

@@ -1,0 +1,265 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Packages of the distribution, with a memory of which of them a role brought.
+
+``ansible.builtin.package`` is not enough for three reasons: the dependencies that came along have to be known, so that
+``remove`` can leave the host as it was; a package must not start or restart its service by itself (an engine's package
+would put it into the wrong network namespace, and an upgrade of it would end every container); and check mode has to
+be true on a bare host, where Ansible's own modules lack their libraries.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.host import record
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
+
+#: Debian policy 9.3.3.1: with this script ending in 101, a package's installation starts and restarts no service.
+POLICY_SCRIPT = "/usr/sbin/policy-rc.d"
+POLICY = b"#!/bin/sh\n# hep.gridbox: services are started by the roles, once they are configured.\nexit 101\n"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which packages, for whom.
+
+    :ivar role: whose record takes them down.
+    :ivar lists_max_age: seconds after which the lists of available packages are fetched anew before an installation.
+    :ivar wait_timeout: seconds one run of the package manager may take.
+    """
+
+    role: str
+    names: tuple[str, ...]
+    remove: bool
+    lists_max_age: int
+    wait_timeout: int
+
+    @classmethod
+    def from_params(cls, params: t.Mapping[str, t.Any]) -> Wish:
+        """Check and normalise a module's arguments.
+
+        :raises InputError: for a value that cannot be right.
+        """
+        record.record_file(params["record"])
+        for name in params["names"]:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", name):
+                raise InputError("names", name, "a package's name, without a version")
+        if params["wait_timeout"] < 1:
+            raise InputError("wait_timeout", params["wait_timeout"], "a number of seconds of 1 or more")
+        return cls(
+            params["record"],
+            tuple(dict.fromkeys(params["names"])),
+            params["state"] == "absent",
+            params["lists_max_age"],
+            params["wait_timeout"],
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The names of all installed packages, and what the role brought."""
+
+    installed: frozenset[str]
+    record: record.Record
+
+
+def plan(wish: Wish, observed: Observed) -> Plan:
+    """Decide which packages to install, or which to remove. Pure."""
+    if wish.remove:
+        ours = sorted(set(observed.record.packages) & observed.installed)
+        steps = (Step("remove_packages", " ".join(ours), "the role brought them"),) if ours else ()
+        if observed.record.packages:
+            steps = (*steps, Step("forget", wish.role, "none of its packages is left"))
+        return Plan(steps, {"packages": ours}, {"packages": []})
+    missing = [name for name in wish.names if name not in observed.installed]
+    present = sorted(set(wish.names) & observed.installed)
+    steps = (Step("install_packages", " ".join(missing), "not installed"),) if missing else ()
+    return Plan(steps, {"packages": present}, {"packages": sorted(wish.names)})
+
+
+class Apt:
+    """dpkg and apt: Debian, Ubuntu."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._timeout = wish.wait_timeout
+        self._lists_max_age = wish.lists_max_age
+
+    def installed(self) -> frozenset[str]:
+        """Names of the installed packages."""
+        lines = run("Listing packages", ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n"]).splitlines()
+        return frozenset(line.split()[1] for line in lines if line.startswith("installed "))
+
+    def preview_install(self, names: t.Sequence[str]) -> None:
+        """Have apt work the installation out without doing it, with fresh lists if its own are old.
+
+        :raises GridboxError: with apt's words, if it cannot be done.
+        """
+        with tempfile.TemporaryDirectory() as lists:
+            options = ["-o", "Debug::NoLocking=1"]
+            if self._lists_are_old():
+                # Lists of check mode's own: those of the host stay as they are.
+                os.makedirs(f"{lists}/partial")
+                options += ["-o", f"Dir::State::lists={lists}", "-o", "APT::Sandbox::User=root"]
+                options += ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
+                run("Fetching the lists of packages", ["apt-get", "-q", *options, "update"], self._timeout)
+            argv = ["apt-get", "-q", "-s", *options, "--no-install-recommends", "install", "--", *names]
+            run(f"Working out the installation of {' '.join(names)}", argv, self._timeout)
+
+    def install(self, names: t.Sequence[str]) -> None:
+        """Install packages, with what they depend on and nothing more; start no service."""
+        environment = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+        if self._lists_are_old():
+            run("Fetching the lists of packages", ["apt-get", "-q", "update"], self._timeout)
+        argv = ["apt-get", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
+        argv += ["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
+        run(f"Installing {' '.join(names)}", [*argv, "install", "--", *names], self._timeout, environment=environment)
+
+    def preview_remove(self, names: t.Sequence[str]) -> list[str]:
+        """Other packages that a removal would take along."""
+        argv = ["apt-get", "-q", "-s", "-o", "Debug::NoLocking=1", "purge", "--", *names]
+        output = run("Working out the removal", argv, self._timeout)
+        going = re.findall(r"^(?:Purg|Remv) (\S+)", output, re.MULTILINE)
+        return sorted(set(going) - set(names))
+
+    def remove(self, names: t.Sequence[str]) -> None:
+        """Remove packages with their configuration."""
+        argv = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", "purge", "--", *names]
+        environment = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+        run(f"Removing {' '.join(names)}", argv, self._timeout, environment=environment)
+
+    def _lists_are_old(self) -> bool:
+        folder = "/var/lib/apt/lists"
+        names = [name for name in os.listdir(folder) if "Packages" in name] if os.path.isdir(folder) else []
+        if not names:
+            return True
+        return time.time() - os.stat(folder).st_mtime > self._lists_max_age
+
+
+class Dnf:
+    """rpm and dnf: the EL family."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._timeout = wish.wait_timeout
+
+    def installed(self) -> frozenset[str]:
+        """Names of the installed packages."""
+        return frozenset(run("Listing packages", ["rpm", "-qa", "--qf", "%{NAME}\\n"]).split())
+
+    def preview_install(self, names: t.Sequence[str]) -> None:
+        """Have dnf work the installation out without doing it.
+
+        :raises GridboxError: if a package is not to be had.
+        """
+        # With --assumeno it ends with 1 whether or not it would work; only its words tell.
+        output = run(
+            f"Working out the installation of {' '.join(names)}",
+            ["dnf", "--assumeno", "--setopt=install_weak_deps=False", "install", *names],
+            self._timeout,
+            ok=(0, 1),
+        )
+        if "Operation aborted" not in output:
+            last = " ".join(output.strip().splitlines()[-3:])
+            raise GridboxError(f"Installing {' '.join(names)} would fail. dnf says: {last}")
+
+    def install(self, names: t.Sequence[str]) -> None:
+        """Install packages, with what they depend on and nothing more."""
+        argv = ["dnf", "-q", "-y", "--setopt=install_weak_deps=False", "install", *names]
+        run(f"Installing {' '.join(names)}", argv, self._timeout)
+
+    def preview_remove(self, names: t.Sequence[str]) -> list[str]:
+        """Other packages that a removal would break."""
+        output = run("Working out the removal", ["rpm", "-e", "--test", *names], self._timeout, ok=(0, 1))
+        return sorted(set(re.findall(r"is needed by \(installed\) (\S+)", output)))
+
+    def remove(self, names: t.Sequence[str]) -> None:
+        """Remove packages."""
+        run(f"Removing {' '.join(names)}", ["rpm", "-e", *names], self._timeout)
+
+
+class PackagesWork:
+    """The work of the module ``host_packages``; see ``front_room.Work``."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+        if shutil.which("apt-get", path=SYSTEM_PATH):
+            self.manager: t.Union[Apt, Dnf] = Apt(wish)
+        elif shutil.which("dnf", path=SYSTEM_PATH):
+            self.manager = Dnf(wish)
+        else:
+            raise GridboxError(
+                "Neither apt-get nor dnf is on this host. The roles know Debian, Ubuntu and the EL family; install"
+                f" {' '.join(wish.names) or 'the packages'} by hand and switch the role's installation off."
+            )
+
+    def observe(self) -> Observed:
+        return Observed(self.manager.installed(), record.read(self.wish.role))
+
+    def plan(self, observed: Observed) -> Plan:
+        return plan(self.wish, observed)
+
+    def preflight(self, plan: Plan, observed: Observed) -> None:
+        for step in plan.steps:
+            if step.action == "install_packages":
+                self.manager.preview_install(step.target.split())
+            elif step.action == "remove_packages":
+                others = self.manager.preview_remove(step.target.split())
+                if others:
+                    raise RefusedError(
+                        f"removing the packages {step.target}",
+                        f"by now others need them: {', '.join(others)}",
+                        f"Remove those first, or keep the packages and delete {record.record_file(self.wish.role)}.",
+                    )
+
+    def do(self, step: Step, journal: Journal) -> None:
+        if step.action == "forget":
+            known = record.read(self.wish.role)
+            record.write(self.wish.role, record.Record((), known.paths, known.trees))
+            return
+        own_policy = isinstance(self.manager, Apt) and not os.path.lexists(POLICY_SCRIPT)
+        if own_policy:
+            journal.will_do("let packages start their services again", "remove_policy")
+            record.write_atomically(POLICY_SCRIPT, POLICY, 0o755)
+        try:
+            if step.action == "remove_packages":
+                self.manager.remove(step.target.split())
+            else:
+                self._install(step.target.split())
+        finally:
+            if own_policy:
+                self.undo("remove_policy", {})
+
+    def _install(self, names: t.Sequence[str]) -> None:
+        before = self.manager.installed()
+        try:
+            self.manager.install(names)
+        finally:
+            # Also after a failure: what it left on the host is the role's too.
+            new = self.manager.installed() - before
+            known = record.read(self.wish.role)
+            packages = (*known.packages, *sorted(new - set(known.packages)))
+            record.write(self.wish.role, record.Record(packages, known.paths, known.trees))
+
+    def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        if os.path.lexists(POLICY_SCRIPT):
+            os.unlink(POLICY_SCRIPT)
+
+    def before_guard_undo(self) -> None:
+        """Nothing is shared with the process that died."""
+
+    def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        return {
+            "packages": plan.after["packages"],
+            "recorded": [] if self.wish.remove else list(observed.record.packages),
+        }

@@ -1,0 +1,242 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a role brought to a host: the record that lets its ``remove`` leave the host as it was.
+
+One JSON file a role below :data:`FOLDER`. A path is written down before it is made, and only if it is not there yet;
+so whatever was on the host before a role came is never in its record, and a role that died half-way has one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
+
+FOLDER = "/var/lib/hep.gridbox"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one role brought.
+
+    :ivar packages: names of packages, with the dependencies that came along.
+    :ivar paths: files and folders, in the order in which they were made; a folder goes only if it is empty by then.
+    :ivar trees: folders that go with all that is in them.
+    """
+
+    packages: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to take away."""
+        return not (self.packages or self.paths or self.trees)
+
+    def as_json(self) -> str:
+        """The file's text."""
+        return json.dumps({"packages": self.packages, "paths": self.paths, "trees": self.trees}, indent=2) + "\n"
+
+
+def record_file(role: str) -> str:
+    """Where a role's record lies.
+
+    :raises InputError: if ``role`` is not a role's name.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", role):
+        raise InputError("record", role, "a role's name: lower-case letters, digits and underscores")
+    return f"{FOLDER}/{role}.json"
+
+
+def read(role: str) -> Record:
+    """A role's record; an empty one if there is none.
+
+    :raises GridboxError: if the file is there but is not a record.
+    """
+    path = record_file(role)
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+        return Record(tuple(data["packages"]), tuple(data["paths"]), tuple(data["trees"]))
+    except FileNotFoundError:
+        return Record()
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise GridboxError(
+            f"{path}: not the record of a role ({exc}). Look what it is, and move it away; what the role brought to"
+            " this host has to be removed by hand then."
+        ) from exc
+
+
+def write(role: str, record: Record) -> None:
+    """Replace a role's record, atomically; an empty one is removed, and the folder with the last of them."""
+    path = record_file(role)
+    if record.empty:
+        if os.path.exists(path):
+            os.unlink(path)
+        if os.path.isdir(FOLDER) and not os.listdir(FOLDER):
+            os.rmdir(FOLDER)
+        return
+    os.makedirs(FOLDER, mode=0o755, exist_ok=True)
+    write_atomically(path, record.as_json().encode(), 0o644)
+
+
+def write_atomically(path: str, content: bytes, mode: int) -> None:
+    """Write a file through a neighbour that takes its place once it is on the disk."""
+    neighbour = f"{path}.{os.getpid()}.new"
+    descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(neighbour, path)
+    except BaseException:
+        os.unlink(neighbour)
+        raise
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of the record.
+
+    :ivar role: whose record.
+    :ivar remove: take away what is recorded, instead of recording.
+    """
+
+    role: str
+    paths: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
+    remove: bool = False
+
+    @classmethod
+    def from_params(cls, params: t.Mapping[str, t.Any]) -> Wish:
+        """Check and normalise a module's arguments.
+
+        :raises InputError: for a path that no role may take away.
+        """
+        record_file(params["name"])
+        for option in ("paths", "trees"):
+            for path in params[option]:
+                if not path.startswith("/") or os.path.normpath(path) != path or path.count("/") < 2:
+                    raise InputError(
+                        option, path, "an absolute path without .. or a trailing slash, below a folder of the root"
+                    )
+        return cls(params["name"], tuple(params["paths"]), tuple(params["trees"]), params["state"] == "absent")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The record, and what of the paths concerned is there now."""
+
+    record: Record
+    there: frozenset[str]
+    busy: frozenset[str]
+    #: Recorded folders of ``paths`` that hold something which is not recorded itself.
+    kept: frozenset[str]
+
+
+def plan(wish: Wish, observed: Observed) -> Plan:
+    """Decide what to record, or what to take away. Pure."""
+    record = observed.record
+    before = {"paths": list(record.paths), "trees": list(record.trees)}
+    if not wish.remove:
+        known = set(record.paths) | set(record.trees)
+        paths = [path for path in wish.paths if path not in known and path not in observed.there]
+        trees = [path for path in wish.trees if path not in known and path not in observed.there]
+        steps = tuple(
+            [Step("record", path, "it is not there yet, so it goes when the role goes") for path in paths]
+            + [Step("record_tree", path, "it is not there yet, so it goes when the role goes") for path in trees]
+        )
+        return Plan(steps, before, {"paths": [*record.paths, *paths], "trees": [*record.trees, *trees]})
+    steps_away = [
+        Step("remove_tree", path, "the role brought it") for path in reversed(record.trees) if path in observed.there
+    ] + [
+        Step("remove", path, "the role brought it")
+        for path in reversed(record.paths)
+        if path in observed.there and path not in observed.kept
+    ]
+    if record.paths or record.trees:
+        steps_away.append(Step("forget", wish.role, "nothing of it is left"))
+    return Plan(tuple(steps_away), before, {"paths": [], "trees": []})
+
+
+class RecordWork:
+    """The work of the module ``host_record``; see ``front_room.Work``."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+
+    def observe(self) -> Observed:
+        record = read(self.wish.role)
+        concerned = {*record.paths, *record.trees, *self.wish.paths, *self.wish.trees}
+        mounted = [line.split()[4] for line in _mountinfo()]
+        recorded = {*record.paths, *record.trees}
+        return Observed(
+            record=record,
+            there=frozenset(path for path in concerned if os.path.lexists(path)),
+            busy=frozenset(
+                path for path in recorded for point in mounted if point == path or point.startswith(f"{path}/")
+            ),
+            kept=frozenset(
+                path
+                for path in record.paths
+                if os.path.isdir(path)
+                and not os.path.islink(path)
+                and any(f"{path}/{name}" not in recorded for name in os.listdir(path))
+            ),
+        )
+
+    def plan(self, observed: Observed) -> Plan:
+        return plan(self.wish, observed)
+
+    def preflight(self, plan: Plan, observed: Observed) -> None:
+        if self.wish.remove and observed.busy:
+            raise RefusedError(
+                f"removing what the role {self.wish.role} brought",
+                f"something is still mounted at or below {', '.join(sorted(observed.busy))}",
+                "Stop what uses it (containers, mounts) and run again.",
+            )
+
+    def do(self, step: Step, journal: Journal) -> None:
+        record = read(self.wish.role)
+        if step.action == "record":
+            write(self.wish.role, Record(record.packages, (*record.paths, step.target), record.trees))
+        elif step.action == "record_tree":
+            write(self.wish.role, Record(record.packages, record.paths, (*record.trees, step.target)))
+        elif step.action == "forget":
+            write(self.wish.role, Record(record.packages))
+        elif step.action == "remove_tree":
+            shutil.rmtree(step.target)
+        elif os.path.isdir(step.target) and not os.path.islink(step.target):
+            os.rmdir(step.target)
+        else:
+            os.unlink(step.target)
+
+    def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        raise GridboxError(f"{name}: recording and removing have no undo")
+
+    def before_guard_undo(self) -> None:
+        """Nothing is shared with the process that died."""
+
+    def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        return {
+            "paths": plan.after["paths"],
+            "trees": plan.after["trees"],
+            "packages": list(observed.record.packages),
+            "kept": sorted(observed.kept) if self.wish.remove else [],
+        }
+
+
+def _mountinfo() -> list[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return file.read().splitlines()
