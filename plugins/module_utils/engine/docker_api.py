@@ -175,6 +175,45 @@ class DockerApi:
             self.call("Listing containers", "GET", "/containers/json", all="true", filters=_filters(filters)),
         )
 
+    def create_container(self, name: str, body: t.Mapping[str, t.Any]) -> str:
+        """Create a container and return its id. ``body``: the Engine API's own JSON."""
+        answer = self.call(f"Creating container {name}", "POST", "/containers/create", body=body, name=name)
+        return str(answer["Id"])
+
+    def start_container(self, name: str) -> None:
+        """Start a container; fine if it runs already."""
+        self.call(f"Starting container {name}", "POST", f"/containers/{name}/start", ok=(304,))
+
+    def stop_container(self, name: str, grace: int) -> None:
+        """Stop a container; it is killed after ``grace`` seconds. Fine if it is stopped or gone."""
+        self.call(
+            f"Stopping container {name}",
+            "POST",
+            f"/containers/{name}/stop",
+            timeout=self.timeout + grace,
+            ok=(304, 404),
+            t=grace,
+        )
+
+    def remove_container(self, name: str, force: bool = False) -> None:
+        """Remove a container with its anonymous volumes; ``force`` kills it first. Fine if it is gone."""
+        self.call(
+            f"Removing container {name}",
+            "DELETE",
+            f"/containers/{name}",
+            ok=(404,),
+            v="true",
+            force="true" if force else "false",
+        )
+
+    def rename_container(self, name: str, new_name: str) -> None:
+        """Give a container another name, running or not."""
+        self.call(f"Renaming container {name} to {new_name}", "POST", f"/containers/{name}/rename", name=new_name)
+
+    def update_container(self, name: str, settings: t.Mapping[str, t.Any]) -> None:
+        """Change what can be changed of a living container: restart policy and resource limits."""
+        self.call(f"Updating container {name}", "POST", f"/containers/{name}/update", body=settings)
+
     # ---- images ---------------------------------------------------------------------------------------------------
 
     def image(self, reference: str) -> t.Optional[Json]:
