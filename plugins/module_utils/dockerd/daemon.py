@@ -302,7 +302,9 @@ class DaemonWork:
 
     def do(self, step: Step, journal: Journal) -> None:
         if step.action == "stop":
-            stop(step.details["pid"], step.details["start"], self.wish.wait_timeout)
+            pid, start = step.details["pid"], step.details["start"]
+            stop(pid, start, self.wish.wait_timeout)
+            pending.write(self.wish.config_file, pid, start, {})
         else:
             self._start(journal)
 
