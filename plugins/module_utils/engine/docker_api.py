@@ -195,15 +195,19 @@ class DockerApi:
             t=grace,
         )
 
-    def remove_container(self, name: str, force: bool = False) -> None:
-        """Remove a container with its anonymous volumes; ``force`` kills it first. Fine if it is gone."""
+    def remove_container(self, name: str, force: bool = False, volumes: bool = False) -> None:
+        """Remove a container; fine if it is gone.
+
+        :param force: kill it first if it runs.
+        :param volumes: remove its anonymous volumes, and what is in them, too.
+        """
         self.call(
             f"Removing container {name}",
             "DELETE",
             f"/containers/{name}",
             ok=(404,),
-            v="true",
             force="true" if force else "false",
+            v="true" if volumes else "false",
         )
 
     def rename_container(self, name: str, new_name: str) -> None:
