@@ -73,7 +73,7 @@ def demand(*argv: str, seconds: float, cwd: Path = ROOT, env: t.Mapping[str, str
 
 
 def files_of_the_checkout() -> list[Path]:
-    """Every file that is, or would be, in git, relative to the checkout; what git ignores is no part of the collection."""
+    """Every file that is, or would be, in git, relative to the checkout. What git ignores is not ours."""
     # The checkout may belong to another user than the one who runs the checks.
     listed = subprocess.run(
         ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

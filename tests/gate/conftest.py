@@ -1,0 +1,89 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The gate's long parts are started as soon as it is known that they are wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.gate.background import Job
+from tests.gate.sanity import sanity_command, sanity_environment
+from tests.gate.tools import BIN, build, environment, stage
+
+
+class LongParts:
+    """The jobs of one session.
+
+    :param folder: outside the checkout, for copies and output.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: list[Job] = []
+
+    def _start(self, name: str, argv: list[str], folder: Path, env: dict[str, str]) -> Job:
+        job = Job(name, argv, folder, env)
+        self.jobs.append(job)
+        return job
+
+    def start_sanity(self) -> None:
+        self.sanity_stage = stage(self.folder / "sanity")
+        self.sanity = self._start("sanity", sanity_command(), self.sanity_stage, sanity_environment())
+
+    def start_galaxy_import(self) -> None:
+        self.tarball = build(self.folder)
+        env = environment(HOME=str(self.folder), ANSIBLE_HOME=str(self.folder / "ansible-home"))
+        argv = [str(BIN / "python"), "-m", "galaxy_importer.main", str(self.tarball)]
+        self.galaxy_import = self._start("galaxy-import", argv, self.folder, env)
+
+
+PARTS = pytest.StashKey[LongParts]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start what the chosen tests ask for."""
+    if session.config.option.collectonly:
+        return
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if not wanted & {"sanity", "galaxy_import", "tarball"}:
+        return
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
+    parts = LongParts(factory.mktemp("gate"))
+    session.config.stash[PARTS] = parts
+    if wanted & {"galaxy_import", "tarball"}:
+        parts.start_galaxy_import()
+    if "sanity" in wanted:
+        parts.start_sanity()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    parts = config.stash.get(PARTS, None)
+    for job in parts.jobs if parts else ():
+        job.stop()
+
+
+@pytest.fixture(scope="session")
+def parts(request: pytest.FixtureRequest) -> LongParts:
+    return request.config.stash[PARTS]
+
+
+@pytest.fixture(scope="session")
+def sanity(parts: LongParts) -> LongParts:
+    """ansible-test sanity, running since the session began."""
+    return parts
+
+
+@pytest.fixture(scope="session")
+def galaxy_import(parts: LongParts) -> Job:
+    """The import that a Galaxy server does, running since the session began."""
+    return parts.galaxy_import
+
+
+@pytest.fixture(scope="session")
+def tarball(parts: LongParts) -> Path:
+    """The collection as it would be published."""
+    return parts.tarball

@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Roles: what argument_specs.yml says and what defaults/main.yml sets are the same thing."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.gate.tools import ROOT
+
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+
+
+def load(path: Path) -> dict[str, t.Any]:
+    """A YAML file that may be missing or empty."""
+    return yaml.safe_load(path.read_text()) or {} if path.exists() else {}
+
+
+def options_of(role: Path) -> dict[str, dict[str, t.Any]]:
+    """Every option of every entry point."""
+    found: dict[str, dict[str, t.Any]] = {}
+    for entry_point in load(role / "meta/argument_specs.yml")["argument_specs"].values():
+        found.update(entry_point.get("options") or {})
+    return found
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_arguments_are_the_defaults(role: Path) -> None:
+    """A variable without a default is a required one; all others are set, and to what the documentation says."""
+    options = options_of(role)
+    defaults = load(role / "defaults/main.yml")
+    optional = {name for name, option in options.items() if not option.get("required")}
+    assert sorted(optional) == sorted(defaults)
+    for name, option in options.items():
+        if "default" in option and "{{" not in str(defaults[name]):
+            assert option["default"] == defaults[name], f"{name}: argument_specs.yml and defaults/main.yml differ"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_variables_carry_the_name_of_the_role(role: Path) -> None:
+    wrong = [name for name in options_of(role) if not name.startswith(f"{role.name}_")]
+    assert not wrong
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_a_role_hides_no_failure_and_uses_no_shell(role: Path) -> None:
+    for path in sorted(role.rglob("*.yml")):
+        text = path.read_text()
+        for forbidden in (r"ignore_errors:", r"\bshell:", r"\braw:", r"failed_when:\s*false"):
+            found = re.search(rf"^[\s-]*(ansible\.builtin\.)?{forbidden}", text, re.MULTILINE)
+            assert not found, f"{path.relative_to(ROOT)}: {found and found.group().strip()}"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_facts_are_read_from_ansible_facts(role: Path) -> None:
+    """Injected facts can be switched off by the site, and hide typing errors."""
+    names = (
+        "all_ipv4_addresses all_ipv6_addresses architecture date_time default_ipv4 default_ipv6 distribution env fqdn "
+        "hostname interfaces kernel memtotal_mb os_family pkg_mgr processor_vcpus service_mgr"
+    )
+    injected = re.compile(rf"\bansible_({'|'.join(names.split())})\b")
+    for path in sorted(role.rglob("*")):
+        if path.suffix in {".yml", ".j2"}:
+            found = injected.search(path.read_text())
+            assert not found, f"{path.relative_to(ROOT)}: {found and found.group()}"
