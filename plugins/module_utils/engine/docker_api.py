@@ -227,6 +227,46 @@ class DockerApi:
             self.call(f"Looking at image {reference}", "GET", f"/images/{reference}/json", ok=(404,)),
         )
 
+    def image_history(self, reference: str) -> list[Json]:
+        """``docker history``, the newest record first."""
+        return t.cast(
+            t.List[Json],
+            self.call(f"Reading the history of image {reference}", "GET", f"/images/{reference}/history"),
+        )
+
+    def import_layer(self, repository: str, tag: str, layer: t.Iterable[t.Any]) -> None:
+        """``docker import``: make an image without configuration of one layer, streamed as an uncompressed tar."""
+        request = f"Importing a layer as {repository}:{tag}"
+        params = {"fromSrc": "-", "repo": repository, "tag": tag}
+        self._progress(request, self.send(request, "POST", "/images/create", data=iter(layer), params=params))
+
+    def load_images(self, archive: t.Union[bytes, t.Iterable[t.Any]]) -> None:
+        """``docker load``: make the images of an archive as ``docker save`` writes it."""
+        request = "Loading an image"
+        data = archive if isinstance(archive, bytes) else iter(archive)
+        headers = {"Content-Type": "application/x-tar"}
+        params = {"quiet": "true"}
+        self._progress(request, self.send(request, "POST", "/images/load", data=data, headers=headers, params=params))
+
+    def tag_image(self, reference: str, name: str) -> None:
+        """``docker tag``: give an image a name with a tag; another image that has it loses it, in one step."""
+        repository, _colon, tag = name.rpartition(":")
+        self.call(f"Tagging image {reference} as {name}", "POST", f"/images/{reference}/tag", repo=repository, tag=tag)
+
+    def remove_image(self, reference: str) -> None:
+        """``docker image rm``: take a name away, and the image with its last name. Fine if there is no such image."""
+        self.call(f"Removing image {reference}", "DELETE", f"/images/{reference}", ok=(404,))
+
+    @staticmethod
+    def _progress(request: str, response: t.Any) -> None:
+        """Read an answer that is a stream of messages; a failure in mid-stream comes as one of them, with status 200."""
+        import json
+
+        for line in response.text.splitlines():
+            message = json.loads(line) if line.strip() else {}
+            if message.get("error"):
+                raise EngineError(request, str(message["error"]), response.status_code)
+
     # ---- networks -------------------------------------------------------------------------------------------------
 
     def network(self, name: str) -> t.Optional[Json]:
