@@ -1,0 +1,83 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Named network namespaces, through the ``ip`` command: list them, make and remove them, look at their links.
+
+The empty name stands for the namespace this process is in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
+
+#: Where iproute2 keeps the names (ip-netns(8)).
+FOLDER = "/run/netns"
+
+
+def path_of(name: str) -> str:
+    """The file that stands for a named namespace."""
+    return f"{FOLDER}/{name}"
+
+
+def exists(name: str) -> bool:
+    """Whether the name is a namespace; a plain file left behind by a killed ``ip netns add`` is not."""
+    # A namespace's file lies on nsfs, like every /proc/*/ns entry.
+    try:
+        return os.stat(path_of(name)).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except FileNotFoundError:
+        return False
+
+
+def names() -> list[str]:
+    """All named namespaces."""
+    if not os.path.isdir(FOLDER):
+        return []
+    return sorted(name for name in os.listdir(FOLDER) if exists(name))
+
+
+def add(name: str) -> None:
+    """Make a namespace with its loopback up.
+
+    :raises GridboxError: if there is one of that name.
+    """
+    run(f"Making network namespace {name}", ["ip", "netns", "add", name])
+    ip(f"Setting up the loopback of {name}", name, "link", "set", "lo", "up")
+
+
+def delete(name: str) -> None:
+    """Remove a namespace's name, and the namespace with the last process in it; fine if it is gone."""
+    if os.path.exists(path_of(name)):
+        run(f"Removing network namespace {name}", ["ip", "netns", "delete", name])
+
+
+def processes_in(name: str) -> list[str]:
+    """The processes in a namespace, as ``name (pid)``."""
+    found = []
+    for pid in run(f"Looking for processes in {name}", ["ip", "netns", "pids", name]).split():
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                found.append(f"{file.read().strip()} ({pid})")
+        except FileNotFoundError:
+            continue  # it has ended meanwhile
+    return found
+
+
+def ip(request: str, name: str, *arguments: str) -> str:
+    """Run ``ip`` in a namespace.
+
+    :param request: what is done, in words, for the error.
+    """
+    inside = ["-n", name] if name else []
+    return run(request, ["ip", *inside, *arguments])
+
+
+def links(name: str) -> dict[str, dict[str, t.Any]]:
+    """The links of a namespace by name, each with its ``addr_info``, as ``ip -json`` prints them."""
+    text = ip(f"Listing the links of {name or 'this machine'}", name, "-json", "-details", "address", "show")
+    return {link["ifname"]: link for link in json.loads(text or "[]") if link}
+
