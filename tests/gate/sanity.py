@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``ansible-test sanity`` on a staged copy, without containers, and with nothing but a package index to download from."""
+"""``ansible-test sanity`` on a staged copy, without containers; it downloads from the package index only."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,11 @@ class Dockerd:
     """
 
     def __init__(self, folder: Path, netns: str, arguments: tuple[str, ...] = ()) -> None:
+        self._lay_out(folder, netns, arguments)
+        folder.mkdir(parents=True, exist_ok=True)
+        add_netns(netns)
+
+    def _lay_out(self, folder: Path, netns: str, arguments: tuple[str, ...]) -> None:
         self.folder = folder
         self.netns = netns
         self.arguments = arguments
@@ -32,8 +38,13 @@ class Dockerd:
         self.config = folder / "daemon.json"
         self.log = folder / "dockerd.log"
         self.process: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        add_netns(netns)
+
+    @classmethod
+    def found(cls, folder: Path, netns: str) -> Dockerd:
+        """One that another process made; it may be running or not."""
+        engine = cls.__new__(cls)
+        engine._lay_out(folder, netns, ())
+        return engine
 
     def start(self, seconds: float = 30) -> None:
         """Start it and wait until it answers."""
@@ -75,14 +86,20 @@ class Dockerd:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End the daemon by a signal and wait for it; containers live on with live-restore."""
-        assert self.process is not None
+        ended = os.pidfd_open(self.pid)
         os.kill(self.pid, number)
-        self.process.wait(timeout=60)
+        if not select.select([ended], [], [], 60)[0]:
+            raise RuntimeError(f"dockerd in {self.folder} had not ended 60 s after signal {number}")
+        os.close(ended)
+        if self.process is not None:
+            self.process.wait(timeout=60)
         self.process = None
 
     def remove(self) -> None:
         """Remove its containers, stop it, remove all its files and its namespace."""
-        if self.process is None:
+        if not self._answers():
+            if not os.path.exists(f"/run/netns/{self.netns}"):
+                add_netns(self.netns)
             self.start()
         names = self.docker("ps", "--all", "--quiet").stdout.split()
         if names:
@@ -136,7 +153,9 @@ class PodmanService:
         deadline = time.monotonic() + seconds
         while not self.socket.exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"podman's service did not listen within {seconds} s:\n{self.log.read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"podman's service did not listen within {seconds} s:\n{self.log.read_text()[-2000:]}"
+                )
             time.sleep(0.05)
 
     def remove(self) -> None:
