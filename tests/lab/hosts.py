@@ -1,0 +1,314 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Machines for the roles: systemd as PID 1 on a fresh Debian, in namespaces of their own.
+
+A machine's root is a copy (two seconds) of one image, which mmdebstrap makes from Debian packages, once, into a cache
+folder. An overlay would be quicker, but an engine's own overlays do not work on top of one. A machine has its own network namespace without a way out, so the image carries the packages that the roles install as a local
+repository. ``/proc/sys`` is read-only but for ``net``: a role cannot change a setting of the kernel that the machines
+share with the real one.
+
+Command line, for playbooks and for people::
+
+    python tests/lab/hosts.py start NAME       # boots it; prints nothing
+    python tests/lab/hosts.py run NAME CMD...  # runs a command in it
+    python tests/lab/hosts.py stop NAME        # ends it and removes all of it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SUITE = "bookworm"
+
+#: What a freshly installed server has before any role came: no engine, no time service but systemd's.
+BASE = (
+    "systemd systemd-sysv dbus python3 openssh-server openssh-client sudo procps kmod iproute2 iputils-ping"
+    " ca-certificates fuse3 autofs libpam-systemd util-linux-extra"
+).split()  # fmt: skip
+
+#: What the roles may install; with their dependencies they are the machine's package repository.
+REPOSITORY = "docker.io iptables python3-docker python3-pyroute2 python3-apt squashfuse squashfs-tools chrony".split()
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hep.gridbox"
+
+#: One line of apt's sources.
+SOURCES = "deb [trusted=yes] file:/srv/packages ./\n"
+
+
+def run(*argv: str, timeout: float = 60) -> str:
+    """Run a command of the real machine; its output is in the error when it fails."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+# ---- the image --------------------------------------------------------------------------------------------------------
+
+
+def image() -> Path:
+    """The root folder that machines are made from; made now if this file's own recipe has changed or it is not there."""
+    recipe = hashlib.sha256(f"{SUITE} {BASE} {REPOSITORY} 4".encode()).hexdigest()[:12]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    root = CACHE / f"machine-{SUITE}-{recipe}"
+    with (CACHE / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second test run waits for the first one's image
+        if not root.exists():
+            for old in CACHE.glob(f"machine-{SUITE}-*"):
+                shutil.rmtree(old)
+            new = CACHE / f"machine-{SUITE}-{recipe}.new"
+            _bootstrap(new)
+            new.rename(root)
+    return root
+
+
+def _bootstrap(root: Path) -> None:
+    sources = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main")
+    mirror = next(line for line in sources.splitlines() if "security" not in line)
+    download = (
+        'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -qq -y --download-only --no-install-recommends install '
+        + " ".join(REPOSITORY)
+    )
+    skip = "--skip=cleanup/apt/cache"  # the packages that the hook fetched
+    run(
+        "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(BASE)}", skip,
+        f"--customize-hook={download}", SUITE, str(root), mirror, timeout=900,
+    )  # fmt: skip
+    packages = root / "srv/packages"
+    packages.mkdir(parents=True)
+    index = []
+    for package in sorted((root / "var/cache/apt/archives").glob("*.deb")):
+        control = run("dpkg-deb", "--field", str(package)).strip()
+        digest = hashlib.sha256(package.read_bytes()).hexdigest()
+        name = package.name.replace("%3a", "_")
+        index.append(f"{control}\nFilename: ./{name}\nSize: {package.stat().st_size}\nSHA256: {digest}\n")
+        package.rename(packages / name)
+    (packages / "Packages").write_text("\n".join(index))
+    (root / "etc/apt/sources.list").write_text(SOURCES)
+    for name in ("etc/apt/sources.list.d", "etc/apt/apt.conf.d"):
+        for file in (root / name).glob("*mmdebstrap*"):
+            file.unlink()
+    run("chroot", str(root), "apt-get", "-qq", "update")
+    (root / "etc/hostname").write_text("machine\n")
+    # What acts on hardware, or wants a network, is not for a machine without either.
+    run("chroot", str(root), "systemctl", "mask", "getty@tty1.service", "console-getty.service", "apt-daily.timer",
+        "apt-daily-upgrade.timer", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "e2scrub_all.timer", "fstrim.timer")  # fmt: skip
+
+
+# ---- a machine --------------------------------------------------------------------------------------------------------
+
+
+class Machine:
+    """One machine. All of it lies in ``folder``, but for its cgroups."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = CACHE / "machines" / name
+        self.root = self.folder / "root"
+        self.pidfile = self.folder / "pid"
+
+    @property
+    def pid(self) -> int:
+        """The pid of its PID 1, seen from here."""
+        return int(self.pidfile.read_text())
+
+    def start(self, seconds: float = 60) -> None:
+        """Boot it and wait until systemd says that it runs."""
+        self.stop()
+        self.folder.mkdir(parents=True)
+        run("cp", "--archive", "--reflink=auto", str(image()), str(self.root), timeout=300)
+        for group in self._cgroups():
+            group.mkdir(exist_ok=True)
+            for name in ("cpuset.cpus", "cpuset.mems"):  # cgroup v1: a new cpuset is empty and takes no process
+                if (group / name).exists():
+                    (group / name).write_text((group.parent / name).read_text())
+        log = (self.folder / "log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, __file__, "boot", self.name],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + seconds
+        state = "no PID 1"
+        while state not in ("running", "degraded"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"Waited {seconds} s for the machine {self.name} to run; its systemd says: {state}."
+                    f" {(self.folder / 'log').read_text(errors='replace')[-2000:]}"
+                )
+            time.sleep(0.1)
+            if self.pidfile.exists():
+                state = self.run("systemctl", "is-system-running", check=False).stdout.strip() or "nothing"
+        if state == "degraded":
+            failed = self.run("systemctl", "--failed", "--plain", "--no-legend", check=False).stdout
+            raise RuntimeError(f"The machine {self.name} came up with failed units:\n{failed}")
+
+    def run(self, *argv: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in it, as root."""
+        done = subprocess.run(self.argv(*argv), capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode:
+            raise RuntimeError(f"{self.name}: {' '.join(argv)}: exit {done.returncode}: {done.stdout}{done.stderr}")
+        return done
+
+    def argv(self, *argv: str) -> list[str]:
+        """The command of the real machine that runs ``argv`` in this one."""
+        return [sys.executable, __file__, "run", self.name, *argv]
+
+    def enter(self, argv: list[str]) -> None:
+        """Become ``argv`` in the machine: its cgroups, its namespaces, a plain environment."""
+        for group in self._cgroups():
+            session = group / "lab"
+            session.mkdir(exist_ok=True)
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                if (session / name).exists() and not (session / name).read_text().strip():
+                    (session / name).write_text((group / name).read_text())
+            (session / "cgroup.procs").write_text(str(os.getpid()))
+        environment = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root", "USER": "root", "LANG": "C.UTF-8", "SHELL": "/bin/sh",
+        }  # fmt: skip
+        inside = ["nsenter", "--target", str(self.pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        os.execvpe("nsenter", [*inside, "--", "env", "--chdir=/root", *argv], environment)
+
+    def stop(self) -> None:
+        """End all its processes and remove all of it."""
+        if self.pidfile.exists():
+            # The end of PID 1 is the end of its PID namespace, and with it of every process and every mount in it.
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        deadline = time.monotonic() + 30
+        for group in self._cgroups():
+            while group.exists():
+                left = [path for path, _folders, _files in os.walk(group, topdown=False)]
+                try:
+                    for path in left:
+                        os.rmdir(path)
+                except OSError as exc:  # busy until the last process is gone
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(f"Waited 30 s for {group} to be empty: {exc}") from exc
+                    time.sleep(0.05)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def _cgroups(self) -> list[Path]:
+        """Its cgroup in each hierarchy of the real machine (one with cgroup v2)."""
+        top = Path("/sys/fs/cgroup")
+        if (top / "cgroup.controllers").exists():
+            return [top / f"machine-{self.name}"]
+        hierarchies = [path for path in top.iterdir() if path.is_dir() and not path.is_symlink()]
+        return [path / f"machine-{self.name}" for path in hierarchies]
+
+    # ---- its boot: runs in processes of its own ------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Make its namespaces and become the parent of its PID 1."""
+        for group in self._cgroups():
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+        os.execvp(
+            "unshare",
+            ["unshare", "--cgroup", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child",
+             "--propagation", "private", sys.executable, __file__, "init", self.name],
+        )  # fmt: skip
+
+    def init(self) -> None:
+        """As PID 1 of the new namespaces: make its root and become systemd."""
+        root = str(self.root)
+        _mount(root, root, "", "bind")  # pivot_root wants a mount point
+        _mount("proc", f"{root}/proc", "proc", "nosuid,nodev,noexec")
+        _mount(f"{root}/proc/sys", f"{root}/proc/sys", "", "bind")
+        _mount(f"{root}/proc/sys/net", f"{root}/proc/sys/net", "", "bind")
+        run("mount", "-o", "remount,bind,ro", f"{root}/proc/sys")
+        _mount("sysfs", f"{root}/sys", "sysfs", "ro,nosuid,nodev,noexec")  # read-only: udev stays off
+        self._mount_cgroups(root)
+        for folder, options in (("run", "mode=755"), ("tmp", "mode=1777"), ("dev", "mode=755")):
+            _mount("tmpfs", f"{root}/{folder}", "tmpfs", options)
+        _make_devices(root)
+        run("hostname", self.name)
+        run("ip", "link", "set", "lo", "up")
+        self.pidfile.write_text(_outer_pid())
+        os.makedirs(f"{root}/run/old")
+        os.chdir(root)
+        run("pivot_root", ".", "run/old")
+        os.chdir("/")
+        run("umount", "--lazy", "/run/old")
+        os.rmdir("/run/old")
+        run("mount", "--make-rshared", "/")  # as systemd does on a real machine, where it mounts the root itself
+        os.execve("/sbin/init", ["/sbin/init"], {"container": "lab"})
+
+    def _mount_cgroups(self, root: str) -> None:
+        top = f"{root}/sys/fs/cgroup"
+        if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+            _mount("cgroup2", top, "cgroup2", "nosuid,nodev,noexec")
+            return
+        _mount("tmpfs", top, "tmpfs", "mode=755")
+        for line in Path("/proc/mounts").read_text().splitlines():
+            _source, point, kind, options = line.split()[:4]
+            if kind not in ("cgroup", "cgroup2") or point.startswith(root):
+                continue
+            name = os.path.basename(point)
+            os.mkdir(f"{top}/{name}")
+            controllers = [word for word in options.split(",") if word not in ("rw", "ro", "relatime", "nosuid", "nodev", "noexec")]
+            _mount(kind, f"{top}/{name}", kind, ",".join(["rw", *controllers]))
+
+
+def _mount(source: str, target: str, kind: str, options: str) -> None:
+    run("mount", *(("-t", kind) if kind else ()), "-o", options, source, target)
+
+
+def _make_devices(root: str) -> None:
+    os.umask(0)
+    for name, major, minor in (
+        ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+        ("console", 1, 3), ("fuse", 10, 229),
+    ):  # fmt: skip
+        os.mknod(f"{root}/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(major, minor))
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(f"{root}/dev/{name}")
+    _mount("devpts", f"{root}/dev/pts", "devpts", "newinstance,ptmxmode=0666,mode=620,gid=5")
+    _mount("tmpfs", f"{root}/dev/shm", "tmpfs", "mode=1777")
+    for name, target in (("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"),
+                         ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")):  # fmt: skip
+        os.symlink(target, f"{root}/dev/{name}")
+    os.umask(0o022)
+
+
+def _outer_pid() -> str:
+    """This process's pid as the real machine sees it: /proc here is still the real machine's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return line.split()[1]
+    raise RuntimeError("the kernel tells no NSpid")
+
+
+def main() -> None:
+    """Entry point."""
+    command, name, *rest = sys.argv[1:]
+    machine = Machine(name)
+    if command == "start":
+        machine.start()
+    elif command == "stop":
+        machine.stop()
+    elif command == "run":
+        machine.enter(rest)
+    elif command == "boot":
+        machine.boot()
+    elif command == "init":
+        machine.init()
+    else:
+        sys.exit(f"{command}: expected start, stop or run")
+
+
+if __name__ == "__main__":
+    main()
