@@ -8,6 +8,9 @@
 # -ra: the run ends with the reason of each skip and failure, and with the counts.
 PYTEST := .venv/bin/python -m pytest -ra
 
+# Molecule looks for scenarios where they are.
+export MOLECULE_GLOB := molecule/*/molecule.yml
+
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
