@@ -95,10 +95,14 @@ class Wish:
             if name:
                 _check_name(f"{option}.netns", name)
             if name == params["name"]:
-                raise InputError(f"{option}.netns", name, "another namespace than the bridge's own, which has the LAN's name")
+                raise InputError(
+                    f"{option}.netns", name, "another namespace than the bridge's own, which has the LAN's name"
+                )
             # IFNAMSIZ, and what dev_valid_name() of the kernel refuses.
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", given["link"]) or given["link"] == "lo":
-                raise InputError(f"{option}.link", given["link"], "a link's name: up to 15 letters, digits, dots, - or _")
+                raise InputError(
+                    f"{option}.link", given["link"], "a link's name: up to 15 letters, digits, dots, - or _"
+                )
             addresses = tuple(_address(f"{option}.addresses", text) for text in given["addresses"])
             port = Port(name, given["link"], tuple(dict.fromkeys(addresses)))
             if any((port.netns, port.link) == (other.netns, other.link) for other in ports):
@@ -109,7 +113,9 @@ class Wish:
             for text in port.addresses:
                 host = text.split("/")[0]
                 if host in holders:
-                    raise InputError(f"ports[{index}].addresses", text, f"each address once; {holders[host]} has it already")
+                    raise InputError(
+                        f"ports[{index}].addresses", text, f"each address once; {holders[host]} has it already"
+                    )
                 holders[host] = port
         return cls(params["name"], tuple(ports), params["mtu"], params["state"] == "absent")
 
@@ -170,9 +176,19 @@ def plan(wish: Wish, observed: Observed) -> Plan:
     bridge_links = observed.links.get(wish.name, {})
     for side, link in bridge_links.items():
         if link.alias.startswith(f"{wish.mark}: ") and side not in wanted_sides:
-            steps.append(Step("remove_port", link.alias.split(": ", 1)[1], "not wanted any more", Disruption.service, {"side": side}))
-    for name in sorted(observed.own - wanted_names):
-        steps.append(Step("remove_namespace", name, "no port is in it any more", Disruption.service))
+            steps.append(
+                Step(
+                    "remove_port",
+                    link.alias.split(": ", 1)[1],
+                    "not wanted any more",
+                    Disruption.service,
+                    {"side": side},
+                )
+            )
+    steps += [
+        Step("remove_namespace", name, "no port is in it any more", Disruption.service)
+        for name in sorted(observed.own - wanted_names)
+    ]
     steps += [Step("add_namespace", name, "there is none") for name in wish.namespaces if name not in observed.links]
     bridge = bridge_links.get(BRIDGE)
     if bridge is None:
@@ -208,7 +224,9 @@ def _port_steps(wish: Wish, port: Port, observed: Observed) -> list[Step]:
     if not wrong:
         return []
     disruption = Disruption.service if surplus else Disruption.none
-    return [Step("set_port", str(port), "; ".join(wrong), disruption, {**details, "missing": missing, "surplus": surplus})]
+    return [
+        Step("set_port", str(port), "; ".join(wrong), disruption, {**details, "missing": missing, "surplus": surplus})
+    ]
 
 
 def _steps_away(wish: Wish, observed: Observed) -> list[Step]:
@@ -218,7 +236,9 @@ def _steps_away(wish: Wish, observed: Observed) -> list[Step]:
         for side, link in sorted(bridge_links.items())
         if link.alias.startswith(f"{wish.mark}: ")
     ]
-    return steps + [Step("remove_namespace", name, "the LAN made it", Disruption.service) for name in sorted(observed.own)]
+    return steps + [
+        Step("remove_namespace", name, "the LAN made it", Disruption.service) for name in sorted(observed.own)
+    ]
 
 
 def _picture(wish: Wish, observed: Observed) -> dict[str, t.Any]:
@@ -273,9 +293,13 @@ class LanWork:
             if step.action == "add_port":
                 port = step.details["port"]
                 there = observed.links.get(port.netns, {}).get(port.link)
-                if there is not None and not (there.kind == "veth" and port.bridge_side in observed.links.get(wish.name, {})):
+                if there is not None and not (
+                    there.kind == "veth" and port.bridge_side in observed.links.get(wish.name, {})
+                ):
                     raise RefusedError(
-                        f"ports: {port}", "a link of that name is there, and it is no port of this LAN", "Choose another name."
+                        f"ports: {port}",
+                        "a link of that name is there, and it is no port of this LAN",
+                        "Choose another name.",
                     )
         if not wish.absent and wish.name in observed.links and wish.name not in observed.own:
             raise RefusedError(

@@ -80,4 +80,3 @@ def links(name: str) -> dict[str, dict[str, t.Any]]:
     """The links of a namespace by name, each with its ``addr_info``, as ``ip -json`` prints them."""
     text = ip(f"Listing the links of {name or 'this machine'}", name, "-json", "-details", "address", "show")
     return {link["ifname"]: link for link in json.loads(text or "[]") if link}
-
