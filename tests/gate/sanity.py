@@ -64,7 +64,7 @@ def pip_settings() -> str:
     if proxy:
         settings["proxy"] = proxy
     for line in demand(sys.executable, "-m", "pip", "config", "list", seconds=30).splitlines():
-        key, _, value = line.partition("=")
+        key, _equals, value = line.partition("=")
         settings[key.rpartition(".")[2]] = ast.literal_eval(value)
     lines = [f"{key} = {' '.join(value.split())}" for key, value in settings.items()]
     return "\n".join(["[global]", *lines, ""])
