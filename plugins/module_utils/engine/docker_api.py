@@ -159,6 +159,20 @@ class DockerApi:
         """``docker info``."""
         return t.cast(Json, self.call("Asking the engine for its state", "GET", "/info"))
 
+    def events(
+        self, since: float, until: float, filters: t.Optional[t.Mapping[str, t.Sequence[str]]] = None
+    ) -> list[Json]:
+        """What happened between two times (seconds since the epoch); the engine remembers the last 256 events."""
+        import json
+
+        response = self.send(
+            "Asking the engine for its events",
+            "GET",
+            "/events",
+            params={"since": f"{since:.9f}", "until": f"{until:.9f}", "filters": _filters(filters)},
+        )
+        return [json.loads(line) for line in response.text.splitlines()]
+
     # ---- containers -----------------------------------------------------------------------------------------------
 
     def container(self, name: str) -> t.Optional[Json]:
