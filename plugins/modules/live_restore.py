@@ -197,18 +197,12 @@ outage_budget:
     seconds:
       description: RV(outage_budget[].capacity) at RV(outage_budget[].bytes_per_second); V(null) for a container that wrote nothing.
       type: float
-    measured_by:
-      description: >-
-        V(log) where the engine could follow the container's log; V(shim) where its log driver cannot be read, which counts
-        a little too much.
-      type: str
   sample:
     - container: vobox1
       stream: stdout
       bytes_per_second: 1024.0
       capacity: 131072
       seconds: 128.0
-      measured_by: log
 msg:
   description: What an operator should know; empty if there is nothing to say.
   returned: always

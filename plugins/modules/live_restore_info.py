@@ -44,6 +44,8 @@ options:
     default: 5
 notes:
   - The budget counts on the output going on as it was during O(budget_window). Let it span the bursts of the services.
+  - The output is measured by attaching to the containers for that time, ahead of the log driver. So it holds for every driver,
+    for V(none) too. A log driver's C(mode=non-blocking) does not lengthen the budget, for its buffer is the daemon's.
 seealso:
   - module: hep.gridbox.live_restore
 """
@@ -143,18 +145,12 @@ outage_budget:
     seconds:
       description: RV(outage_budget[].capacity) at RV(outage_budget[].bytes_per_second); V(null) for a container that wrote nothing.
       type: float
-    measured_by:
-      description: >-
-        V(log) where the engine could follow the container's log; V(shim) where its log driver cannot be read, which counts
-        a little too much.
-      type: str
   sample:
     - container: vobox1
       stream: stdout
       bytes_per_second: 1024.0
       capacity: 131072
       seconds: 128.0
-      measured_by: log
 msg:
   description: What an operator should know; empty if there is nothing to say.
   returned: always
