@@ -32,7 +32,7 @@ def find_interpreter(version: str) -> t.Optional[Path]:
             continue
         asked = subprocess.run(
             [candidate, "-c", "import sys, ensurepip, venv; print(sys._base_executable)"],
-            capture_output=True, text=True, timeout=30,
+            check=False, capture_output=True, text=True, timeout=30,
         )  # fmt: skip
         if asked.returncode == 0:
             return Path(asked.stdout.strip())

@@ -45,6 +45,6 @@ def test_code_on_hosts_compiles(version: str) -> None:
         pytest.skip(f"no Python {version} on this machine")
     files = [str(path) for folder in ("modules", "module_utils") for path in (ROOT / "plugins" / folder).rglob("*.py")]
     done = subprocess.run(
-        [python, "-c", COMPILE, *files], capture_output=True, text=True, timeout=60, env=environment()
+        [python, "-c", COMPILE, *files], check=False, capture_output=True, text=True, timeout=60, env=environment()
     )
     assert done.returncode == 0, done.stderr[-2000:]

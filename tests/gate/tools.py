@@ -48,7 +48,7 @@ def run_tool(
     """
     try:
         return subprocess.run(
-            argv, cwd=cwd, env=env or environment(), timeout=seconds, text=True, errors="replace",
+            argv, check=False, cwd=cwd, env=env or environment(), timeout=seconds, text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
     except subprocess.TimeoutExpired as exc:

@@ -74,7 +74,7 @@ class Dockerd:
     def docker(self, *arguments: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the docker client against it: the other tool, with which tests look at what a module did."""
         done = subprocess.run(
-            ["docker", "--host", self.url, *arguments], capture_output=True, text=True, timeout=timeout
+            ["docker", "--host", self.url, *arguments], check=False, capture_output=True, text=True, timeout=timeout
         )
         if check and done.returncode:
             raise RuntimeError(f"docker {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
@@ -132,7 +132,9 @@ class PodmanService:
         )
 
     def podman(self, *arguments: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(self._argv(*arguments), capture_output=True, text=True, timeout=timeout, env=self._env())
+        done = subprocess.run(
+            self._argv(*arguments), check=False, capture_output=True, text=True, timeout=timeout, env=self._env()
+        )
         if check and done.returncode:
             raise RuntimeError(f"podman {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
         return done

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 def run(*argv: str, timeout: float = 30, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command without a shell; its output is in the error when it fails."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=timeout)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}: {done.stdout}{done.stderr}")
     return done

@@ -70,7 +70,7 @@ with Journal(undo, lambda: (folder / "connections-dropped").touch()) as journal:
 
 
 def run_killed(folder: Path, how: str) -> int:
-    return subprocess.run([sys.executable, "-c", KILLED, str(folder), how], timeout=30).returncode
+    return subprocess.run([sys.executable, "-c", KILLED, str(folder), how], check=False, timeout=30).returncode
 
 
 def wait_for(path: Path) -> None:
@@ -100,7 +100,11 @@ def test_the_guard_does_not_hold_the_modules_output(tmp_path: Path) -> None:
     started = time.monotonic()
     slow = KILLED.replace("def undo(name, data):", "def undo(name, data):\n    import time; time.sleep(2)")
     done = subprocess.run(
-        [sys.executable, "-c", slow, str(tmp_path), "kill"], capture_output=True, timeout=30, env={**os.environ}
+        [sys.executable, "-c", slow, str(tmp_path), "kill"],
+        check=False,
+        capture_output=True,
+        timeout=30,
+        env={**os.environ},
     )
     assert done.returncode == -signal.SIGKILL
     assert time.monotonic() - started < 2
