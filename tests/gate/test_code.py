@@ -55,3 +55,8 @@ def test_shell_scripts_are_clean() -> None:
 
 def test_yaml_is_clean() -> None:
     demand("yamllint", "--strict", "--format", "parsable", ".", seconds=60)
+
+
+def test_ansible_lint_finds_nothing() -> None:
+    """The production profile, on roles, playbooks, scenarios and the examples in the documentation."""
+    demand("ansible-lint", "--offline", "--profile", "production", "--strict", "--nocolor", "-qq", seconds=240)

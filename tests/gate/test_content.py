@@ -78,3 +78,9 @@ def test_python_files_say_their_licence() -> None:
         and "SPDX-License-Identifier: GPL-3.0-or-later" not in (ROOT / name).read_text()[:600]
     ]  # fmt: skip
     assert not without, "\n".join(without)
+
+
+def test_continuous_integration_runs_what_the_readme_says() -> None:
+    commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
+    assert commands[-1] == "exec make test"
+    assert re.search(r"^ +make test\b", (ROOT / "README.md").read_text(), re.MULTILINE)
