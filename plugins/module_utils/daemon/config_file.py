@@ -52,12 +52,15 @@ def read(path: str) -> ConfigFile:
         return ConfigFile(real, None)
     except OSError as exc:
         raise GridboxError(f"config_file: {path} cannot be read ({exc.strerror}).") from exc
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise GridboxError(f"config_file: {path} is not a regular file. Name the daemon's configuration file.")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise GridboxError(f"config_file: {path} is not a regular file. Name the daemon's configuration file.")
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise GridboxError(f"config_file: {path} is larger than {MOST_BYTES} bytes, so it is no daemon.json. Check the path.")
+        raise GridboxError(
+            f"config_file: {path} is larger than {MOST_BYTES} bytes, so it is no daemon.json. Check the path."
+        )
     try:
         return ConfigFile(real, data.decode("utf-8"))
     except UnicodeDecodeError as exc:
@@ -134,7 +137,7 @@ def remove(path: str) -> None:
 
 
 def _probe(folder: str, size: int) -> None:
-    """Make a nameless file of ``size`` in ``folder`` and let it go; where the file system can't, ask for its numbers."""
+    """Make a nameless file of ``size`` in ``folder`` and let it go; where the file system can't, ask for numbers."""
     try:
         descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as exc:

@@ -188,4 +188,4 @@ def _number(digits: str) -> float:
 def _in_sentence(message: str) -> str:
     """A message of the decoder, to go on after a colon: ``Invalid control character at`` without capital and ``at``."""
     message = message[:1].lower() + message[1:]
-    return message[: -len(" at")] if message.endswith(" at") else message
+    return message.removesuffix(" at")

@@ -41,8 +41,8 @@ def socket_path(url: str) -> str:
 def find_daemon(path: str, pidfile: str) -> Process:
     """The dockerd that listens on socket ``path``.
 
-    The kernel names the process that called listen(2) (SO_PEERCRED, unix(7)). With socket activation that is systemd, not
-    the daemon; then the pidfile is asked. Where both name a daemon, they must agree.
+    The kernel names the process that called listen(2) (SO_PEERCRED, unix(7)). With socket activation that is systemd,
+    not the daemon; then the pidfile is asked. Where both name a daemon, they must agree.
 
     :raises EngineError: if nothing answers at the socket.
     :raises RefusedError: if the daemon cannot be told for sure.

@@ -5,9 +5,9 @@
 """Live restore: one key of the daemon's configuration, brought in by SIGHUP, confirmed by the daemon.
 
 What dockerd does was measured on 20.10 and read in the sources up to 29: a reload takes the key over; a key that is no
-longer there leaves the running daemon as it is; a file the daemon refuses (an unknown key, a wrong type, a key that is a
-flag too) leaves all of it as it was and is told to its log only; a reload in swarm mode is accepted, and the next start of
-the daemon fails. Each reload that worked is an event that names the value.
+longer there leaves the running daemon as it is; a file the daemon refuses (an unknown key, a wrong type, a key that is
+a flag too) leaves all of it as it was and is told to its log only; a reload in swarm mode is accepted, and the next
+start of the daemon fails. Each reload that worked is an event that names the value.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ KEY = "live-restore"
 #: What a file that has to be made, or is empty, starts from.
 NEW_FILE = "{\n}\n"
 
-PODMAN = "Podman has no daemon that its containers depend on: they outlive its service anyway, and there is nothing to set."
+PODMAN = (
+    "Podman has no daemon that its containers depend on: they outlive its service anyway, and there is nothing to set."
+)
 
 _ABSENT = object()
 
@@ -126,7 +128,7 @@ class Observed:
         return None if self.value is _ABSENT else self.value
 
 
-# ---- decisions, pure --------------------------------------------------------------------------------------------------
+# ---- decisions, pure ------------------------------------------------------------------------------------------------
 
 
 def value_in(path: str, text: t.Optional[str]) -> t.Any:
@@ -178,6 +180,13 @@ def plan(wish: Wish, observed: Observed) -> Plan:
         f"dockerd {daemon.pid}",
         f"the running daemon has live restore {'on' if daemon.enabled else 'off'}",
         Disruption.reload,
+        {
+            "pid": daemon.pid,
+            "start": daemon.start,
+            "enabled": daemon.enabled,
+            "path": observed.file.path,
+            "text_as_it_is": text_with(text, daemon.enabled),
+        },
     )
     if wish.present:
         if observed.value is not True:
@@ -188,7 +197,7 @@ def plan(wish: Wish, observed: Observed) -> Plan:
     original = text
     if daemon.enabled:
         if observed.value is not False:
-            write(text_with(text, False), f"without {KEY} a running daemon would keep it on; so it is set to false first")
+            write(text_with(text, False), f"left without {KEY} a running daemon keeps it on, so first it is false")
         steps.append(reload)
     write(text_without(original), f"{KEY} is to be left out of the file")
     return Plan(tuple(steps), before, {KEY: None, "enabled": False})
@@ -204,7 +213,8 @@ def objections(observed: Observed) -> list[RefusedError]:
         found.append(
             RefusedError(
                 "state: present",
-                f"the engine is in swarm mode ({daemon.swarm}). The daemon would accept the reload, and fail at its next start",
+                f"the engine is in swarm mode ({daemon.swarm}). The daemon would accept the reload, and fail at its"
+                " next start",
                 "Leave the swarm (docker swarm leave), or do without live restore.",
             )
         )
@@ -239,15 +249,15 @@ def contradictions(wish: Wish, observed: Observed) -> list[RefusedError]:
         found.append(
             RefusedError(
                 f"config_file: {wish.config_file}",
-                f"it sets {KEY}, and the daemon was started with --live-restore. It refuses to be told twice, at a reload and"
-                " at its next start",
+                f"it sets {KEY}, and the daemon was started with --live-restore. It refuses to be told twice, at a"
+                " reload and at its next start",
                 "Take one of them away: the key with an editor now, or the flag with the next restart.",
             )
         )
     return found
 
 
-# ---- the host ---------------------------------------------------------------------------------------------------------
+# ---- the host -------------------------------------------------------------------------------------------------------
 
 
 def observe(wish: Wish, engine: DockerApi) -> Observed:
@@ -283,7 +293,8 @@ class LiveRestoreWork:
     def __init__(self, wish: Wish, engine: DockerApi) -> None:
         self.wish = wish
         self.engine = engine
-        self._first: t.Optional[Observed] = None
+        self._seen = False
+        self._running: tuple[Running, ...] = ()
         self._text: t.Optional[str] = None
         self._texts: list[t.Optional[str]] = []
         self._gave_up = False
@@ -298,8 +309,9 @@ class LiveRestoreWork:
 
     def observe(self) -> Observed:
         observed = observe(self.wish, self.engine)
-        if self._first is None:
-            self._first = observed
+        if not self._seen:
+            self._seen = True
+            self._running = observed.running
             self._text = observed.file.text
         return observed
 
@@ -325,7 +337,6 @@ class LiveRestoreWork:
         self._texts = [observed.file.text, *texts, *(text_with(observed.file.text, value) for value in (False, True))]
 
     def do(self, step: Step, journal: Journal) -> None:
-        assert self._first is not None and self._first.daemon is not None
         if step.action == "write_config":
             path, text = step.target, step.details["text"]
             self._check_unchanged(path)
@@ -333,34 +344,31 @@ class LiveRestoreWork:
             _write(path, text)
             self._text = text
         else:
-            self._reload(self._first, self._first.daemon, journal)
+            self._reload(step.details, journal)
 
     def _check_unchanged(self, path: str) -> None:
         if config_file.read(path).text != self._text:
             raise GridboxError(f"{path} was changed by someone else in this moment. Run the task again.")
 
-    def _reload(self, before: Observed, daemon: Daemon, journal: Journal) -> None:
+    def _reload(self, daemon: t.Mapping[str, t.Any], journal: Journal) -> None:
+        pid, start, path = daemon["pid"], daemon["start"], daemon["path"]
         journal.will_do(
-            f"live restore {'on' if daemon.enabled else 'off'} in the running daemon",
+            f"live restore {'on' if daemon['enabled'] else 'off'} in the running daemon",
             "take_back",
-            path=before.file.path,
-            text=text_with(before.file.text, daemon.enabled),
             known=self._texts,
-            enabled=daemon.enabled,
-            pid=daemon.pid,
-            start=daemon.start,
+            **daemon,
         )
-        self._hang_up(daemon.pid, daemon.start)
+        self._hang_up(pid, start)
         deadline = time.monotonic() + self.wish.wait_timeout
         wanted = self.wish.present
-        while self._enabled(daemon.pid, daemon.start) != wanted:
+        while self._enabled(pid, start) != wanted:
             if time.monotonic() > deadline:
                 self._gave_up = True
                 raise WaitError(
-                    f"the daemon (process {daemon.pid}) to take {before.file.path} over after SIGHUP",
+                    f"the daemon (process {pid}) to take {path} over after SIGHUP",
                     self.wish.wait_timeout,
-                    f"it still has live restore {'off' if wanted else 'on'}. It says why in its log (journalctl -u docker"
-                    " under systemd); mostly another key of the file is not to its liking",
+                    f"it still has live restore {'off' if wanted else 'on'}. It says why in its log (journalctl -u"
+                    " docker under systemd); mostly another key of the file is not to its liking",
                 )
             time.sleep(0.05)
 
@@ -408,9 +416,9 @@ class LiveRestoreWork:
             return  # the next daemon reads the file
         if self._gave_up and self._enabled(pid, start) == enabled:
             return  # it refused
-        # The first SIGHUP may still be under way, so the daemon's present answer proves nothing. What follows a new reload
-        # does: the daemon handles them one after the other, and an event tells the outcome of each.
-        self._put_back(data["path"], data["text"], data["known"])
+        # The first SIGHUP may still be under way, so the daemon's present answer proves nothing. What follows a new
+        # reload does: the daemon handles them one after the other, and an event tells the outcome of each.
+        self._put_back(data["path"], data["text_as_it_is"], data["known"])
         since = time.time()
         self._hang_up(pid, start)
         deadline = time.monotonic() + self.wish.wait_timeout
@@ -426,7 +434,6 @@ class LiveRestoreWork:
         self.engine.reset()
 
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
-        assert self._first is not None
         if observed.daemon is None:
             return {**_facts(observed), "processes": [], "outage_budget": [], "msg": PODMAN}
         now = {container.id: container.pid for container in observed.running}
@@ -435,7 +442,7 @@ class LiveRestoreWork:
                 **container.as_result(),
                 "kept": containers.started(container.pid) == container.start and now.get(container.id) == container.pid,
             }
-            for container in self._first.running
+            for container in self._running
         ]
         lost = [process["container"] for process in processes if not process["kept"]]
         result: dict[str, t.Any] = {
@@ -447,7 +454,7 @@ class LiveRestoreWork:
             "msg": _message(observed),
         }
         if lost:
-            result["warnings"] = [f"These containers ended or restarted meanwhile, by themselves or otherwise: {', '.join(lost)}."]
+            result["warnings"] = [f"These containers ended or restarted in the meantime: {', '.join(lost)}."]
         return result
 
 
@@ -496,7 +503,7 @@ def _facts(observed: Observed) -> dict[str, t.Any]:
 
 def _message(observed: Observed) -> str:
     if observed.daemon is not None and observed.daemon.flag:
-        return "Live restore is on by the flag --live-restore on the daemon's command line; the key stays out of its file."
+        return "Live restore is on by the daemon's flag --live-restore; the key stays out of its file."
     return ""
 
 

@@ -4,9 +4,10 @@
 
 """How long each container can go on without the daemon.
 
-A container's output goes through a pipe to its shim, through a FIFO to the daemon. While no daemon reads, the kernel keeps
-what fits into both; then the container's next write blocks, whatever the log driver (measured on 20.10 and 26.1: 64 KiB
-each, 128,000 bytes of 100-byte lines). So the time is what fits, divided by the rate at which the container writes.
+A container's output goes through a pipe to its shim, through a FIFO to the daemon. While no daemon reads, the kernel
+keeps what fits into both; then the container's next write blocks, whatever the log driver (measured on 20.10 and 26.1:
+64 KiB each, 128,000 bytes of 100-byte lines). So the time is what fits, divided by the rate at which the container
+writes.
 """
 
 from __future__ import annotations
@@ -93,15 +94,15 @@ def first_full(name: str, rates: t.Mapping[str, float], capacity: t.Mapping[str,
     return Budget(name, stream, rates[stream], capacity[stream])
 
 
-# ---- the rate ---------------------------------------------------------------------------------------------------------
+# ---- the rate -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Counter:
     """Counts the bytes of each stream in what the engine sends to a client that attached.
 
-    Without a terminal each piece has a header of eight bytes: the stream's number, three zeros, the length in network order
-    (Engine API, "Attach to a container"). With one the bytes come as they are.
+    Without a terminal each piece has a header of eight bytes: the stream's number, three zeros, the length in network
+    order (Engine API, "Attach to a container"). With one the bytes come as they are.
     """
 
     terminal: bool
@@ -172,8 +173,9 @@ class _Listener:
 def measure(path: str, containers: t.Sequence[Running], window: float) -> dict[str, dict[str, float]]:
     """Bytes per second by stream, by container id.
 
-    Attaches to the containers, so it sees what they write before any log driver does, and takes no inotify instance of the
-    host as following their logs would. HTTP/1.0, and no library: one loop over plain sockets that ends when time is up.
+    Attaches to the containers, so it sees what they write before any log driver does, and takes no inotify instance of
+    the host as following their logs would. HTTP/1.0, and no library: one loop over plain sockets that ends when time
+    is up.
     """
     listeners: dict[str, _Listener] = {}
     with selectors.DefaultSelector() as selector:
@@ -182,9 +184,8 @@ def measure(path: str, containers: t.Sequence[Running], window: float) -> dict[s
                 connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 listeners[container.id] = _Listener(connection, Counter(container.terminal))
                 connection.connect(path)
-                connection.sendall(
-                    f"POST /containers/{container.id}/attach?stream=1&stdout=1&stderr=1 HTTP/1.0\r\nHost: docker\r\n\r\n".encode()
-                )
+                request = f"POST /containers/{container.id}/attach?stream=1&stdout=1&stderr=1 HTTP/1.0"
+                connection.sendall(f"{request}\r\nHost: docker\r\n\r\n".encode())
                 selector.register(connection, selectors.EVENT_READ, listeners[container.id])
             end = time.monotonic() + window
             while True:
@@ -201,14 +202,14 @@ def measure(path: str, containers: t.Sequence[Running], window: float) -> dict[s
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
-# ---- what fits --------------------------------------------------------------------------------------------------------
+# ---- what fits ------------------------------------------------------------------------------------------------------
 
 
 def capacities(container: Running) -> dict[str, int]:
     """Bytes that the kernel keeps for each stream of a container while nobody reads its FIFO.
 
-    The container's shim holds both ends; pipes that cannot be found (the program has redirected its output) or read count
-    as the kernel's default.
+    The container's shim holds both ends; pipes that cannot be found (the program has redirected its output) or read
+    count as the kernel's default.
     """
     shim = parent(container.pid)
     held = _pipes(shim) if shim is not None else {}

@@ -17,8 +17,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.host.command import ru
 #: A unit's name as systemd allows it (systemd.unit(5)); it cannot begin like an option.
 _UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*\.service")
 
-#: KillMode values with which containers outlive the stop of their daemon. ``control-group`` and ``mixed`` send SIGKILL to
-#: all that is left in the unit's control group (systemd.kill(5)).
+#: KillMode values with which containers outlive the stop of their daemon. ``control-group`` and ``mixed`` send SIGKILL
+#: to all that is left in the unit's control group (systemd.kill(5)).
 KEEPS_CONTAINERS = ("process", "none")
 
 

@@ -99,7 +99,10 @@ def test_the_key_is_taken_out_with_its_comma(before: str, after: str) -> None:
         ('{"a": 1}{}', "line 1, column 9: nothing may follow the closing brace"),
         ('{"a": 1} // why', "line 1, column 10: nothing may follow the closing brace"),
         ('{"a": 1, "b": 2, "a": 1}', "line 1, column 18: the key 'a' is there twice"),
-        ('{"live-restore": true, "live\\u002drestore": false}', "line 1, column 24: the key 'live-restore' is there twice"),
+        (
+            '{"live-restore": true, "live\\u002drestore": false}',
+            "line 1, column 24: the key 'live-restore' is there twice",
+        ),
         ('{"a": ' + "[" * 200000, "it is nested too deeply"),
     ],
 )
@@ -110,12 +113,14 @@ def test_what_is_not_one_object_is_refused_with_its_place(text: str, sentence: s
         assert str(caught.value) == sentence
 
 
-# ---- any text that dockerd could have been given ----------------------------------------------------------------------
+# ---- any text that dockerd could have been given --------------------------------------------------------------------
 
 _SPACE = st.text(alphabet=" \t\n\r", max_size=4)
 _NAMES = st.one_of(st.sampled_from(["data-root", "log-opts", "live-restored", "", KEY]), st.text(max_size=8))
 _VALUES: st.SearchStrategy[t.Any] = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
     max_leaves=6,
 )
