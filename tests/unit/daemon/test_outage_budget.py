@@ -1,0 +1,60 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Counting a container's output, and what follows from it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon.outage_budget import Counter, first_full
+
+
+def _frame(stream: int, payload: bytes) -> bytes:
+    return bytes([stream, 0, 0, 0]) + len(payload).to_bytes(4, "big") + payload
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=300)), max_size=12), st.lists(st.integers(1, 40)))
+def test_bytes_are_counted_by_stream_wherever_the_pieces_are_cut(
+    frames: list[tuple[int, bytes]], cuts: list[int]
+) -> None:
+    data = b"".join(_frame(stream, payload) for stream, payload in frames)
+    counter = Counter(terminal=False)
+    for cut in cuts:
+        counter.feed(data[:cut])
+        data = data[cut:]
+    counter.feed(data)
+    for number, stream in ((1, "stdout"), (2, "stderr")):
+        assert counter.bytes[stream] == sum(len(payload) for which, payload in frames if which == number)
+
+
+def test_a_terminal_has_one_stream_without_headers() -> None:
+    counter = Counter(terminal=True)
+    counter.feed(b"\x01\x00\x00\x00\x00\x00\x00\x05hello")
+    assert counter.bytes == {"stdout": 13}
+
+
+@pytest.mark.parametrize(
+    ("rates", "capacity", "stream", "seconds"),
+    [
+        ({"stdout": 1024.0, "stderr": 0.0}, {"stdout": 131072, "stderr": 131072}, "stdout", 128.0),
+        ({"stdout": 10.0, "stderr": 20.0}, {"stdout": 131072, "stderr": 131072}, "stderr", 6553.6),
+        ({"stdout": 10.0, "stderr": 20.0}, {"stdout": 8192, "stderr": 131072}, "stdout", 819.2),
+        ({"stdout": 0.0, "stderr": 0.0}, {"stdout": 131072, "stderr": 131072}, "stdout", None),
+        ({"stdout": 100.0}, {"stdout": 69632}, "stdout", 696.3),
+    ],
+)
+def test_the_stream_that_is_full_first_decides(
+    rates: dict[str, float], capacity: dict[str, int], stream: str, seconds: float | None
+) -> None:
+    result = first_full("vobox1", rates, capacity).as_result()
+    assert result == {
+        "container": "vobox1",
+        "stream": stream,
+        "bytes_per_second": rates[stream],
+        "capacity": capacity[stream],
+        "seconds": seconds,
+    }
