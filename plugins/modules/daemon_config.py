@@ -11,7 +11,7 @@ module: daemon_config
 short_description: Merge keys into the configuration file of the Docker daemon
 version_added: "0.1.0"
 description:
-  - Sets and removes keys of C(daemon.json); every other key, the order of the keys and the indentation stay.
+  - Sets and removes keys of C(daemon.json); every other byte of the file stays as it is.
   - If the daemon runs, keys that it takes over on SIGHUP are brought in that way, and the running daemon is asked
     whether it did. If it did not, the file is put back.
   - Never restarts the daemon. Changed keys that only a restart brings in are returned in RV(restart_needed), also by
@@ -33,6 +33,10 @@ options:
     type: list
     elements: str
     default: []
+  record:
+    description:
+      - The role in whose record the first value of each changed key is written down, so that the role can put it back.
+    type: str
   pidfile:
     description:
       - The daemon's pidfile; tells which daemon reads the file.
@@ -137,6 +141,7 @@ def main() -> None:
             "config_file": {"type": "path", "default": "/etc/docker/daemon.json"},
             "keys": {"type": "dict", "default": {}, "no_log": False},
             "absent": {"type": "list", "elements": "str", "default": []},
+            "record": {"type": "str"},
             "pidfile": {"type": "path", "default": "/var/run/docker.pid"},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
             "wait_timeout": {"type": "int", "default": 15},

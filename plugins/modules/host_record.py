@@ -81,6 +81,11 @@ packages:
   type: list
   elements: str
   sample: [docker.io]
+settings:
+  description: By file, the keys that M(hep.gridbox.daemon_config) changed, each with its first value (null if it was not there).
+  returned: success
+  type: dict
+  sample: {"/etc/docker/daemon.json": {"log-driver": null}}
 kept:
   description: With O(state=absent), recorded folders of O(paths) that stay because something else lies in them.
   returned: success

@@ -5,9 +5,10 @@
 """Machines for the roles: systemd as PID 1 on a fresh Debian, in namespaces of their own.
 
 A machine's root is a copy (two seconds) of one image, which mmdebstrap makes from Debian packages, once, into a cache
-folder. An overlay would be quicker, but an engine's own overlays do not work on top of one. A machine has its own network namespace without a way out, so the image carries the packages that the roles install as a local
-repository. ``/proc/sys`` is read-only but for ``net``: a role cannot change a setting of the kernel that the machines
-share with the real one.
+folder. An overlay would be quicker, but an engine's own overlays do not work on top of one. A machine has its own
+network namespace without a way out, so the image carries the packages that the roles install as a local repository.
+``/proc/sys`` is read-only but for ``net``: a role cannot change a setting of the kernel that the machines share with
+the real one.
 
 Command line, for playbooks and for people::
 
@@ -18,6 +19,7 @@ Command line, for playbooks and for people::
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -54,11 +56,11 @@ def run(*argv: str, timeout: float = 60) -> str:
     return done.stdout
 
 
-# ---- the image --------------------------------------------------------------------------------------------------------
+# ---- the image ----------------------------------------------------------------------------------------------------
 
 
 def image() -> Path:
-    """The root folder that machines are made from; made now if this file's own recipe has changed or it is not there."""
+    """The root folder that machines are made from; made now if it is not there, or its recipe has changed."""
     recipe = hashlib.sha256(f"{SUITE} {BASE} {REPOSITORY} 4".encode()).hexdigest()[:12]
     CACHE.mkdir(parents=True, exist_ok=True)
     root = CACHE / f"machine-{SUITE}-{recipe}"
@@ -103,10 +105,11 @@ def _bootstrap(root: Path) -> None:
     (root / "etc/hostname").write_text("machine\n")
     # What acts on hardware, or wants a network, is not for a machine without either.
     run("chroot", str(root), "systemctl", "mask", "getty@tty1.service", "console-getty.service", "apt-daily.timer",
-        "apt-daily-upgrade.timer", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "e2scrub_all.timer", "fstrim.timer")  # fmt: skip
+        "apt-daily-upgrade.timer", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "e2scrub_all.timer",
+        "fstrim.timer")  # fmt: skip
 
 
-# ---- a machine --------------------------------------------------------------------------------------------------------
+# ---- a machine ----------------------------------------------------------------------------------------------------
 
 
 class Machine:
@@ -184,10 +187,8 @@ class Machine:
         """End all its processes and remove all of it."""
         if self.pidfile.exists():
             # The end of PID 1 is the end of its PID namespace, and with it of every process and every mount in it.
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         deadline = time.monotonic() + 30
         for group in self._cgroups():
             while group.exists():
@@ -210,7 +211,7 @@ class Machine:
         hierarchies = [path for path in top.iterdir() if path.is_dir() and not path.is_symlink()]
         return [path / f"machine-{self.name}" for path in hierarchies]
 
-    # ---- its boot: runs in processes of its own ------------------------------------------------------------------------
+    # ---- its boot: runs in processes of its own -----------------------------------------------------------------
 
     def boot(self) -> None:
         """Make its namespaces and become the parent of its PID 1."""
@@ -259,7 +260,8 @@ class Machine:
                 continue
             name = os.path.basename(point)
             os.mkdir(f"{top}/{name}")
-            controllers = [word for word in options.split(",") if word not in ("rw", "ro", "relatime", "nosuid", "nodev", "noexec")]
+            common = ("rw", "ro", "relatime", "nosuid", "nodev", "noexec")
+            controllers = [word for word in options.split(",") if word not in common]
             _mount(kind, f"{top}/{name}", kind, ",".join(["rw", *controllers]))
 
 

@@ -27,11 +27,12 @@ from tests.lab.hosts import Machine
 
 LAB = Path(__file__).resolve().parent
 
-#: What differs although nobody changed anything: logs, caches, and traces of Ansible and of package managers' work.
+#: What differs although nobody changed anything: logs, caches, and traces of Ansible; and what a package's scripts
+#: leave behind when the package is purged: accounts, and the /etc/hosts of netbase.
 PASSING = (
     "/root/.ansible", "/var/log", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/backups", "/etc/ld.so.cache",
     "/var/lib/systemd", "/tmp", "/var/tmp", "/etc/shadow", "/etc/gshadow", "/etc/passwd", "/etc/group",
-    "/etc/subuid", "/etc/subgid", "/usr/share/mime", "/usr/local", "/usr/lib/python3",
+    "/etc/subuid", "/etc/subgid", "/usr/lib/python3", "/etc/hosts", "/run/adduser", "/etc/.pwd.lock",
 )  # fmt: skip
 
 #: One line a thing: files with mode, owner, size and link target; sums of /etc; packages, units, mounts, daemons.
@@ -44,8 +45,8 @@ dpkg-query -W -f 'package ${Package} ${Version} ${db:Status-Status}\n'
 systemctl list-unit-files --no-legend --plain | sed 's/^/unit-file /'
 systemctl list-units --all --no-legend --plain --type=service,mount,socket,timer,automount | sed 's/^/unit /'
 awk '{print "mount", $5, $7}' /proc/self/mountinfo
-sysctl -a 2>/dev/null | grep -E '^(net\.(ipv4\.ip_forward|ipv4.neigh.default|ipv6.neigh.default)|fs.file-max|fs.nr_open|fs.inotify|kernel\.pid_max)' |
-  grep -vE 'state|-nr|count' | sed 's/^/sysctl /'
+sysctl -a 2>/dev/null | grep -E '^(net\.ipv[46]\.neigh\.default\.gc|fs\.(file-max|nr_open|inotify)|kernel\.pid_max)' |
+  sed 's/^/sysctl /'
 ps -eo comm= | grep -E '^(dockerd|containerd|chronyd|sshd|automount|squashfuse)$' | sort -u | sed 's/^/process /'
 """
 

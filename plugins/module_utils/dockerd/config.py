@@ -6,24 +6,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon import config_file, json_text
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd import pending
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.process import find_process
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
-    EngineError,
     GridboxError,
     InputError,
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.host import record
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 
@@ -54,6 +53,7 @@ class Wish:
     config_file: str
     keys: t.Mapping[str, t.Any]
     absent: tuple[str, ...]
+    record: str
     pidfile: str
     socket: str
     wait_timeout: int
@@ -64,6 +64,8 @@ class Wish:
 
         :raises InputError: for a value that cannot be right.
         """
+        if params["record"]:
+            record.record_file(params["record"])
         for option in ("config_file", "pidfile", "socket"):
             if not params[option].startswith("/"):
                 raise InputError(option, params[option], "an absolute path")
@@ -83,6 +85,7 @@ class Wish:
             params["config_file"],
             params["keys"],
             tuple(params["absent"]),
+            params["record"] or "",
             params["pidfile"],
             params["socket"],
             params["wait_timeout"],
@@ -104,59 +107,52 @@ class Observed:
     waiting: t.Mapping[str, t.Any]
 
 
-def parse(path: str, text: str) -> dict[str, t.Any]:
-    """The keys of the file, in its order.
+def read_config(path: str) -> dict[str, t.Any]:
+    """The file's keys; none if there is no file.
 
-    :raises RefusedError: if it is not a JSON object, or has a key twice.
+    :raises GridboxError: if it cannot be read.
+    :raises RefusedError: if it is not the JSON that dockerd reads.
     """
+    return keys_of(path, config_file.read(path).text)
 
-    def once(pairs: list[tuple[str, t.Any]]) -> dict[str, t.Any]:
-        names = [name for name, _value in pairs]
-        double = sorted({name for name in names if names.count(name) > 1})
-        if double:
-            raise ValueError(f"the key {double[0]} is there twice")
-        return dict(pairs)
 
+def keys_of(path: str, text: t.Optional[str]) -> dict[str, t.Any]:
+    """The keys in a file's text, in its order.
+
+    :raises RefusedError: if it is not the JSON that dockerd reads.
+    """
+    if text is None or not text.strip():
+        return {}
     try:
-        config = json.loads(text, object_pairs_hook=once) if text.strip() else {}
-        if not isinstance(config, dict):
-            raise ValueError("it is not an object")
+        return {member.name: member.value for member in json_text.parse(text).members}
     except ValueError as exc:
         raise RefusedError(
-            f"changing {path}", f"it is not the JSON that dockerd reads ({exc})", "The file was left alone; repair it first."
+            f"config_file: {path}",
+            f"it is not the JSON that dockerd reads ({exc})",
+            "It was left alone; repair it first.",
         ) from exc
-    return config
 
 
-def read_config(path: str) -> dict[str, t.Any]:
-    """The file's keys; none if there is no file."""
-    text = _read_text(path)
-    return parse(path, text) if text is not None else {}
-
-
-def merged(wish: Wish, config: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """The file's keys with the wish carried out: order and foreign keys kept, new keys at the end. Pure."""
-    result = {key: wish.keys.get(key, value) for key, value in config.items() if key not in wish.absent}
-    result.update({key: value for key, value in wish.keys.items() if key not in result})
-    return result
-
-
-def indent_of(text: t.Optional[str]) -> t.Union[int, str]:
-    """How the file is indented, so that it stays so: the white space before its first key; 2 for a new file."""
-    for line in (text or "").splitlines():
-        stripped = line.lstrip(" \t")
-        if stripped.startswith('"') and line != stripped:
-            return line[: len(line) - len(stripped)]
-    return 2
+def merged(wish: Wish, text: t.Optional[str], config: t.Mapping[str, t.Any]) -> str:
+    """The file's text with the wish carried out: all that is not asked for stays as it is. Pure."""
+    new = text if text is not None and text.strip() else "{\n}\n"
+    for key in wish.absent:
+        new = json_text.without(new, key)
+    for key, value in wish.keys.items():
+        if config.get(key, _ABSENT) != value:
+            new = json_text.with_value(new, key, value)
+    return new
 
 
 def plan(wish: Wish, observed: Observed) -> Plan:
     """Decide what to write, and whether the daemon can take it over. Pure."""
-    after = merged(wish, observed.config)
-    changed = [key for key in {**observed.config, **after} if observed.config.get(key, _ABSENT) != after.get(key, _ABSENT)]
+    text = merged(wish, observed.text, observed.config)
+    after = keys_of(wish.config_file, text)
+    changed = [
+        key for key in {**observed.config, **after} if observed.config.get(key, _ABSENT) != after.get(key, _ABSENT)
+    ]
     if not changed:
         return Plan((), dict(observed.config), after)
-    text = json.dumps(after, indent=indent_of(observed.text)) + "\n"
     steps = [Step("write_config", wish.config_file, f"changed keys: {', '.join(changed)}", details={"text": text})]
     reload = [key for key in changed if key in RELOADABLE]
     if observed.daemon is not None and reload:
@@ -194,49 +190,71 @@ class ConfigWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
-        self._before: t.Optional[Observed] = None
+        self._before_all: t.Optional[Observed] = None
+
+    @property
+    def _before(self) -> Observed:
+        """What was observed before anything was done."""
+        if self._before_all is None:
+            raise RuntimeError("observe() comes first")
+        return self._before_all
 
     def observe(self) -> Observed:
-        text = _read_text(self.wish.config_file)
+        text = config_file.read(self.wish.config_file).text
         process = find_process(self.wish.pidfile)
         observed = Observed(
             text=text,
-            config=parse(self.wish.config_file, text) if text is not None else {},
+            config=keys_of(self.wish.config_file, text),
             daemon=(process.pid, process.start) if process else None,
             waiting=pending.read(self.wish.config_file, process.pid, process.start) if process else {},
         )
-        self._before = self._before or observed
+        self._before_all = self._before_all or observed
         return observed
 
     def plan(self, observed: Observed) -> Plan:
         return plan(self.wish, observed)
 
     def preflight(self, plan: Plan, observed: Observed) -> None:
+        for step in plan.steps:
+            if step.action == "write_config":
+                config_file.check_replaceable(os.path.realpath(self.wish.config_file), len(step.details["text"]))
         if any(step.action == "reload" for step in plan.steps):
             self._info()  # a daemon that does not answer could not confirm the reload
 
     def do(self, step: Step, journal: Journal) -> None:
-        assert self._before is not None
         before = self._before
         if step.action == "write_config":
             journal.will_do(
                 f"{self.wish.config_file} as it was", "restore", text=before.text, waiting=dict(before.waiting)
             )
-            os.makedirs(os.path.dirname(self.wish.config_file), mode=0o755, exist_ok=True)
-            mode = os.stat(self.wish.config_file).st_mode & 0o7777 if before.text is not None else 0o644
+            if self.wish.record:
+                self._remember(before.config, keys_of(self.wish.config_file, step.details["text"]), journal)
             if before.daemon is not None:
-                after = merged(self.wish, before.config)
+                after = keys_of(self.wish.config_file, step.details["text"])
                 waiting = pending.merge(before.waiting, before.config, after, RELOADABLE)
                 pending.write(self.wish.config_file, *before.daemon, keys=waiting)
-            write_atomically(self.wish.config_file, step.details["text"].encode(), mode)
+            config_file.replace(os.path.realpath(self.wish.config_file), step.details["text"])
         elif before.daemon is not None:
             journal.will_do("the daemon's settings", "reload", pid=before.daemon[0])
             os.kill(before.daemon[0], signal.SIGHUP)
             self._confirm()
 
+    def _remember(self, before: t.Mapping[str, t.Any], after: t.Mapping[str, t.Any], journal: Journal) -> None:
+        """Write down the first value of each key that changes; a key that gets it back needs no memory."""
+        known = record.read(self.wish.record)
+        settings = dict(known.settings)
+        first = dict(settings.get(self.wish.config_file, {}))
+        for key in {**before, **after}:
+            if before.get(key) != after.get(key):
+                first.setdefault(key, before.get(key))
+        first = {key: value for key, value in first.items() if after.get(key) != value}
+        settings[self.wish.config_file] = first
+        settings = {path: keys for path, keys in settings.items() if keys}
+        journal.will_do("the record", "record", settings=dict(known.settings))
+        record.write(self.wish.record, replace(known, settings=settings))
+
     def _confirm(self) -> None:
-        assert self._before is not None
-        after = merged(self.wish, self._before.config)
+        after = read_config(self.wish.config_file)
         keys = [key for key in RELOADABLE if self._before.config.get(key, _ABSENT) != after.get(key, _ABSENT)]
         deadline = time.monotonic() + self.wish.wait_timeout
         while True:
@@ -256,15 +274,17 @@ class ConfigWork:
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if name == "restore":
+            path = os.path.realpath(self.wish.config_file)
             if data["text"] is None:
-                if os.path.exists(self.wish.config_file):
-                    os.unlink(self.wish.config_file)
+                config_file.remove(path)
             else:
-                mode = os.stat(self.wish.config_file).st_mode & 0o7777
-                write_atomically(self.wish.config_file, data["text"].encode(), mode)
-            if self._before is not None and self._before.daemon is not None:
+                config_file.replace(path, data["text"])
+            if self._before.daemon is not None:
                 pending.write(self.wish.config_file, *self._before.daemon, keys=data["waiting"])
                 os.kill(self._before.daemon[0], signal.SIGHUP)
+        elif name == "record":
+            known = record.read(self.wish.record)
+            record.write(self.wish.record, replace(known, settings=data["settings"]))
         elif name != "reload":  # the reload is taken back by the file's own undo, which comes after it
             raise GridboxError(f"{name}: no such undo")
 
@@ -272,7 +292,6 @@ class ConfigWork:
         """Nothing is shared with the process that died."""
 
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
-        assert self._before is not None
         waiting: t.Mapping[str, t.Any] = {}
         if observed.daemon is not None:
             waiting = pending.merge(self._before.waiting, self._before.config, plan.after, RELOADABLE)
@@ -280,13 +299,3 @@ class ConfigWork:
             "config": dict(plan.after),
             "restart_needed": [f"{key} in {self.wish.config_file} was changed" for key in waiting],
         }
-
-
-def _read_text(path: str) -> t.Optional[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise EngineError(f"Reading {path}", str(exc)) from exc

@@ -171,9 +171,8 @@ def restart_reasons(wish: t.Optional[Wish], observed: Observed) -> list[str]:
         reasons.append(f"its arguments are others than wanted (now, beside the common ones: {gone}; wanted: {new})")
     if wish is not None and observed.wanted_netns is not None and process.netns != observed.wanted_netns:
         reasons.append("it runs in another network namespace than wanted")
-    if observed.running_version and observed.installed_version:
-        if observed.running_version != observed.installed_version:
-            reasons.append(f"version {observed.installed_version} is installed, {observed.running_version} runs")
+    if observed.running_version not in ("", observed.installed_version or observed.running_version):
+        reasons.append(f"version {observed.installed_version} is installed, {observed.running_version} runs")
     return reasons
 
 
@@ -185,14 +184,20 @@ def plan(wish: Wish, observed: Observed) -> Plan:
     if process is not None and wish.state in ("stopped", "restarted"):
         reasons = "; ".join(restart_reasons(wish, observed)) or f"state is {wish.state}"
         steps.append(
-            Step("stop", f"dockerd {process.pid}", reasons, Disruption.daemon, {"pid": process.pid, "start": process.start})
+            Step(
+                "stop",
+                f"dockerd {process.pid}",
+                reasons,
+                Disruption.daemon,
+                {"pid": process.pid, "start": process.start},
+            )
         )
     if wish.state == "restarted" or (wish.state == "started" and process is None):
         steps.append(Step("start", wish.socket, "it is to run", details={"flags": wish.flags()}))
     return Plan(tuple(steps), before, {"running": wish.state != "stopped"})
 
 
-# ---- the host ---------------------------------------------------------------------------------------------------------
+# ---- the host ---------------------------------------------------------------------------------------------------
 
 
 def installed_version(executable: str) -> str:
@@ -257,7 +262,13 @@ class DaemonWork:
     def observe(self) -> Observed:
         wish = self.wish
         return observe(
-            wish.executable, wish.config_file, wish.socket, wish.pidfile, wish.netns, wish.wait_timeout, wish.state != "stopped"
+            wish.executable,
+            wish.config_file,
+            wish.socket,
+            wish.pidfile,
+            wish.netns,
+            wish.wait_timeout,
+            wish.state != "stopped",
         )
 
     def plan(self, observed: Observed) -> Plan:
@@ -321,7 +332,7 @@ class DaemonWork:
         return {
             "pid": process.pid if process else None,
             "url": self.wish.url,
-            "version": (observed.running_version or observed.installed_version) if process else observed.installed_version,
+            "version": (process and observed.running_version) or observed.installed_version,
             "live_restore": observed.live_restore,
             "containers_running": observed.containers_running,
             "restart_needed": [] if plan.steps else restart_reasons(self.wish, observed),
@@ -354,7 +365,7 @@ class DaemonWork:
                 env=environment,
                 # A session of its own: it outlives Ansible's connection, and no terminal's signal reaches it.
                 start_new_session=True,
-                preexec_fn=_raise_nofile,
+                preexec_fn=_raise_nofile,  # noqa: PLW1509 (a module has one thread)
             )
         deadline = time.monotonic() + wish.wait_timeout
         while not _socket_answers(wish.socket):

@@ -58,7 +58,10 @@ def write(config_file: str, pid: int, start: int, keys: t.Mapping[str, t.Any]) -
 
 
 def merge(
-    waiting: t.Mapping[str, t.Any], before: t.Mapping[str, t.Any], after: t.Mapping[str, t.Any], reloaded: t.Container[str]
+    waiting: t.Mapping[str, t.Any],
+    before: t.Mapping[str, t.Any],
+    after: t.Mapping[str, t.Any],
+    reloaded: t.Container[str],
 ) -> dict[str, t.Any]:
     """The keys that wait after the file went from ``before`` to ``after``. Pure.
 

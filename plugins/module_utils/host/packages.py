@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host import record
@@ -225,7 +225,7 @@ class PackagesWork:
     def do(self, step: Step, journal: Journal) -> None:
         if step.action == "forget":
             known = record.read(self.wish.role)
-            record.write(self.wish.role, record.Record((), known.paths, known.trees))
+            record.write(self.wish.role, replace(known, packages=()))
             return
         own_policy = isinstance(self.manager, Apt) and not os.path.lexists(POLICY_SCRIPT)
         if own_policy:
@@ -249,7 +249,7 @@ class PackagesWork:
             new = self.manager.installed() - before
             known = record.read(self.wish.role)
             packages = (*known.packages, *sorted(new - set(known.packages)))
-            record.write(self.wish.role, record.Record(packages, known.paths, known.trees))
+            record.write(self.wish.role, replace(known, packages=packages))
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if os.path.lexists(POLICY_SCRIPT):

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import typing as t
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
@@ -31,20 +31,22 @@ class Record:
     :ivar packages: names of packages, with the dependencies that came along.
     :ivar paths: files and folders, in the order in which they were made; a folder goes only if it is empty by then.
     :ivar trees: folders that go with all that is in them.
+    :ivar settings: by file, the keys that were changed in it, each with the value it had (None: it was not there).
     """
 
     packages: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
+    settings: t.Mapping[str, t.Mapping[str, t.Any]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to take away."""
-        return not (self.packages or self.paths or self.trees)
+        return not (self.packages or self.paths or self.trees or self.settings)
 
     def as_json(self) -> str:
         """The file's text."""
-        return json.dumps({"packages": self.packages, "paths": self.paths, "trees": self.trees}, indent=2) + "\n"
+        return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def record_file(role: str) -> str:
@@ -66,7 +68,7 @@ def read(role: str) -> Record:
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
-        return Record(tuple(data["packages"]), tuple(data["paths"]), tuple(data["trees"]))
+        return Record(tuple(data["packages"]), tuple(data["paths"]), tuple(data["trees"]), dict(data["settings"]))
     except FileNotFoundError:
         return Record()
     except (OSError, ValueError, KeyError, TypeError) as exc:
@@ -210,11 +212,11 @@ class RecordWork:
     def do(self, step: Step, journal: Journal) -> None:
         record = read(self.wish.role)
         if step.action == "record":
-            write(self.wish.role, Record(record.packages, (*record.paths, step.target), record.trees))
+            write(self.wish.role, replace(record, paths=(*record.paths, step.target)))
         elif step.action == "record_tree":
-            write(self.wish.role, Record(record.packages, record.paths, (*record.trees, step.target)))
+            write(self.wish.role, replace(record, trees=(*record.trees, step.target)))
         elif step.action == "forget":
-            write(self.wish.role, Record(record.packages))
+            write(self.wish.role, replace(record, paths=(), trees=()))
         elif step.action == "remove_tree":
             shutil.rmtree(step.target)
         elif os.path.isdir(step.target) and not os.path.islink(step.target):
@@ -233,6 +235,7 @@ class RecordWork:
             "paths": plan.after["paths"],
             "trees": plan.after["trees"],
             "packages": list(observed.record.packages),
+            "settings": {path: dict(keys) for path, keys in observed.record.settings.items()},
             "kept": sorted(observed.kept) if self.wish.remove else [],
         }
 
