@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 import stat
-import tempfile
 import typing as t
 from dataclasses import dataclass
 
@@ -96,19 +95,26 @@ def check_replaceable(path: str, size: int) -> None:
             raise RefusedError(wanted, f"{frozen} is {reason}", "Take the attribute off with chattr.")
 
 
+def temporary_for(path: str) -> str:
+    """Where this process writes the file that is to take the place of ``path``."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{os.getpid()}")
+
+
 def replace(path: str, text: str) -> None:
     """Put ``text`` in the file's place; mode, owner and extended attributes (labels, access lists) stay.
 
-    A missing file is made with mode 0644 for root, a missing last folder with mode 0755.
+    A missing file is made with mode 0644 for root, a missing last folder with mode 0755. A process that is killed in
+    here leaves :func:`temporary_for` behind.
 
     :raises GridboxError: if that fails; the file is as it was.
     """
     folder = os.path.dirname(path)
-    temporary = ""
+    temporary = temporary_for(path)
     try:
         if not os.path.isdir(folder):
             os.mkdir(folder, 0o755)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             _take_over_attributes(path, descriptor)
             file.write(text.encode("utf-8"))
@@ -116,7 +122,7 @@ def replace(path: str, text: str) -> None:
             os.fsync(descriptor)
         os.replace(temporary, path)
     except OSError as exc:
-        if temporary and os.path.exists(temporary):
+        if os.path.exists(temporary):
             os.unlink(temporary)
         raise GridboxError(f"{path} cannot be replaced: {_words(exc)}. It is as it was.") from exc
     _sync_folder(folder)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import typing as t
 from dataclasses import dataclass
-from json.decoder import JSONDecodeError, scanstring
+from json.decoder import JSONDecodeError
 
 #: What JSON calls white space; Python's ``str.isspace`` knows more.
 WHITE_SPACE = " \t\n\r"
@@ -141,7 +141,7 @@ def _parse(text: str) -> Object:
 def _member(text: str, start: int) -> Member:
     if text[start : start + 1] != '"':
         raise JSONDecodeError("expecting a key in double quotes", text, start)
-    name, name_end = scanstring(text, start + 1, True)
+    name, name_end = json.JSONDecoder().raw_decode(text, start)
     colon = _skip(text, name_end)
     if text[colon : colon + 1] != ":":
         raise JSONDecodeError("expecting ':'", text, colon)

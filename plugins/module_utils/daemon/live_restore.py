@@ -47,6 +47,7 @@ PODMAN = (
 )
 
 _ABSENT = object()
+_RELOADS = {"type": ["daemon"], "event": ["reload"]}
 
 
 @dataclass(frozen=True)
@@ -340,7 +341,14 @@ class LiveRestoreWork:
         if step.action == "write_config":
             path, text = step.target, step.details["text"]
             self._check_unchanged(path)
-            journal.will_do(f"{path} as it was", "put_back", path=path, text=self._text, known=self._texts)
+            journal.will_do(
+                f"{path} as it was",
+                "put_back",
+                path=path,
+                text=self._text,
+                known=self._texts,
+                temporary=config_file.temporary_for(path),
+            )
             _write(path, text)
             self._text = text
         else:
@@ -384,7 +392,7 @@ class LiveRestoreWork:
 
     def _enabled(self, pid: int, start: int) -> bool:
         try:
-            info = self.engine.call("Asking the daemon", "GET", "/info", timeout=self.wish.wait_timeout)
+            info = self.engine.info(timeout=self.wish.wait_timeout)
         except EngineError as exc:
             process = process_of(pid)
             if process is None or process.start != start:
@@ -394,6 +402,7 @@ class LiveRestoreWork:
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if name == "put_back":
+            config_file.remove(data["temporary"])
             self._put_back(data["path"], data["text"], data["known"])
         elif name == "take_back":
             self._take_back(data)
@@ -423,7 +432,7 @@ class LiveRestoreWork:
         self._hang_up(pid, start)
         deadline = time.monotonic() + self.wish.wait_timeout
         while time.monotonic() < deadline:
-            events = self.engine.events(since, time.time(), {"type": ["daemon"], "event": ["reload"]})
+            events = self.engine.events(since, time.time(), _RELOADS, timeout=self.wish.wait_timeout)
             if any(event["Actor"]["Attributes"].get(KEY) == str(enabled).lower() for event in events):
                 return
             time.sleep(0.05)

@@ -106,24 +106,24 @@ class Counter:
     """
 
     terminal: bool
-    bytes: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
     _header: bytes = b""
     _stream: str = "stdout"
     _left: int = 0
 
     def __post_init__(self) -> None:
-        self.bytes = {"stdout": 0} if self.terminal else {"stdout": 0, "stderr": 0}
+        self.counted = {"stdout": 0} if self.terminal else {"stdout": 0, "stderr": 0}
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes, cut anywhere."""
         if self.terminal:
-            self.bytes["stdout"] += len(data)
+            self.counted["stdout"] += len(data)
             return
         position = 0
         while position < len(data):
             if self._left:
                 step = min(self._left, len(data) - position)
-                self.bytes[self._stream] += step
+                self.counted[self._stream] += step
                 self._left -= step
             else:
                 step = min(8 - len(self._header), len(data) - position)
@@ -167,7 +167,7 @@ class _Listener:
         if self.since is None:
             return None
         seconds = max((self.until or now) - self.since, 1e-3)
-        return {stream: count / seconds for stream, count in self.counter.bytes.items()}
+        return {stream: count / seconds for stream, count in self.counter.counted.items()}
 
 
 def measure(path: str, containers: t.Sequence[Running], window: float) -> dict[str, dict[str, float]]:

@@ -150,17 +150,19 @@ class DockerApi:
             answer = self.call("Asking the engine for its version", "GET", "/version")
             parts = [part.get("Name", "") for part in answer.get("Components") or []]
             name = "podman" if any("Podman" in part for part in parts) else "docker"
-            self._platform = Platform(
-                name, version_tuple(answer["Version"]), version_tuple(self.client.api_version)
-            )
+            self._platform = Platform(name, version_tuple(answer["Version"]), version_tuple(self.client.api_version))
         return self._platform
 
-    def info(self) -> Json:
+    def info(self, timeout: t.Optional[float] = None) -> Json:
         """``docker info``."""
-        return t.cast(Json, self.call("Asking the engine for its state", "GET", "/info"))
+        return t.cast(Json, self.call("Asking the engine for its state", "GET", "/info", timeout=timeout))
 
     def events(
-        self, since: float, until: float, filters: t.Optional[t.Mapping[str, t.Sequence[str]]] = None
+        self,
+        since: float,
+        until: float,
+        filters: t.Optional[t.Mapping[str, t.Sequence[str]]] = None,
+        timeout: t.Optional[float] = None,
     ) -> list[Json]:
         """What happened between two times (seconds since the epoch); the engine remembers the last 256 events."""
         import json
@@ -170,6 +172,7 @@ class DockerApi:
             "GET",
             "/events",
             params={"since": f"{since:.9f}", "until": f"{until:.9f}", "filters": _filters(filters)},
+            timeout=timeout,
         )
         return [json.loads(line) for line in response.text.splitlines()]
 

@@ -28,13 +28,13 @@ def test_bytes_are_counted_by_stream_wherever_the_pieces_are_cut(
         data = data[cut:]
     counter.feed(data)
     for number, stream in ((1, "stdout"), (2, "stderr")):
-        assert counter.bytes[stream] == sum(len(payload) for which, payload in frames if which == number)
+        assert counter.counted[stream] == sum(len(payload) for which, payload in frames if which == number)
 
 
 def test_a_terminal_has_one_stream_without_headers() -> None:
     counter = Counter(terminal=True)
     counter.feed(b"\x01\x00\x00\x00\x00\x00\x00\x05hello")
-    assert counter.bytes == {"stdout": 13}
+    assert counter.counted == {"stdout": 13}
 
 
 @pytest.mark.parametrize(

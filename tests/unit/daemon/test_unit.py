@@ -49,7 +49,8 @@ def test_a_unit_that_would_kill_the_containers(kill_mode: str) -> None:
     assert unit.kill_mode == kill_mode
     assert unit.finding == (
         f"docker.service has KillMode={kill_mode}, so systemd kills the containers with the daemon; set"
-        " KillMode=process in the [Service] section of a drop-in (systemctl edit docker.service) and run systemctl daemon-reload"
+        " KillMode=process in the [Service] section of a drop-in (systemctl edit docker.service) and run"
+        " systemctl daemon-reload"
     )
 
 
