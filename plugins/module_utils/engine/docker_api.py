@@ -297,6 +297,15 @@ class DockerApi:
         """All networks, without their endpoints (the engine leaves those out of the list)."""
         return t.cast(t.List[Json], self.call("Listing networks", "GET", "/networks"))
 
+    def create_network(self, body: t.Mapping[str, t.Any]) -> str:
+        """Make a network from the Engine API's request and return its id."""
+        answer = self.call(f"Making the network {body['Name']}", "POST", "/networks/create", body=body)
+        return str(answer["Id"])
+
+    def remove_network(self, name: str) -> None:
+        """``docker network rm``; fine if there is none of that name or id."""
+        self.call(f"Removing the network {name}", "DELETE", f"/networks/{name}", ok=(404,))
+
     def connect(self, network: str, container: str, endpoint: t.Mapping[str, t.Any]) -> None:
         """Attach a container to a network. ``endpoint``: the Engine API's ``EndpointConfig``."""
         self.call(
