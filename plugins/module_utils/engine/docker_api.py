@@ -235,6 +235,39 @@ class DockerApi:
         """Change what can be changed of a living container: restart policy and resource limits."""
         self.call(f"Updating container {name}", "POST", f"/containers/{name}/update", body=settings)
 
+    def restart_container(self, name: str, grace: int) -> None:
+        """Stop a container, killing it after ``grace`` seconds, and start it again."""
+        self.call(
+            f"Restarting container {name}", "POST", f"/containers/{name}/restart", timeout=self.timeout + grace, t=grace
+        )
+
+    def signal_container(self, name: str, signal: str) -> None:
+        """Send a signal, for instance ``SIGHUP``, to PID 1 of a running container."""
+        self.call(f"Sending {signal} to container {name}", "POST", f"/containers/{name}/kill", signal=signal)
+
+    def execute(self, name: str, argv: t.Sequence[str], timeout: float) -> tuple[int, str]:
+        """Run a command in a running container and return its exit status and output. No shell is involved.
+
+        :param timeout: seconds of silence after which it is given up; it may go on in the container.
+        """
+        request = f"Running {argv[0]} in container {name}"
+        body = {"AttachStdout": True, "AttachStderr": True, "Cmd": list(argv)}
+        made = self.call(request, "POST", f"/containers/{name}/exec", body=body)
+        output = self.send(request, "POST", f"/exec/{made['Id']}/start", body={"Detach": False}, timeout=timeout)
+        ended = self.call(request, "GET", f"/exec/{made['Id']}/json")
+        return int(ended["ExitCode"] or 0), _without_headers(output.content)
+
+    def last_words(self, name: str, lines: int = 5) -> str:
+        """The last lines a container has printed, for an error; empty if its log driver cannot tell."""
+        response = self.send(
+            f"Reading the output of container {name}",
+            "GET",
+            f"/containers/{name}/logs",
+            params={"stdout": "true", "stderr": "true", "tail": lines},
+            ok=(404, 409, 500, 501),
+        )
+        return _without_headers(response.content).strip()[-500:] if response.status_code == 200 else ""
+
     # ---- images ---------------------------------------------------------------------------------------------------
 
     def image(self, reference: str) -> t.Optional[Json]:
@@ -348,6 +381,15 @@ def _filters(filters: t.Optional[t.Mapping[str, t.Sequence[str]]]) -> t.Optional
     import json
 
     return json.dumps({key: list(values) for key, values in filters.items()})
+
+
+def _without_headers(raw: bytes) -> str:
+    """The text of a container's output. Without a terminal each piece has a header: stream, three zeros, length."""
+    text = b""
+    while len(raw) >= 8 and raw[0] in (0, 1, 2) and raw[1:4] == b"\0\0\0":
+        length = int.from_bytes(raw[4:8], "big")
+        text, raw = text + raw[8 : 8 + length], raw[8 + length :]
+    return (text or raw).decode(errors="replace")
 
 
 def _refusal(response: t.Any) -> str:
