@@ -24,7 +24,7 @@ import tarfile
 import tempfile
 import time
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
