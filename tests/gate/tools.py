@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import typing as t
@@ -46,14 +47,29 @@ def run_tool(
 
     :raises AssertionError: when it has not ended after ``seconds``, with what it had said until then.
     """
+    process = subprocess.Popen(
+        argv, cwd=cwd, env=env or environment(), text=True, errors="replace", start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     try:
-        return subprocess.run(
-            argv, check=False, cwd=cwd, env=env or environment(), timeout=seconds, text=True, errors="replace",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as exc:
-        said = (exc.stdout or b"").decode(errors="replace")
+        output, _none = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        said = end_with_its_children(process)
         raise AssertionError(f"{' '.join(argv)} had not ended after {seconds:.0f} s; it said:\n{tail(said)}") from None
+    except BaseException:  # the person at the keyboard ends the run
+        end_with_its_children(process)
+        raise
+    return subprocess.CompletedProcess(argv, process.returncode, output)
+
+
+def end_with_its_children(process: subprocess.Popen[str]) -> str:
+    """End a process that leads a session, and all of the session; return what it had said."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        return process.communicate(timeout=15)[0] or ""
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate(timeout=15)[0] or ""
 
 
 def tail(output: str, lines: int = 60) -> str:

@@ -32,4 +32,9 @@ def test_scenario(scenario: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces and an engine of its own")
     env = environment(MOLECULE_GLOB="molecule/*/molecule.yml", LAB_NUMBER=str(os.getpid()), ANSIBLE_FORCE_COLOR="0")
-    demand("molecule", "test", "--scenario-name", scenario, "--no-command-borders", seconds=420, env=env)
+    try:
+        demand("molecule", "test", "--scenario-name", scenario, "--no-command-borders", seconds=420, env=env)
+    except BaseException:
+        # Ended from outside, it could not clean up; after an ordinary failure there is nothing left to do.
+        demand("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
+        raise
