@@ -39,7 +39,7 @@ class Lab:
     lan: Lan
     peer: str
 
-    def module(self, name: str, check: bool = False, **arguments: t.Any) -> dict[str, t.Any]:
+    def module(self, name: str, /, check: bool = False, **arguments: t.Any) -> dict[str, t.Any]:
         """Run a module on the lab's host, against its engine."""
         return run_module(name, {"engine_url": self.engine.url, **arguments}, netns=self.engine.netns, check=check)
 
