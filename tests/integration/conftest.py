@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import typing as t
-from pathlib import Path
 
 import pytest
 
@@ -39,10 +38,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Lab]:
 
 
 @pytest.fixture()
-def own_lab(tmp_path: Path) -> t.Iterator[Lab]:
+def own_lab(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Lab]:
     """A lab of the test's own: for tests that kill the daemon or take links away. Two seconds."""
     _require_root()
-    made = make_lab(tmp_path / "engine", _name("own"))
+    # Not in the test's own folder: with a long name in it the path of containerd's socket exceeds 107 characters.
+    made = make_lab(tmp_path_factory.mktemp("own") / "engine", _name("own"))
     yield made
     remove_lab(made)
 
