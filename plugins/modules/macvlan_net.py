@@ -102,7 +102,7 @@ options:
   shim:
     description:
       - The host's macvlan link. Required with O(host_access=shim).
-      - It survives a reboot with systemd, see RV(host_access.boot).
+      - With systemd it survives a reboot, see RV(boot).
     type: dict
     suboptions:
       name:
@@ -338,18 +338,31 @@ host_access:
       type: dict
       returned: always
       sample: null
-    boot:
+boot:
+  description: What provides for the next boot, so that the parent is there before the engine and the shim is made anew.
+  returned: success
+  type: dict
+  contains:
+    by:
       description:
-        - What makes the shim anew at boot. C(files) are the files of this module; C(by) is V(systemd), or V(nothing) where
-          systemd is not PID 1 or the engine lives in a network namespace of its own, which no boot brings back. Then
-          C(command) has to be run by whatever makes the namespace or starts the engine, before the engine.
-        - V(null) without a shim.
-      type: dict
+        - V(systemd), or V(nothing) where systemd is not PID 1 or the engine lives in a network namespace of its own, which no
+          boot brings back. Then whatever starts the engine there must wait for the parent and run RV(boot.commands) first,
+          or run this module again.
+      type: str
       returned: always
-      sample:
-        by: systemd
-        files: [/etc/hep.gridbox/shim/mv-site.ip, /etc/systemd/system/gridbox-shim-mv-site.service]
-        command: [ip, -batch, /etc/hep.gridbox/shim/mv-site.ip]
+      sample: systemd
+    files:
+      description: The files of this module for this network.
+      type: list
+      elements: str
+      returned: always
+      sample: [/etc/systemd/system/docker.service.d/gridbox-net-site.conf, /etc/systemd/system/gridbox-shim-mv-site.service]
+    commands:
+      description: The commands that make the shim where there is none, each a list of arguments. Empty without a shim.
+      type: list
+      elements: list
+      returned: always
+      sample: [[ip, link, set, dev, mv-site, up]]
 not_compared:
   description: Options that this engine does not tell, so that no difference in them can be seen.
   returned: success

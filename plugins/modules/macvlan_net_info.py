@@ -108,7 +108,12 @@ networks:
       description: How the host reaches the containers, as in RV(hep.gridbox.macvlan_net#module:host_access).
       type: dict
       returned: always
-      sample: {kind: none, shim: null, bridge: null, boot: null}
+      sample: {kind: none, shim: null, bridge: null}
+    boot:
+      description: What provides for the next boot, as in RV(hep.gridbox.macvlan_net#module:boot).
+      type: dict
+      returned: always
+      sample: {by: systemd, files: [], commands: []}
     hints:
       description:
         - Sentences about what is not as it should be. A parent that is gone or down, a network without a gateway in one

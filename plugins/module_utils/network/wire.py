@@ -7,8 +7,8 @@
 Works in another network namespace too: a socket belongs to the namespace in which it was opened, so this process enters
 the namespace only for that moment.
 
-What a packet socket on a link cannot see: macvlan links that have the same link as parent. The kernel hands their frames
-to the wire and to each other, never to the parent (that is why a host does not reach its containers).
+What a packet socket on a link cannot see: macvlan links that have the same link as parent. The kernel hands their
+frames to the wire and to each other, never to the parent (that is why a host does not reach its containers).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OVERRIDE = 0x20000000
 Address = t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
-# ---- frames, packed and read; pure ------------------------------------------------------------------------------------
+# ---- frames, packed and read; pure -------------------------------------------------------------------------------
 
 
 def mac_bytes(mac: str) -> bytes:
@@ -68,7 +68,11 @@ def mac_text(raw: bytes) -> str:
 
 
 def arp_frame(
-    operation: int, source: str, sender: ipaddress.IPv4Address, target: ipaddress.IPv4Address, destination: str = BROADCAST
+    operation: int,
+    source: str,
+    sender: ipaddress.IPv4Address,
+    target: ipaddress.IPv4Address,
+    destination: str = BROADCAST,
 ) -> bytes:
     """An Ethernet frame with an ARP packet (RFC 826).
 
@@ -175,7 +179,7 @@ def read_frame(frame: bytes) -> t.Optional[Heard]:
     return Heard(mac)
 
 
-# ---- sockets -----------------------------------------------------------------------------------------------------------
+# ---- sockets -----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -228,7 +232,7 @@ def _packet_socket(netns: t.Optional[str]) -> socket.socket:
 class Announcer:
     """Tells a LAN where addresses are now: sockets first, sending later, so that sending takes microseconds.
 
-    :param netns_path: the network namespace of the link, such as ``/proc/PID/ns/net`` or ``/run/netns/NAME``; None: ours.
+    :param netns_path: the network namespace of the link, such as ``/proc/PID/ns/net``; None: ours.
     :param link: name of the link within that namespace, or its index. It need not exist before :meth:`send`.
     :param mac: where the addresses are.
     :param ipv4: address, or None.
@@ -264,7 +268,9 @@ class Announcer:
             for frame in self._frames:
                 self._socket.sendto(frame, (link, 0))
         except OSError as exc:
-            raise GridboxError(f"Announcing on link {self._link} failed ({exc.strerror}). Is the link there and up?") from exc
+            raise GridboxError(
+                f"Announcing on link {self._link} failed ({exc.strerror}). Is the link there and up?"
+            ) from exc
         return len(self._frames)
 
     def close(self) -> None:
@@ -328,7 +334,9 @@ def probe(
                 if len(found) == len(set(questions)):
                     break
         except OSError as exc:
-            raise GridboxError(f"Asking the LAN on link {link} failed ({exc.strerror}). Is the link there and up?") from exc
+            raise GridboxError(
+                f"Asking the LAN on link {link} failed ({exc.strerror}). Is the link there and up?"
+            ) from exc
     return [Answer(str(question), found[question]) for question in dict.fromkeys(questions) if question in found]
 
 
@@ -365,7 +373,13 @@ def _filter(sock: socket.socket, macs: t.Sequence[str]) -> None:
     program: list[tuple[int, int, int, int]] = []
     for mac in macs:
         high, low = struct.unpack("!HI", mac_bytes(mac))
-        program += [(load_half, 0, 0, 6), (equal, 0, 3, high), (load_word, 0, 0, 8), (equal, 0, 1, low), (give, 0, 0, 2048)]
+        program += [
+            (load_half, 0, 0, 6),
+            (equal, 0, 3, high),
+            (load_word, 0, 0, 8),
+            (equal, 0, 1, low),
+            (give, 0, 0, 2048),
+        ]
     program += [
         (load_half, 0, 0, 12),
         (equal, 3, 0, _ETH_P_ARP),

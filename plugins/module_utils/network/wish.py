@@ -142,7 +142,9 @@ def wish_from(params: t.Mapping[str, t.Any]) -> Wish:
     """
     name = params["name"]
     if not _NETWORK.fullmatch(name) or name in ("none", "host", "bridge", "default"):
-        raise InputError("name", name, "a network name: letters, digits, '_', '.' and '-', and not one the engine has itself")
+        raise InputError(
+            "name", name, "a network name: letters, digits, '_', '.' and '-', and not one the engine has itself"
+        )
     if params["state"] == "absent":
         return Wish(name, present=False)
     parent = _link("parent", params["parent"])
@@ -223,19 +225,25 @@ def _family(option: str, given: t.Optional[t.Mapping[str, t.Any]], version: int)
     subnet_option = f"{option}.subnet"
     subnet = _subnet(subnet_option, given["subnet"], version)
     if subnet.num_addresses < 4:
-        raise InputError(subnet_option, given["subnet"], "a subnet with room for a router and a container", "Use a shorter prefix.")
+        raise InputError(
+            subnet_option, given["subnet"], "a subnet with room for a router and a container", "Use a shorter prefix."
+        )
     gateway = _address(f"{option}.gateway", given["gateway"], subnet, subnet_option)
     ip_range = None
     if given["ip_range"] is not None:
         ip_range = _subnet(f"{option}.ip_range", given["ip_range"], version)
         if not (ip_range.network_address in subnet and ip_range.broadcast_address in subnet):
-            raise InputError(f"{option}.ip_range", given["ip_range"], f"a part of {subnet_option} {subnet}", "It lies outside.")
+            raise InputError(
+                f"{option}.ip_range", given["ip_range"], f"a part of {subnet_option} {subnet}", "It lies outside."
+            )
     reserved: dict[str, Address] = {}
     for name, text in given["reserved"].items():
         path = f"{option}.reserved.{name}"
         address = _address(path, text, subnet, subnet_option)
         if address == gateway:
-            raise InputError(path, text, "an address that is not the gateway", "The gateway is reserved anyway; leave it out.")
+            raise InputError(
+                path, text, "an address that is not the gateway", "The gateway is reserved anyway; leave it out."
+            )
         if address in reserved.values():
             raise InputError(path, text, "each address once")
         reserved[str(name)] = address
@@ -265,10 +273,14 @@ def _shim(
     given = params["shim"]
     if params["host_access"] != "shim":
         if given is not None:
-            raise InputError("shim", given, f"no shim with host_access={params['host_access']}", "Set host_access: shim.")
+            raise InputError(
+                "shim", given, f"no shim with host_access={params['host_access']}", "Set host_access: shim."
+            )
         return None
     if params["mode"] != "bridge":
-        raise InputError("mode", params["mode"], "bridge with host_access=shim", "In the other modes the kernel keeps links apart.")
+        raise InputError(
+            "mode", params["mode"], "bridge with host_access=shim", "In the other modes the kernel keeps links apart."
+        )
     if given["ipv4"] is None and given["ipv6"] is None:
         raise InputError("shim.ipv4", None, "a free address of the LAN for the host in shim.ipv4, shim.ipv6 or both")
     addresses: list[t.Optional[Address]] = []
@@ -278,7 +290,9 @@ def _shim(
             addresses.append(None)
             continue
         if family is None:
-            raise InputError(path, text, f"nothing, for there is no {option}.subnet", f"Give {option}, or leave {path} out.")
+            raise InputError(
+                path, text, f"nothing, for there is no {option}.subnet", f"Give {option}, or leave {path} out."
+            )
         address = _address(path, text, family.subnet, f"{option}.subnet")
         if address == family.gateway:
             raise InputError(path, text, f"an address other than {option}.gateway", "Take a free one.")
@@ -307,9 +321,11 @@ def _route(
         raise InputError(path, text, "an address or a prefix within the subnets", "It lies outside.")
     if address is None:
         option = f"shim.ipv{route.version}"
-        raise InputError(path, text, f"a route of a family in which the shim has an address", f"Give {option} too.")
+        raise InputError(path, text, "a route of a family in which the shim has an address", f"Give {option} too.")
     if family.gateway in route:
-        raise InputError(path, text, "a route without the gateway in it", "The host would reach its router through the shim.")
+        raise InputError(
+            path, text, "a route without the gateway in it", "The host would reach its router through the shim."
+        )
     if address in route and route.num_addresses == 1:
         raise InputError(path, text, "the address of a container", "This is the shim's own.")
     return route
@@ -321,7 +337,9 @@ def _bridge(
     given = params["bridge"]
     if params["host_access"] != "bridge":
         if given is not None:
-            raise InputError("bridge", given, f"no bridge with host_access={params['host_access']}", "Set host_access: bridge.")
+            raise InputError(
+                "bridge", given, f"no bridge with host_access={params['host_access']}", "Set host_access: bridge."
+            )
         return None
     given = given or {"name": None, "ipv4": None, "ipv6": None}
     own = given["name"] if given["name"] is not None else f"{name}-host"
