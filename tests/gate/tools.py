@@ -40,12 +40,16 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
+class TimedOut(AssertionError):
+    """A tool had to be ended."""
+
+
 def run_tool(
     *argv: str, seconds: float, cwd: Path = ROOT, env: t.Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a tool without a terminal, its two outputs as one.
 
-    :raises AssertionError: when it has not ended after ``seconds``, with what it had said until then.
+    :raises TimedOut: when it has not ended after ``seconds``, with what it had said until then.
     """
     process = subprocess.Popen(
         argv, cwd=cwd, env=env or environment(), text=True, errors="replace", start_new_session=True,
@@ -55,7 +59,7 @@ def run_tool(
         output, _none = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         said = end_with_its_children(process)
-        raise AssertionError(f"{' '.join(argv)} had not ended after {seconds:.0f} s; it said:\n{tail(said)}") from None
+        raise TimedOut(f"{' '.join(argv)} had not ended after {seconds:.0f} s; it said:\n{tail(said)}") from None
     except BaseException:  # the person at the keyboard ends the run
         end_with_its_children(process)
         raise

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
-from tests.gate.tools import ROOT, demand, environment
+from tests.gate.tools import ROOT, TimedOut, environment, run_tool, tail
 
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
@@ -20,21 +22,36 @@ PROMISED = {
     "vobox_container",
 }  # fmt: skip
 
+#: Not the word that there is no scenario named default.
+FAILED = re.compile(r"^(fatal: |failed: |\[ERROR\]|CRITICAL (?!'molecule/default))")
+
 
 def test_every_module_and_role_has_a_scenario() -> None:
     assert set(SCENARIOS) >= PROMISED
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_scenario(scenario: str) -> None:
+def test_scenario(scenario: str, tmp_path: Path) -> None:
     for playbook in ("converge.yml", "verify.yml"):
         assert (ROOT / "molecule" / scenario / playbook).is_file(), f"the scenario has no {playbook}"
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces and an engine of its own")
-    env = environment(MOLECULE_GLOB="molecule/*/molecule.yml", LAB_NUMBER=str(os.getpid()), ANSIBLE_FORCE_COLOR="0")
+    env = environment(
+        MOLECULE_GLOB="molecule/*/molecule.yml",
+        MOLECULE_EPHEMERAL_DIRECTORY=str(tmp_path),  # what another run left does not count
+        LAB_NUMBER=str(os.getpid()),
+    )
     try:
-        demand("molecule", "test", "--scenario-name", scenario, "--no-command-borders", seconds=420, env=env)
-    except BaseException:
-        # Ended from outside, it could not clean up; after an ordinary failure there is nothing left to do.
-        demand("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
+        done = run_tool("molecule", "test", "--scenario-name", scenario, "--no-command-borders", seconds=420, env=env)
+    except (TimedOut, KeyboardInterrupt):
+        # Ended from outside, it could not clean up. After an ordinary failure it does.
+        run_tool("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
         raise
+    assert done.returncode == 0, first_failure(done.stdout)
+
+
+def first_failure(output: str) -> str:
+    """The first failed task with what came before it; after it the scenario was only cleaned up."""
+    lines = output.splitlines()
+    failed = next((number for number, line in enumerate(lines) if FAILED.search(line)), len(lines))
+    return tail("\n".join(lines[: failed + 40]), 60)
