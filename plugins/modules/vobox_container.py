@@ -629,14 +629,22 @@ swap:
       description: How it was done.
       type: str
       sample: overlap
-    unreachable_ms:
-      description: For how long the addresses were in neither container, in milliseconds, by this host's clock.
-      type: float
-      sample: 11.4
+    announced:
+      description: Whether the addresses were handed over while both containers ran.
+      type: bool
+      sample: true
+    kept:
+      description: Name of the replaced container if it was kept.
+      type: str
+      sample: vobox1.previous
     seconds:
       description: How long the whole swap took.
       type: float
       sample: 0.6
+    phases:
+      description: Seconds of each part, in order.
+      type: dict
+      sample: {create: 0.05, start: 0.3, ready: 0.1, take_over: 0.3, serving: 0.1, retire: 0.4}
 """
 
 from ansible.module_utils.basic import AnsibleModule

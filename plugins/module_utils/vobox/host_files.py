@@ -1,0 +1,264 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The files of one VO-box on the host: its init script in versions, and its declared services.
+
+Layout and contract: ``docs/init-script.md``. A version is a folder named by the SHA-256 of the script in it, so an edit by
+hand shows without any record. What is current is one symbolic link, replaced by a rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import typing as t
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Service, sha256
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.runner import RUNNER, START
+
+#: How many versions of the init script are kept.
+KEPT_VERSIONS = 5
+
+
+@dataclass(frozen=True)
+class HostFiles:
+    """What lies on the host for a VO-box.
+
+    :ivar exists: whether there is a folder for it.
+    :ivar current: the version that is linked as current; ``previous`` likewise.
+    :ivar content: SHA-256 of the text that lies there; not ``current`` after an edit by hand.
+    :ivar text: that text, for the diff.
+    :ivar versions: all that are kept, newest first.
+    :ivar runner: whether the runner is this release's.
+    :ivar services: as remembered; None if nothing is.
+    """
+
+    exists: bool = False
+    current: t.Optional[str] = None
+    previous: t.Optional[str] = None
+    content: t.Optional[str] = None
+    text: str = ""
+    versions: tuple[str, ...] = ()
+    runner: bool = False
+    services: t.Optional[tuple[Service, ...]] = None
+
+    @property
+    def drift(self) -> bool:
+        """Whether somebody edited the script by hand."""
+        return self.current is not None and self.content != self.current
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the runner in the container says: the version that it launched last, and how that went."""
+
+    version: t.Optional[str] = None
+    state: t.Optional[str] = None
+    status: t.Optional[int] = None
+
+    @property
+    def went_well(self) -> bool:
+        return self.state in ("running", "done")
+
+
+class Folder:
+    """The folder of one VO-box.
+
+    :param path: ``<files>/<name>``.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.init = self.path / "init"
+
+    # ---- looking --------------------------------------------------------------------------------------------------
+
+    def read(self) -> HostFiles:
+        """All of it."""
+        if not self.path.is_dir():
+            return HostFiles()
+        current = _link(self.init / "current")
+        text = _text(self.init / "current" / "init.sh")
+        return HostFiles(
+            exists=True,
+            current=current,
+            previous=_link(self.init / "previous"),
+            content=sha256(text) if text is not None else None,
+            text=text or "",
+            versions=self._versions(),
+            runner=_text(self.init / "runner") == RUNNER,
+            services=self._services(),
+        )
+
+    def script(self, version: str) -> t.Optional[str]:
+        """The text of a version; None if it is not kept, or is not what its name says."""
+        text = _text(self.init / "versions" / version / "init.sh")
+        return text if text is not None and sha256(text) == version else None
+
+    def _versions(self) -> tuple[str, ...]:
+        folder = self.init / "versions"
+        if not folder.is_dir():
+            return ()
+        return tuple(entry.name for entry in sorted(folder.iterdir(), key=lambda e: e.stat().st_mtime_ns, reverse=True))
+
+    def _services(self) -> t.Optional[tuple[Service, ...]]:
+        text = _text(self.path / "services.json")
+        if text is None:
+            return None
+        return tuple(Service(**service) for service in json.loads(text))
+
+    # ---- changing -------------------------------------------------------------------------------------------------
+
+    def write_script(self, text: str) -> None:
+        """Make this text the current version. A text that was edited by hand becomes the version before."""
+        before = self.read()
+        version = sha256(text)
+        previous = before.current if before.current != version else before.previous
+        if before.drift and before.content is not None:
+            self._add_version(before.text)
+            previous = before.content
+        if previous == version:
+            previous = None
+        self._add_version(text)
+        self._write_programs()
+        if previous:
+            self._relink("previous", previous)
+        self._relink("current", version)
+        for old in self._versions()[KEPT_VERSIONS:]:
+            if old not in (version, previous, before.current, before.previous):
+                shutil.rmtree(self.init / "versions" / old)
+
+    def put_back(self, before: t.Mapping[str, t.Any]) -> None:
+        """Undo of :meth:`write_script`: ``current`` and ``previous`` as they were, and a text edited by hand too.
+
+        :param before: of :meth:`snapshot`.
+        """
+        if not before["exists"]:
+            self.remove()
+            return
+        for link in ("current", "previous"):
+            if before[link]:
+                self._relink(link, before[link])
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    (self.init / link).unlink()
+        if before["edited"] is not None:
+            _write(self.init / "versions" / before["current"] / "init.sh", before["edited"], 0o755)
+
+    def snapshot(self) -> dict[str, t.Any]:
+        """What :meth:`put_back` needs; JSON types."""
+        before = self.read()
+        return {
+            "exists": before.exists,
+            "current": before.current,
+            "previous": before.previous,
+            "edited": before.text if before.drift else None,
+        }
+
+    def write_services(self, services: t.Optional[t.Sequence[Service]]) -> None:
+        """Remember the declared services; None forgets them."""
+        path = self.path / "services.json"
+        if services is None:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            with contextlib.suppress(OSError):  # not empty, or not there
+                self.path.rmdir()
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(path, json.dumps([asdict(service) for service in services], indent=1) + "\n", 0o644)
+
+    def add_launch_folder(self, creation: str) -> None:
+        """The folder in which a container's runner tells how it goes."""
+        (self.path / "run" / creation).mkdir(parents=True, exist_ok=True)
+
+    def drop_launch_folder(self, creation: str) -> None:
+        """Remove one; fine if it is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path / "run" / creation)
+
+    def drop_launch_folders(self, but: t.Collection[str] = ()) -> None:
+        """Remove those of containers that are gone."""
+        folder = self.path / "run"
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.name not in but:
+                shutil.rmtree(entry)
+
+    def remove(self) -> None:
+        """Remove all of it; fine if it is gone. Moved aside first, so that it is there as a whole or not at all."""
+        aside = self.path.with_name(f".{self.path.name}.removed")
+        if aside.exists():
+            shutil.rmtree(aside)
+        with contextlib.suppress(FileNotFoundError):
+            self.path.rename(aside)
+            shutil.rmtree(aside)
+
+    def _add_version(self, text: str) -> None:
+        folder = self.init / "versions" / sha256(text)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "init.sh", text, 0o755)
+        os.utime(folder)  # the newest now, whenever it was first written
+
+    def _write_programs(self) -> None:
+        start = self.init / "start"
+        if _text(start) != START:
+            _write(start, START, 0o755)
+        if _text(self.init / "runner") != RUNNER:
+            _write(self.init / "runner", RUNNER, 0o755)
+
+    def _relink(self, name: str, version: str) -> None:
+        new = self.init / f".{name}.new"
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()
+        new.symlink_to(f"versions/{version}")
+        new.replace(self.init / name)
+        _sync_folder(self.init)
+
+
+def read_launch(folder: t.Optional[str]) -> Launch:
+    """What the runner says in a launch folder; nothing if it said nothing yet."""
+    text = _text(Path(folder) / "state") if folder else None
+    words = (text or "").split()
+    if len(words) < 2:
+        return Launch()
+    return Launch(words[0], words[1], int(words[2]) if len(words) > 2 else None)
+
+
+def _link(path: Path) -> t.Optional[str]:
+    try:
+        return os.path.basename(os.readlink(path))
+    except FileNotFoundError:
+        return None
+
+
+def _text(path: Path) -> t.Optional[str]:
+    try:
+        # Not UTF-8 after an edit by hand: still to be shown, and seen as different.
+        return path.read_bytes().decode(errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Write a file so that it is there as a whole or not at all, also after a crash of the machine."""
+    new = path.with_name(f".{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as out:
+        os.fchmod(out.fileno(), mode)  # whatever the umask is
+        out.write(text.encode(errors="surrogateescape"))
+        out.flush()
+        os.fsync(out.fileno())
+    new.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
