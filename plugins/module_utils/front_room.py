@@ -56,7 +56,7 @@ class Work(t.Protocol):
 
     def result(self, observed: t.Any, plan: Plan, applied: bool) -> dict[str, t.Any]:
         """The documented return values. ``observed`` is the state after an applied plan; before it otherwise, when the
-        values have to be predicted from the plan."""
+        values have to be predicted from the plan. ``warnings`` among them are shown as Ansible shows warnings."""
 
 
 class _Terminated(BaseException):
@@ -94,6 +94,8 @@ def run(module: AnsibleModule, make_work: t.Callable[[dict[str, t.Any]], Work]) 
             still = "; ".join(f"{step.action} {step.target}: {step.reason}" for step in left_over)
             module.fail_json(msg=f"All steps were carried out, but the host still differs: {still}", **result)
     result.update(work.result(observed, plan, applied))
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     module.exit_json(**result)
 
 
