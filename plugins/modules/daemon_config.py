@@ -116,7 +116,7 @@ actions:
     disruption:
       description: What it costs a running service.
       type: str
-  sample: 
+  sample:
     - action: write_config
       target: /etc/docker/daemon.json
       reason: "changed keys: log-driver"

@@ -160,7 +160,7 @@ actions:
     disruption:
       description: What it costs a running service.
       type: str
-  sample: 
+  sample:
     - action: start
       target: /run/site/docker.sock
       reason: it is to run

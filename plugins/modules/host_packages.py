@@ -103,7 +103,7 @@ actions:
     disruption:
       description: What it costs a running service.
       type: str
-  sample: 
+  sample:
     - action: install_packages
       target: docker.io iptables
       reason: not installed

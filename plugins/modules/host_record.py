@@ -113,7 +113,7 @@ actions:
     disruption:
       description: What it costs a running service.
       type: str
-  sample: 
+  sample:
     - action: record
       target: /etc/docker/daemon.json
       reason: it is not there yet, so it goes when the role goes
