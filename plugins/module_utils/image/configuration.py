@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.image.tar_header import BLOCK, REGULAR, Entry, header
@@ -35,7 +36,7 @@ _KEPT = {
 
 def expected_configuration(source: t.Mapping[str, t.Any], reference: str) -> dict[str, t.Any]:
     """What the engine must say of the flattened image, given what it says of the source."""
-    kept = {key: source.get(key) or "" for key in _KEPT}
+    kept = {key: source.get(key) or "" for key in (*_KEPT, "Comment")}
     labels = {**((source.get("Config") or {}).get("Labels") or {})}
     labels.update({SOURCE_LABEL: source["Id"], REFERENCE_LABEL: reference})
     return {**kept, "Config": {**(source.get("Config") or {}), "Labels": labels}}
@@ -43,7 +44,7 @@ def expected_configuration(source: t.Mapping[str, t.Any], reference: str) -> dic
 
 def differences(expected: t.Mapping[str, t.Any], found: t.Mapping[str, t.Any]) -> list[str]:
     """In which keys an image differs from what is expected; ``null``, empty and absent are the same."""
-    different = [key for key in _KEPT if (expected.get(key) or "") != (found.get(key) or "")]
+    different = [key for key in (*_KEPT, "Comment") if (expected.get(key) or "") != (found.get(key) or "")]
     mine, theirs = expected["Config"], found.get("Config") or {}
     different += [
         f"Config.{key}" for key in sorted({*mine, *theirs}) if (mine.get(key) or None) != (theirs.get(key) or None)
@@ -64,14 +65,31 @@ def image_document(
     document: dict[str, t.Any] = {name: expected[key] for key, name in _KEPT.items() if expected[key]}
     document["config"] = expected["Config"]
     document["rootfs"] = {"type": "layers", "diff_ids": [diff_id]}
-    records: list[dict[str, t.Any]] = []
-    for past in reversed(history):
-        record = {"created_by": past.get("CreatedBy"), "comment": past.get("Comment")}
-        records.append({**{key: value for key, value in record.items() if value}, "empty_layer": True})
     source = expected["Config"]["Labels"][SOURCE_LABEL]
-    records.append({"created_by": "hep.gridbox.flatten_image", "comment": f"all layers of {source} in one"})
-    document["history"] = records
+    document["history"] = [
+        *(
+            {**_record(_time(past.get("Created")), past.get("CreatedBy"), past.get("Comment")), "empty_layer": True}
+            for past in reversed(history)
+        ),
+        # The engines show the comment of the newest record as that of the image.
+        _record(
+            expected["Created"] or _time(0),
+            f"hep.gridbox.flatten_image: all layers of {source} in one",
+            expected["Comment"],
+        ),
+    ]
     return json.dumps(document, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _record(created: str, created_by: t.Optional[str], comment: t.Optional[str]) -> dict[str, t.Any]:
+    """A record of the history. The time must be there: Podman 4.3 crashes on a history without."""
+    record = {"created": created, "created_by": created_by, "comment": comment}
+    return {key: value for key, value in record.items() if value}
+
+
+def _time(seconds: t.Optional[int]) -> str:
+    """Seconds since the epoch as RFC 3339. An engine gives year 1 for a time it does not know."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(0, seconds or 0)))
 
 
 def load_archive(

@@ -122,12 +122,12 @@ def header_digest(files: Files) -> str:
 
 
 def _compared(entry: Entry, head: bytes) -> bytes:
-    """An entry's header as it is compared: all of it, but for the root's time.
+    """An entry's header as it is compared: all of it, but for two times that the engines' unpackers cannot keep.
 
-    The unpacker of engine 20.10 touches the root after it has set its time; and in a container the root is a folder of
-    the container's own anyway.
+    That of the root, which they touch after they have set it (and in a container the root is a folder of the container's
+    own anyway); and times before 1970, which they set to the epoch (seen in 20.10).
     """
-    return header(entry._replace(mtime=0)) if entry.path == b"./" else head
+    return header(entry._replace(mtime=0)) if entry.path == b"./" or entry.mtime < 0 else head
 
 
 def total_size(files: Files) -> int:
