@@ -64,7 +64,9 @@ def test_ansible_lint_skips_nothing_in_the_files() -> None:
 
 @pytest.mark.parametrize("name", ["site", "vobox", "status", "audit", "remove"])
 def test_the_playbook_is_there(name: str) -> None:
-    plays = yaml.safe_load((ROOT / "playbooks" / f"{name}.yml").read_text())
+    path = ROOT / "playbooks" / f"{name}.yml"
+    assert path.is_file(), f"no {path.relative_to(ROOT)}"
+    plays = yaml.safe_load(path.read_text())
     assert plays
     for play in plays:
         assert play.get("name"), "a play without a name"

@@ -26,7 +26,7 @@ def load(path: Path) -> dict[str, t.Any]:
 def options_of(role: Path) -> dict[str, dict[str, t.Any]]:
     """Every option of every entry point."""
     found: dict[str, dict[str, t.Any]] = {}
-    for entry_point in load(role / "meta/argument_specs.yml")["argument_specs"].values():
+    for entry_point in load(role / "meta/argument_specs.yml").get("argument_specs", {}).values():
         found.update(entry_point.get("options") or {})
     return found
 
@@ -37,7 +37,9 @@ def test_arguments_are_the_defaults(role: Path) -> None:
     options = options_of(role)
     defaults = load(role / "defaults/main.yml")
     optional = {name for name, option in options.items() if not option.get("required")}
-    assert sorted(optional) == sorted(defaults)
+    assert options, "the role has no meta/argument_specs.yml"
+    wrong = optional ^ set(defaults)
+    assert not wrong, f"in argument_specs.yml or in defaults/main.yml, but not in both: {', '.join(sorted(wrong))}"
     for name, option in options.items():
         if "default" in option and "{{" not in str(defaults[name]):
             assert option["default"] == defaults[name], f"{name}: argument_specs.yml and defaults/main.yml differ"
