@@ -110,7 +110,7 @@ def judge(service: Service, received: bytes) -> t.Optional[Answer]:
     if service.sign == "ssh":
         # Other lines may come before the identification.
         for one in received.decode("latin-1").splitlines():
-            if one.startswith("SSH-2.0-") or one.startswith("SSH-1.99-"):
+            if one.startswith(("SSH-2.0-", "SSH-1.99-")):
                 return Answer(True, one.strip()[:80], 0)
         return None if len(received) < 4096 else Answer(False, f"no SSH identification but {text[:60]!r}", 0)
     match = re.fullmatch(r"HTTP/\d\.\d (\d{3})\b.*", text)
@@ -195,7 +195,7 @@ def collect(params: dict[str, t.Any]) -> dict[str, t.Any]:
         place = f" from network namespace {wish.netns}" if wish.netns else ""
         those = "; ".join(f"{one['name']} at {one['address']} port {one['port']} ({one['seen']})" for one in down)
         raise GridboxError(
-            f"{len(down)} of {len(results)} services could not be reached{place}: {those}. Look at the VO-box's health and"
-            " logs, and at what filters packets between the two machines."
+            f"{len(down)} of {len(results)} services could not be reached{place}: {those}. Look at the VO-box's health"
+            " and logs, and at what filters packets between the two machines."
         )
     return {"services": results, "up": len(results) - len(down), "declared": len(results)}

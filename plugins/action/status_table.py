@@ -1,0 +1,57 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Prints a table of VO-boxes on the controller's terminal; documented in plugins/modules/status_table.py."""
+
+from __future__ import annotations
+
+import shutil
+import typing as t
+
+from ansible import constants
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.hep.gridbox.plugins.plugin_utils.status_table import Line, is_good, render, summary
+
+display = Display()
+
+
+class ActionModule(ActionBase):
+    """The action. Nothing is sent to a host."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: t.Optional[str] = None, task_vars: t.Optional[dict[str, t.Any]] = None) -> dict[str, t.Any]:
+        """Check the arguments, print, and hand the lines back."""
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        _spec, arguments = self.validate_argument_spec(
+            {
+                "voboxes": {"type": "list", "elements": "dict", "required": True},
+                "width": {"type": "int", "default": 0},
+                "required": {"type": "bool", "default": False},
+                "footer": {"type": "str", "default": ""},
+            }
+        )
+        boxes = arguments["voboxes"]
+        for index, box in enumerate(boxes):
+            lacking = [key for key in ("name", "fqdn", "state", "services") if key not in box]
+            if lacking:
+                raise AnsibleActionFail(
+                    f"voboxes[{index}]: got the keys {', '.join(box)}, expected {', '.join(lacking)} as well."
+                )
+        width = arguments["width"] or shutil.get_terminal_size((160, 24)).columns
+        lines = [Line(""), *render(boxes, width), Line(""), summary(boxes)]
+        if arguments["footer"]:
+            lines.append(Line(arguments["footer"]))
+        colours = {"good": constants.COLOR_OK, "bad": constants.COLOR_ERROR, "plain": None}
+        for line in lines:
+            display.display(line.text, color=colours[line.mood])
+        bad = [str(box["name"]) for box in boxes if not is_good(box)]
+        result.update(changed=False, table=[line.text for line in lines], not_well=bad)
+        if bad and arguments["required"]:
+            result.update(failed=True, msg=f"These VO-boxes need a look: {', '.join(bad)}. The table above says why.")
+        return result
