@@ -10,6 +10,7 @@ in that order, stops before ``do`` in check mode, and turns the outcome into a m
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 import typing as t
@@ -163,12 +164,15 @@ class _signals_unwind:
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __enter__(self) -> None:
+        self._process = os.getpid()
         self._old = {number: signal.signal(number, self._raise) for number in self.SIGNALS}
 
     def __exit__(self, *_exc: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    @staticmethod
-    def _raise(number: int, _frame: t.Any) -> None:
+    def _raise(self, number: int, _frame: t.Any) -> None:
+        if os.getpid() != self._process:
+            # A child that a library has forked (pyroute2 does, and ends it by SIGTERM): the undo is not its own.
+            os._exit(128 + number)
         raise _Terminated(f"The module was told to end ({signal.Signals(number).name}).")
