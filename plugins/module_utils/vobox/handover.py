@@ -20,7 +20,9 @@ What ends in any case: connections that are open to the old container.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 import time
 import typing as t
@@ -52,7 +54,11 @@ REPLACES_LABEL = "hep.gridbox.replaces"
 
 #: Names of the journal's entries that are for :func:`undo`.
 PUT_BACK = "put_back_replaced_container"
+LET_STOP = "let_stop"
 RETIRE = "retire_replaced_container"
+
+#: How long to go on trying to put a container back.
+PUT_BACK_SECONDS = 30
 
 _NO_RESTART = {"Name": "no", "MaximumRetryCount": 0}
 
@@ -136,6 +142,7 @@ def swap(
     if network is None:
         raise GridboxError(f"There is no network {identity.network} to swap {name} on.")
     _refuse_leftovers(engine, name)
+    Parent.of(network)  # refuses what would fail half-way
     running = bool(old["State"]["Running"])
     # Podman's compatible API can not take a network from a container in the way that is needed here.
     movable = engine.platform.name == "docker"
@@ -163,24 +170,27 @@ def swap(
         engine.disconnect(identity.network, report.new_id)
     clock.lap("create")
     if strategy == "sequential" and running:
+        journal.will_do(f"let {name} come to its stop", LET_STOP, record=record)
         engine.stop_container(old["Id"], timeouts.stop)
         clock.lap("stop")
     engine.start_container(report.new_id)
     clock.lap("start")
-    if movable:
-        lend_addresses(netns_of(_pid(engine, report.new_id)), identity)
-        if strategy == "overlap":
-            wait_for_health(engine, report.new_id, ready, timeouts.ready, "to get ready")
-            clock.lap("ready")
-        report.announced = take_over(engine, network, identity, endpoint, old["Id"], report.new_id, timeouts.link)
-        return_addresses(netns_of(_pid(engine, report.new_id)), identity)
-    else:
-        announce_engines_link(engine, report.new_id, identity, timeouts.link)
+    with _told_if_ended(engine, report.new_id):
+        if movable:
+            lend_addresses(netns_of(_pid(engine, report.new_id)), identity)
+            if strategy == "overlap":
+                wait_for_health(engine, report.new_id, ready, timeouts.ready, "to get ready")
+                clock.lap("ready")
+            report.announced = take_over(engine, network, identity, endpoint, old["Id"], report.new_id, timeouts.link)
+            return_addresses(netns_of(_pid(engine, report.new_id)), identity)
+        else:
+            announce_engines_link(engine, report.new_id, identity, timeouts.link)
     clock.lap("take_over")
     # In this order, and at once: a reboot from here on starts the one that has the network.
     engine.update_container(report.new_id, {"RestartPolicy": policy})
     engine.update_container(old["Id"], {"RestartPolicy": _NO_RESTART})
-    wait_for_health(engine, report.new_id, serving, timeouts.serving, "to be well in service")
+    with _told_if_ended(engine, report.new_id):
+        wait_for_health(engine, report.new_id, serving, timeouts.serving, "to be well in service")
     clock.lap("serving")
     engine.remove_container(previous_name(name))
     engine.rename_container(old["Id"], previous_name(name))
@@ -195,10 +205,15 @@ def swap(
 
 
 def undo(engine: DockerApi, name: str, data: t.Mapping[str, t.Any]) -> None:
-    """Carry out a journal entry of :func:`swap`: before the new container has proved well the old one is put back,
-    afterwards the old one is retired."""
+    """Carry out a journal entry of :func:`swap`.
+
+    Before the new container has proved well the old one is put back; afterwards the old one is retired.
+    """
     if name == PUT_BACK:
         put_back(engine, data["record"])
+    elif name == LET_STOP:
+        # A stop that a killed module has asked for goes on in the engine; a start before its end would be in vain.
+        engine.stop_container(data["record"]["old_id"], data["record"]["stop"])
     elif name == RETIRE:
         _retire(engine, data["record"])
     else:
@@ -240,18 +255,20 @@ def take_over(
     giver: t.Optional[str],
     taker: str,
     link_seconds: float,
+    back: bool = False,
 ) -> bool:
     """Move the endpoint of a network from one running container to another one, announced where that can be done.
 
     :param endpoint: the Engine API's ``EndpointConfig`` for the taker.
     :param giver: id of the container that has the endpoint; None, or one that has none, is fine.
+    :param back: this is the way back of a handover that has failed.
     :returns: whether it was announced over an interim link.
     """
     netns = netns_of(_pid(engine, taker))
     parent = Parent.of(network)
     interim = None
     if parent:
-        interim = InterimLink(netns, identity, interim_mac(identity.mac, _macs_on(network)))
+        interim = InterimLink(netns, identity, interim_mac(identity.mac, _macs_on(network), back))
         interim.put_up(parent, link_seconds)
         with Announcements(netns, LINK, interim.mac, identity) as announcements:
             # Peers have heard it before the old link goes, and hear it until the engine is done: the old container may
@@ -332,9 +349,16 @@ class Announcements:
 
 def _give(engine: DockerApi, network: str, giver: t.Optional[str]) -> None:
     """Take the endpoint from a container, if it has one."""
-    held = giver and engine.container(giver)
-    if held and network in held["NetworkSettings"]["Networks"]:
+    held = engine.container(giver) if giver else None
+    if held and _is_on(held, network):
         engine.disconnect(network, held["Id"])
+
+
+def _is_on(container: Json, network: str) -> bool:
+    """Whether a container has an endpoint on a network; if it does not run: whether it will get one at its start."""
+    endpoint = container["NetworkSettings"]["Networks"].get(network)
+    # After a connect that it refused, the engine (20.10) goes on listing the network, without endpoint.
+    return endpoint is not None and (bool(endpoint.get("EndpointID")) or not container["State"]["Running"])
 
 
 # ---- the way back ------------------------------------------------------------------------------------------------
@@ -346,16 +370,22 @@ def put_back(engine: DockerApi, record: t.Mapping[str, t.Any]) -> None:
     Looks, mends, and looks again until nothing is to be mended twice in a row: a request of a module that was killed
     may still be at work in the engine.
     """
+    if engine.container(record["old_id"]) is None:
+        raise GridboxError(f"The container that {record['name']} was before, {record['old_id'][:12]}, is gone.")
+    deadline = time.monotonic() + PUT_BACK_SECONDS
     quiet = 0
-    deadline = time.monotonic() + 120
     while quiet < 2:
-        if _mend(engine, record):
-            quiet = 0
-        else:
-            quiet += 1
-            time.sleep(0.3)
+        refused: t.Optional[GridboxError] = None
+        try:
+            mended = _mend(engine, record)
+        except GridboxError as exc:
+            # For one that passes, such as an address that is taken for a moment.
+            mended, refused = True, exc
         if time.monotonic() > deadline:
-            raise WaitError(f"the container of {record['name']} to be back in service", 120)
+            raise refused or WaitError(f"{record['name']} to stay as it was", PUT_BACK_SECONDS)
+        quiet = 0 if mended else quiet + 1
+        if refused or not mended:
+            time.sleep(0.3)
 
 
 def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
@@ -363,7 +393,7 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
     name, network_name = record["name"], record["network"]
     old = engine.container(record["old_id"])
     if old is None:
-        raise GridboxError(f"The container that {name} was before the swap ({record['old_id'][:12]}) is gone.")
+        raise GridboxError(f"The container that {name} was before, {record['old_id'][:12]}, is gone.")
     new = next(
         (
             made
@@ -372,29 +402,28 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
         ),
         None,
     )
-    mended = False
-    endpoint = record["endpoint"]
-    if endpoint is not None and network_name not in old["NetworkSettings"]["Networks"]:
+    mended = announced = False
+    identity = Identity(**record["identity"]) if record["identity"] else None
+    if record["endpoint"] is not None and not _is_on(old, network_name):
         mended = True
-        if old["State"]["Running"]:
+        if old["State"]["Running"] and identity:
             network = engine.network(network_name)
             if network is None:
                 raise GridboxError(f"The network {network_name} is gone.")
-            identity = Identity(**record["identity"])
-            take_over(engine, network, identity, endpoint, new and new["Id"], old["Id"], Timeouts().link)
+            giver = new and new["Id"]
+            take_over(engine, network, identity, record["endpoint"], giver, old["Id"], Timeouts().link, back=True)
+            announced = True
         else:
             _give(engine, network_name, new and new["Id"])
-            engine.connect(network_name, old["Id"], endpoint)
-    elif new and new["State"]["Running"] and record["running"] and old["State"]["Running"] and record["identity"]:
-        # Peers may have been told of the new one already.
-        announce_engines_link(engine, old["Id"], Identity(**record["identity"]), Timeouts().link)
+            engine.connect(network_name, old["Id"], record["endpoint"])
     if record["running"] and not old["State"]["Running"]:
         mended = True
         if new:
             engine.stop_container(new["Id"], 0)
         engine.start_container(old["Id"])
-        if record["identity"]:
-            announce_engines_link(engine, old["Id"], Identity(**record["identity"]), Timeouts().link)
+    if new and record["running"] and identity and not announced:
+        # The LAN may have been told of the new one; unless it is told otherwise, it goes on asking there for a while.
+        announce_engines_link(engine, old["Id"], identity, Timeouts().link)
     if old["HostConfig"]["RestartPolicy"] != record["policy"]:
         mended = True
         engine.update_container(old["Id"], {"RestartPolicy": record["policy"]})
@@ -433,23 +462,38 @@ def _is_retired(previous: Json, record: t.Mapping[str, t.Any]) -> bool:
 def wait_for_health(engine: DockerApi, container: str, probe: t.Optional[Probe], seconds: float, awaited: str) -> None:
     """Ask until the container is well.
 
-    :raises GridboxError: at once if it has ended; with the end of its output.
+    :raises GridboxError: at once if it has ended.
     :raises WaitError: if it is not well in time.
     """
     deadline = time.monotonic() + seconds
     while True:
-        state = (engine.container(container) or {"State": {}})["State"]
-        if not state.get("Running") or state.get("Restarting"):
-            raise GridboxError(
-                f"The new container has ended with exit code {state.get('ExitCode')} instead of {awaited[3:]}."
-                f"{_last_words(engine, container)}"
-            )
+        _pid(engine, container)
         reason = probe(container) if probe else None
         if reason is None:
             return
         if time.monotonic() > deadline:
             raise WaitError(f"the new container {awaited}", seconds, reason)
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _told_if_ended(engine: DockerApi, container: str) -> t.Iterator[None]:
+    """Whatever fails in the block: that the container has ended is the better explanation."""
+    try:
+        yield
+    except GridboxError as exc:
+        deadline = time.monotonic() + 2
+        while True:
+            state = (engine.container(container) or {}).get("State") or {}
+            if not state.get("Running") or state.get("Restarting"):
+                break
+            # The engine may not have noticed yet.
+            if os.path.exists(netns_of(state["Pid"])) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        raise GridboxError(
+            f"The new container has ended with exit code {state.get('ExitCode')}.{_last_words(engine, container)}"
+        ) from exc
 
 
 def _last_words(engine: DockerApi, container: str) -> str:
@@ -543,11 +587,10 @@ def _macs_on(network: Json) -> set[str]:
 
 
 def _pid(engine: DockerApi, container: str) -> int:
-    pid = ((engine.container(container) or {}).get("State") or {}).get("Pid")
-    if not pid:
-        words = _last_words(engine, container)
-        raise GridboxError(f"Container {container[:12]} has ended, and its network namespace with it.{words}")
-    return int(pid)
+    state = (engine.container(container) or {}).get("State") or {}
+    if not state.get("Pid") or state.get("Restarting"):
+        raise GridboxError(f"Container {container[:12]} has ended.")
+    return int(state["Pid"])
 
 
 def _mac_of(engine: DockerApi, container: str, identity: Identity) -> str:

@@ -30,6 +30,11 @@ class Identity:
     gateway6: t.Optional[str] = None
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """IPv4 first, as far as there are."""
+        return tuple(address for address in (self.ipv4, self.ipv6) if address)
+
+    @property
     def subnet4(self) -> t.Optional[str]:
         """``10.1.0.0/16``, or None without IPv4."""
         return self.ipv4 and str(ipaddress.ip_network(f"{self.ipv4}/{self.prefix4}", strict=False))

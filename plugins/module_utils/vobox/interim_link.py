@@ -22,7 +22,7 @@ import typing as t
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import inside
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
 
@@ -50,26 +50,37 @@ class Parent:
 
     @classmethod
     def of(cls, network: t.Mapping[str, t.Any]) -> t.Optional[Parent]:
-        """The parent of a network; None if no second macvlan link can be made beside the network's own."""
+        """The parent of a network; None if no second macvlan link can be made beside the network's own.
+
+        :raises RefusedError: if the parent is not on this host.
+        """
         options = network.get("Options") or {}
         link = options.get("parent", "")
         mode = options.get("macvlan_mode", "bridge")
         # In passthru mode a parent carries one macvlan link only (kernel: drivers/net/macvlan.c).
-        if network.get("Driver") != "macvlan" or mode == "passthru":
+        if network.get("Driver") != "macvlan" or not link or mode == "passthru":
             return None
         # Not by /sys, which shows the links of the namespace it was mounted in.
-        return cls(link, mode) if link in (name for _index, name in socket.if_nameindex()) else None
+        there = [name for _index, name in socket.if_nameindex()]
+        if link not in there:
+            raise RefusedError(
+                f"network: {network.get('Name')}",
+                f"its parent link {link} is not on this host, which has {', '.join(there)}",
+                "Bring the link back, or run the task on the engine's host.",
+            )
+        return cls(link, mode)
 
 
-def interim_mac(mac: str, taken: t.Container[str] = ()) -> str:
+def interim_mac(mac: str, taken: t.Container[str] = (), back: bool = False) -> str:
     """A MAC for the interim link: the VO-box's own with one bit flipped, locally administered, unicast.
 
     :param taken: MACs in use on the network.
+    :param back: for the way back; while it begins the link of the way forth is still there.
     """
     octets = [int(octet, 16) for octet in mac.split(":")]
     octets[0] = (octets[0] | 0x02) & 0xFE
     for position in (3, 2, 4, 5, 1):
-        for bit in (0x80, 0x40, 0x20, 0x10):
+        for bit in (0x40, 0x10) if back else (0x80, 0x20):
             candidate = list(octets)
             candidate[position] ^= bit
             text = ":".join(f"{octet:02x}" for octet in candidate)
@@ -104,8 +115,12 @@ class NamespaceLinks:
     def __enter__(self) -> NamespaceLinks:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, _kind: object, exc: t.Optional[BaseException], _traceback: object) -> None:
+        from pyroute2.netlink.exceptions import NetlinkError
+
         self.netlink.close()
+        if isinstance(exc, NetlinkError):
+            raise GridboxError(f"The kernel refused a change of links in {self.netns}: {exc.args[-1]}.") from exc
 
     def index_of(self, link: str) -> t.Optional[int]:
         """The index of a link, or None."""
@@ -153,10 +168,13 @@ class InterimLink:
     def put_up(self, parent: Parent, seconds: float) -> None:
         """Make the link, with addresses, routes and rules, and wait until it carries traffic.
 
-        From here on the namespace can serve; nobody on the LAN has been told yet. A link left over is replaced.
+        From here on the namespace can serve; nobody on the LAN has been told yet. A link of an earlier try is kept if
+        it is whole, and replaced if not.
 
         :raises WaitError: if it does not carry traffic in time.
         """
+        if self._is_whole():
+            return
         self.take_down()
         enable_ipv6(self.netns)
         with NamespaceLinks("/proc/self/ns/net") as host, NamespaceLinks(self.netns) as inner:
@@ -202,6 +220,19 @@ class InterimLink:
         # A link that is "up" drops what it is given until the kernel's link watch has run, which may take a second.
         wait_until_it_carries(self.netns, self.mac, seconds)
 
+    def _is_whole(self) -> bool:
+        with NamespaceLinks(self.netns) as inner:
+            if inner.link_with(self.mac) != (LINK, True):
+                return False
+            # They are made last.
+            return all(
+                any(
+                    rule.get_attr("FRA_PRIORITY") == RULE_OF_THE_REST for rule in inner.netlink.get_rules(family=family)
+                )
+                for family, address in ((_FAMILY[4], self.identity.ipv4), (_FAMILY[6], self.identity.ipv6))
+                if address
+            )
+
     def leave_to_main(self) -> None:
         """From here on everything is sent as the main routing table says; the link still receives."""
         with NamespaceLinks(self.netns) as inner:
@@ -245,14 +276,14 @@ def lend_addresses(netns: str, identity: Identity) -> None:
     """Put a VO-box's addresses on the loopback link, so that services can bind them before the LAN is theirs."""
     enable_ipv6(netns)
     with NamespaceLinks(netns) as inner:
-        for address in filter(None, (identity.ipv4, identity.ipv6)):
+        for address in identity.addresses:
             inner.add_address(1, address)
 
 
 def return_addresses(netns: str, identity: Identity) -> None:
     """Take them off the loopback link again. Sockets bound to them stay: the addresses are on another link by now."""
     with NamespaceLinks(netns) as inner:
-        for address in filter(None, (identity.ipv4, identity.ipv6)):
+        for address in identity.addresses:
             inner.drop_address(1, address)
 
 
