@@ -295,8 +295,10 @@ def _network(engine: DockerApi, wish: Wish, seen: Observed, values: Values) -> N
     parent = (network.get("Options") or {}).get("parent")
     if wish.wire_check and changed and parent and seen.platform.name == "docker":
         # Our own macvlan links do not answer their parent, so whoever answers is another machine.
+        from ansible_collections.hep.gridbox.plugins.module_utils.network.observe import enter_namespace_of
         from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import probe
 
+        enter_namespace_of(engine)
         asked = [value for key, value in addresses.items() if seen.values.get(f"network.{key}") != value]
         if values.get("network.mac") and seen.values.get("network.mac") != values["network.mac"]:
             asked.append(values["network.mac"])
