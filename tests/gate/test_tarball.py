@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The collection as it is published: built, imported, installed, and used from there by the newest and the oldest core."""
+"""The collection as it is published: built, imported, installed, and used by the newest and the oldest core."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ def test_a_module_runs_and_refuses_in_a_sentence(controller: Controller) -> None
     done = run_tool(
         str(controller.programs / "ansible"), "localhost", "-i", "localhost,", "-c", "local",
         "-e", f"ansible_python_interpreter={sys.executable}", "-m", f"{COLLECTION}.macvlan_net", "--check",
-        "-a", json.dumps({"name": "site", "parent": "lo", "engine_url": "unix:///nowhere/docker.sock"}),
+        "-a", json.dumps({"name": "site", "parent": "site0", "ipv4": {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1"},
+                          "engine_url": "unix:///nowhere/docker.sock"}),
         seconds=120, cwd=controller.folder, env=controller.environment(),
     )  # fmt: skip
     assert done.returncode != 0
