@@ -491,29 +491,11 @@ def _told_if_ended(engine: DockerApi, container: str) -> t.Iterator[None]:
             if os.path.exists(netns_of(state["Pid"])) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+        words = engine.last_words(container)
         raise GridboxError(
-            f"The new container has ended with exit code {state.get('ExitCode')}.{_last_words(engine, container)}"
+            f"The new container has ended with exit code {state.get('ExitCode')}."
+            + (f" Its last words: {words}" if words else "")
         ) from exc
-
-
-def _last_words(engine: DockerApi, container: str) -> str:
-    """The last lines a container has printed, for an error."""
-    response = engine.send(
-        f"Reading the output of {container}",
-        "GET",
-        f"/containers/{container}/logs",
-        params={"stdout": "true", "stderr": "true", "tail": 5},
-        ok=(404, 409, 500, 501),
-    )
-    if response.status_code != 200:
-        return ""
-    raw, text = response.content, b""
-    # Without a terminal each piece has a header of 8 bytes: stream, three zeros, length.
-    while len(raw) >= 8 and raw[:1] in b"\x00\x01\x02" and raw[1:4] == b"\0\0\0":
-        length = int.from_bytes(raw[4:8], "big")
-        text, raw = text + raw[8 : 8 + length], raw[8 + length :]
-    said = (text or raw).decode(errors="replace").strip()[-500:]
-    return f" Its last words: {said}" if said else ""
 
 
 # ---- small readings ----------------------------------------------------------------------------------------------
