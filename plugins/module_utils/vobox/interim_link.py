@@ -97,20 +97,21 @@ def netns_of(pid: int) -> str:
 class NamespaceLinks:
     """Links, addresses, routes and rules of one network namespace, over netlink.
 
-    :param netns: path of the namespace.
+    :param netns: path of the namespace; None: ours.
     """
 
-    def __init__(self, netns: str) -> None:
+    def __init__(self, netns: t.Optional[str] = None) -> None:
         # Imported on first use: it costs a fifth of a second.
         try:
-            from pyroute2 import NetNS
+            from pyroute2 import IPRoute, NetNS
         except ImportError as exc:
             raise GridboxError(
                 "The Python library pyroute2 is missing on this host. Install the package python3-pyroute2 (Debian,"
                 f" Ubuntu, EPEL) or pyroute2 from PyPI for the interpreter in use. ({exc})"
             ) from exc
         self.netns = netns
-        self.netlink = NetNS(netns, flags=0)
+        # pyroute2 0.7 runs NetNS in a process of its own, where our descriptors mean nothing.
+        self.netlink = NetNS(netns, flags=0) if netns else IPRoute()
 
     def __enter__(self) -> NamespaceLinks:
         return self
@@ -120,7 +121,7 @@ class NamespaceLinks:
 
         self.netlink.close()
         if isinstance(exc, NetlinkError):
-            raise GridboxError(f"The kernel refused a change of links in {self.netns}: {exc.args[-1]}.") from exc
+            raise GridboxError(f"The kernel refused a change of links in {self.netns or 'the host'}: {exc.args[-1]}.") from exc
 
     def index_of(self, link: str) -> t.Optional[int]:
         """The index of a link, or None."""
@@ -177,7 +178,7 @@ class InterimLink:
             return
         self.take_down()
         enable_ipv6(self.netns)
-        with NamespaceLinks("/proc/self/ns/net") as host, NamespaceLinks(self.netns) as inner:
+        with NamespaceLinks() as host, NamespaceLinks(self.netns) as inner:
             parent_index = host.index_of(parent.link)
             if parent_index is None:
                 raise GridboxError(f"The parent link {parent.link} of network {self.identity.network} is gone.")
