@@ -50,6 +50,7 @@ class Dockerd:
         """Start it and wait until it answers."""
         if not self.config.exists():
             self.config.write_text("{}\n")
+        self._forget_containerd()
         environment = {key: value for key, value in os.environ.items() if key != "DOCKER_HOST"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -94,6 +95,22 @@ class Dockerd:
         if self.process is not None:
             self.process.wait(timeout=60)
         self.process = None
+
+    def _forget_containerd(self, seconds: float = 10) -> None:
+        """A killed dockerd takes its containerd along; until PID 1 has buried that, the next one takes it for alive."""
+        pidfile = self.folder / "exec/containerd/containerd.pid"
+        deadline = time.monotonic() + seconds
+        while pidfile.exists():
+            try:
+                state = Path(f"/proc/{int(pidfile.read_text())}/stat").read_text().rpartition(")")[2].split()[0]
+            except (FileNotFoundError, ProcessLookupError):
+                state = "X"
+            if state in "ZX":
+                pidfile.unlink(missing_ok=True)
+            elif time.monotonic() > deadline:
+                raise RuntimeError(f"the containerd of the dockerd in {self.folder} has not ended with it")
+            else:
+                time.sleep(0.02)
 
     def remove(self) -> None:
         """Remove its containers, stop it, remove all its files and its namespace."""

@@ -87,7 +87,7 @@ def check_replaceable(path: str, size: int) -> None:
         _probe(folder, size)
     except OSError as exc:
         raise RefusedError(wanted, f"{folder}: {_words(exc)}", "Nothing was touched.") from exc
-    if os.path.ismount(path):
+    if _is_mount_point(path):
         raise RefusedError(wanted, "the file itself is a mount point, so no other can take its place", "Unmount it.")
     for frozen in (path, folder):
         reason = _frozen(frozen)
@@ -105,7 +105,7 @@ def replace(path: str, text: str) -> None:
     """Put ``text`` in the file's place; mode, owner and extended attributes (labels, access lists) stay.
 
     A missing file is made with mode 0644 for root, a missing last folder with mode 0755. A process that is killed in
-    here leaves :func:`temporary_for` behind.
+    here leaves its :func:`leftovers`.
 
     :raises GridboxError: if that fails; the file is as it was.
     """
@@ -142,6 +142,27 @@ def remove(path: str) -> None:
     _sync_folder(os.path.dirname(path))
 
 
+def leftovers(path: str) -> list[str]:
+    """What :func:`replace` may leave behind if this process is killed in it: a file, and a folder it has to make."""
+    folder = os.path.dirname(path)
+    return [temporary_for(path)] + ([] if os.path.isdir(folder) else [folder])
+
+
+def clear(paths: t.Sequence[str]) -> None:
+    """Take away those of the ``paths`` that are there: files, and folders that are empty."""
+    for path in paths:
+        try:
+            if os.path.isdir(path):
+                os.rmdir(path)
+            else:
+                os.unlink(path)
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            if exc.errno != errno.ENOTEMPTY:
+                raise
+
+
 def _probe(folder: str, size: int) -> None:
     """Make a nameless file of ``size`` in ``folder`` and let it go; where the file system can't, ask for numbers."""
     try:
@@ -161,6 +182,15 @@ def _probe(folder: str, size: int) -> None:
             written = written[os.write(descriptor, written) :]
     finally:
         os.close(descriptor)
+
+
+def _is_mount_point(path: str) -> bool:
+    """Whether something is mounted on the file; ``os.path.ismount`` does not see a bind mount of the same device."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = {line.split(" ", 5)[4] for line in file}
+    # proc(5): white space and backslashes are written in octal.
+    escapes = {" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134"}
+    return "".join(escapes.get(letter, letter) for letter in path) in points
 
 
 def _frozen(path: str) -> str:

@@ -11,12 +11,16 @@ nothing is written anew but the value, or the one member that comes or goes.
 from __future__ import annotations
 
 import json
+import re
 import typing as t
 from dataclasses import dataclass
 from json.decoder import JSONDecodeError
 
 #: What JSON calls white space; Python's ``str.isspace`` knows more.
 WHITE_SPACE = " \t\n\r"
+
+#: Empty lines after a line's end, which a new member does not copy.
+_BLANK_LINES = re.compile(r"(\r\n|\n|\r(?!\n))(?:[ \t]*(?:\r\n|\n|\r(?!\n)))+")
 
 #: A byte order mark. dockerd skips it from 23.0 on; it is not part of the JSON text.
 MARK = "\ufeff"
@@ -172,10 +176,10 @@ def _separator(found: Object) -> str:
     """What stands between two members here: a comma with the file's own white space around it."""
     text, members = found.text, found.members
     if len(members) > 1:
-        return text[members[-2].value_end : members[-1].name_start]
+        return _BLANK_LINES.sub(r"\1", text[members[-2].value_end : members[-1].name_start])
     lead = text[found.inside : members[0].name_start]
     if _line_break(lead):
-        return "," + lead
+        return "," + _BLANK_LINES.sub(r"\1", lead)
     airy = text[members[0].name_end : members[0].value_start].endswith(" ")
     return ", " if airy else ","
 

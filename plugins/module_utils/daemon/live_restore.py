@@ -347,7 +347,7 @@ class LiveRestoreWork:
                 path=path,
                 text=self._text,
                 known=self._texts,
-                temporary=config_file.temporary_for(path),
+                leftovers=config_file.leftovers(path),
             )
             _write(path, text)
             self._text = text
@@ -402,8 +402,8 @@ class LiveRestoreWork:
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if name == "put_back":
-            config_file.remove(data["temporary"])
             self._put_back(data["path"], data["text"], data["known"])
+            config_file.clear(data["leftovers"])
         elif name == "take_back":
             self._take_back(data)
         else:
@@ -454,17 +454,15 @@ class LiveRestoreWork:
             for container in self._running
         ]
         lost = [process["container"] for process in processes if not process["kept"]]
-        result: dict[str, t.Any] = {
+        ended = f"These containers ended or restarted in the meantime: {', '.join(lost)}." if lost else ""
+        return {
             **_facts(observed),
             "enabled": plan.after["enabled"],
             "configured": plan.after[KEY],
             "processes": processes,
             "outage_budget": _outage_budget(self.wish, self.engine, observed),
-            "msg": _message(observed),
+            "msg": " ".join(sentence for sentence in (_message(observed), ended) if sentence),
         }
-        if lost:
-            result["warnings"] = [f"These containers ended or restarted in the meantime: {', '.join(lost)}."]
-        return result
 
 
 def collect(params: dict[str, t.Any]) -> dict[str, t.Any]:

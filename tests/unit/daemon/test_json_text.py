@@ -39,6 +39,7 @@ KEY = "live-restore"
         ('{"a":1, "b":2}', '{"a":1, "b":2, "live-restore":true}'),
         ('{ "a": 1\n, "b": 2\n}', '{ "a": 1\n, "b": 2\n, "live-restore": true\n}'),
         ('{"a" :\n 1}', '{"a" :\n 1, "live-restore": true}'),
+        ('{\n  "a": 1,\n \n\n  "b": 2\n}', '{\n  "a": 1,\n \n\n  "b": 2,\n  "live-restore": true\n}'),
         # an empty object
         ("{}", '{"live-restore": true}'),
         ("{ }\n", '{ "live-restore": true}\n'),
