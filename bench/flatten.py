@@ -154,16 +154,15 @@ def wait_all(processes: t.Sequence[subprocess.Popen[bytes]]) -> int:
     return memory
 
 
-def export_import(engine: Dockerd, folder: Path) -> int:
+def export_import(engine: Dockerd, _folder: Path) -> int:
     docker = ["docker", "--host", engine.url]
     export = subprocess.Popen([*docker, "export", "bench-source"], stdout=subprocess.PIPE)
     load = subprocess.Popen([*docker, "import", "-", RESULT], stdin=export.stdout, stdout=subprocess.DEVNULL)
-    assert export.stdout is not None
-    export.stdout.close()
+    t.cast(t.IO[bytes], export.stdout).close()
     return wait_all([export, load])
 
 
-def flatten_image(engine: Dockerd, folder: Path) -> int:
+def flatten_image(engine: Dockerd, _folder: Path) -> int:
     process = start_module("flatten_image", {"engine_url": engine.url, "source": SOURCE, "tag": RESULT})
     return wait_all([process])
 
@@ -173,7 +172,7 @@ def install_squash(folder: Path) -> Path | None:
     venv.create(folder / "squash", with_pip=True)
     done = subprocess.run(
         [str(folder / "squash/bin/pip"), "install", "--quiet", "docker-squash", "setuptools"],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     if done.returncode:
         print(f"docker-squash is skipped: {done.stderr.strip().splitlines()[-1]}")
@@ -236,7 +235,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("The benchmark needs root: it starts an engine of its own.")
     for megabytes in arguments.megabytes:
-        with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="bench-flatten-") as name:  # noqa: S108 (on a disk)
+        with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="bench-flatten-") as name:
             folder = Path(name)
             engine = Dockerd(folder / "engine", f"bench{os.getpid()}")
             try:

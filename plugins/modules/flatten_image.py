@@ -79,8 +79,10 @@ options:
 notes:
   - An image of one layer is not touched. If O(tag) shall name it, it is tagged.
   - O(engine_timeout) limits the silence of the engine, not the whole run.
-  - Podman 4.3 has no way to give an imported layer a configuration it cannot express as an instruction (health check,
-    shell), so there the whole image is sent as one archive. Podman keeps a temporary copy of it while it loads.
+  - Podman 4.3, and Docker with an image store of containerd's, take a layer and its whole configuration only together. There
+    the image comes and goes as an archive, whatever O(method) could do otherwise, and the engine keeps a temporary copy of
+    the result while it loads it. Podman's Docker-compatible API shows neither health check nor shell nor C(ONBUILD); they are
+    kept, but only the other parts of the configuration are compared afterwards.
   - Sockets in the tree are left out, for no image format can hold them.
 extends_documentation_fragment:
   - hep.gridbox.engine

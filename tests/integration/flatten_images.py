@@ -155,10 +155,12 @@ def archive(name: str, parts: t.Sequence[bytes], config: dict[str, t.Any]) -> by
     out = io.BytesIO()
     files = {"config.json": json.dumps(document).encode()}
     files.update({f"layer{number}/layer.tar": part for number, part in enumerate(parts)})
-    manifest = [
-        {"Config": "config.json", "RepoTags": [name], "Layers": [f"layer{number}/layer.tar" for number in range(len(parts))]}
-    ]
-    files["manifest.json"] = json.dumps(manifest).encode()
+    manifest = {
+        "Config": "config.json",
+        "RepoTags": [name],
+        "Layers": [path for path in files if path != "config.json"],
+    }
+    files["manifest.json"] = json.dumps([manifest]).encode()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for path, content in files.items():
             entry = tarfile.TarInfo(path)

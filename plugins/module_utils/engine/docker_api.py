@@ -284,9 +284,10 @@ class DockerApi:
             self.call(f"Reading the history of image {reference}", "GET", f"/images/{reference}/history"),
         )
 
-    def import_layer(self, repository: str, tag: str, layer: t.Iterable[t.Any]) -> None:
+    def import_layer(self, name: str, layer: t.Iterable[t.Any]) -> None:
         """``docker import``: make an image without configuration of one layer, streamed as an uncompressed tar."""
-        request = f"Importing a layer as {repository}:{tag}"
+        request = f"Importing a layer as {name}"
+        repository, _colon, tag = name.rpartition(":")
         params = {"fromSrc": "-", "repo": repository, "tag": tag}
         self._progress(request, self.send(request, "POST", "/images/create", data=iter(layer), params=params))
 

@@ -31,6 +31,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.image.tar_header impor
     FOLDER,
     HARD_LINK,
     REGULAR,
+    ROOT,
     SYMLINK,
     Entry,
 )
@@ -77,23 +78,25 @@ class LayerMerger:
     """Applies layers, the lowest first, to a tree that is empty at first."""
 
     def __init__(self) -> None:
-        self.root = Node(FOLDER)
+        self.root = Node(FOLDER)  # in no layer yet
         self._layer = -1
 
-    def apply(self, layer: t.BinaryIO) -> None:
-        """Apply one layer, an uncompressed tar that can be read at any position."""
+    def apply(self, layer: t.IO[bytes], file: int, start: int) -> None:
+        """Apply one layer, an uncompressed tar that can be read at any position.
+
+        :param file: the descriptor of the file that the layer is in.
+        :param start: where in that file it begins.
+        """
         self._layer += 1
         with tarfile.open(fileobj=layer, mode="r:", errors="surrogateescape") as tar:
             for member in tar:
-                self._apply(member, layer.fileno())
-                # Otherwise the tar keeps each header it has read.
-                tar.members.clear()
+                self._apply(member, file, start)
 
-    def _apply(self, member: tarfile.TarInfo, file: int) -> None:
+    def _apply(self, member: tarfile.TarInfo, file: int, start: int) -> None:
         parts = _parts(os.fsencode(member.name))
         if not parts:
             if member.isdir():
-                self._state(self.root, member, file)
+                self._state(self.root, member, file, start)
             return
         parent = self._folder(parts[:-1])
         name = parts[-1]
@@ -116,7 +119,7 @@ class LayerMerger:
             if there is None or there.kind is not FOLDER or kind is not FOLDER:
                 # Never into the old node: other names may still be names of it.
                 there = parent.children[name] = Node(kind)
-            self._state(there, member, file)
+            self._state(there, member, file, start)
 
     def _folder(self, parts: t.Sequence[bytes]) -> Node:
         node = self.root
@@ -146,7 +149,7 @@ class LayerMerger:
             elif child.kind is FOLDER:
                 self._drop_lower(child)
 
-    def _state(self, node: Node, member: tarfile.TarInfo, file: int) -> None:
+    def _state(self, node: Node, member: tarfile.TarInfo, file: int, start: int) -> None:
         # Linux gives every symbolic link this mode, whatever its tar says.
         node.mode = 0o777 if node.kind is SYMLINK else member.mode & 0o7777
         node.uid, node.gid = member.uid, member.gid
@@ -161,12 +164,14 @@ class LayerMerger:
             for key, value in sorted(member.pax_headers.items())
             if key.startswith(_XATTR)
         )
-        node.file, node.position, node.layer = file, member.offset_data, self._layer
+        node.file, node.position, node.layer = file, start + member.offset_data, self._layer
 
     def entries(self) -> t.Iterator[tuple[Entry, Node]]:
         """The merged tree, in the order of :meth:`.merged_tree.MergedTree.entries`."""
         names: dict[int, bytes] = {}
-        yield _entry(b"./", self.root), self.root
+        if self.root.layer >= 0:
+            # Otherwise no layer says what the root is like, and the engine decides, as it does for the source.
+            yield _entry(ROOT, self.root), self.root
         folders = [(b"", self.root)]
         while folders:
             prefix, folder = folders.pop()
@@ -191,6 +196,7 @@ class Archive:
 
     :param reference: the image.
     :ivar folder: where the temporary file lies.
+    :ivar document: the image document, as the engine keeps it.
     :ivar sockets: always 0: an archive has none.
     :ivar holes: always empty: an archive does not tell.
     """
@@ -203,6 +209,7 @@ class Archive:
         self._nodes: dict[bytes, Node] = {}
         # Large and on a disk, which /tmp often is not. The file has no name, so nobody can put another in its place.
         self.folder = os.environ.get("TMPDIR") or "/var/tmp"
+        self.document: dict[str, t.Any] = {}
         self.sockets = 0
         self.holes: dict[bytes, list[tuple[int, int]]] = {}
 
@@ -227,37 +234,40 @@ class Archive:
             for chunk in answer.iter_content(_CHUNK):
                 archive.write(chunk)
             archive.seek(0)
-            for layer in self._layers(archive):
-                self._merger.apply(layer)
-        except (OSError, tarfile.TarError, EOFError) as exc:
+            self._read(archive)
+        except (OSError, tarfile.TarError, EOFError, KeyError) as exc:
             raise GridboxError(
                 f"{request} failed: {exc}. Check the space in {self.folder} and the engine's log."
             ) from exc
 
-    def _layers(self, archive: t.BinaryIO) -> t.Iterator[t.BinaryIO]:
-        """The layers of the archive, the lowest first, each as a file of its own."""
+    def _read(self, archive: t.BinaryIO) -> None:
+        """Read the image document, and merge the layers, the lowest first."""
         with tarfile.open(fileobj=archive, mode="r:") as tar:
             members = {os.path.normpath(member.name): member for member in tar}
-            manifest = t.cast(t.IO[bytes], tar.extractfile(members["manifest.json"]))
-            for name in json.load(manifest)[0]["Layers"]:
+            manifest = json.loads(_content(tar, members["manifest.json"]).read())[0]
+            self.document = json.loads(_content(tar, members[os.path.normpath(manifest["Config"])]).read())
+            for name in manifest["Layers"]:
                 member = members[os.path.normpath(name)]
                 if member.issym():
                     # Engine 20.10 writes a layer that occurs twice once, and a link to it.
                     member = members[os.path.normpath(os.path.join(os.path.dirname(name), member.linkname))]
-                source = t.cast(t.IO[bytes], tar.extractfile(member))
-                start = source.read(4)
-                source.seek(0)
-                # In an image store of containerd's a layer is kept, and given, as it came from the registry.
-                if start.startswith(b"\x28\xb5\x2f\xfd"):
-                    raise GridboxError(
-                        "The image's layers are compressed with zstd, which Python cannot read before 3.14. Use method:"
-                        " tree, or load the image with gzip layers."
-                    )
-                unpacked: t.Any = gzip.GzipFile(fileobj=source) if start.startswith(b"\x1f\x8b") else source
-                layer = self._temporary()
-                shutil.copyfileobj(unpacked, layer, _CHUNK)
+                layer = _content(tar, member)
+                first = layer.read(4)
                 layer.seek(0)
-                yield layer
+                # An image store of containerd's gives a layer as it came from the registry.
+                if first.startswith(b"\x28\xb5\x2f\xfd"):
+                    raise GridboxError(
+                        "The image's layers are compressed with zstd, which Python cannot read before 3.14. Load or"
+                        " pull the image with gzip layers."
+                    )
+                if first.startswith(b"\x1f\x8b"):
+                    unpacked = self._temporary()
+                    with gzip.GzipFile(fileobj=layer) as packed:
+                        shutil.copyfileobj(packed, unpacked, _CHUNK)
+                    unpacked.seek(0)
+                    self._merger.apply(unpacked, unpacked.fileno(), 0)
+                else:
+                    self._merger.apply(layer, archive.fileno(), member.offset_data)
 
     def _temporary(self) -> t.BinaryIO:
         file = t.cast(t.BinaryIO, tempfile.TemporaryFile(dir=self.folder))
@@ -276,6 +286,10 @@ class Archive:
 
     def close(self, descriptor: int) -> None:
         """Nothing: the descriptor is the temporary file's, for as long as the archive is."""
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> t.IO[bytes]:
+    return t.cast(t.IO[bytes], tar.extractfile(member))
 
 
 def _entry(path: bytes, node: Node) -> Entry:

@@ -52,33 +52,41 @@ def differences(expected: t.Mapping[str, t.Any], found: t.Mapping[str, t.Any]) -
     return different
 
 
-def image_document(
-    expected: t.Mapping[str, t.Any], diff_id: str, history: t.Sequence[t.Mapping[str, t.Any]]
-) -> bytes:
-    """The image document (OCI image configuration) of an image of one layer.
+def image_document(source: t.Mapping[str, t.Any], history: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """The image document (OCI image configuration) of an image, put together from what the engine says of it.
+
+    :param history: the engine's answer for the image, the newest record first.
+    """
+    document: dict[str, t.Any] = {name: source[key] for key, name in _KEPT.items() if source.get(key)}
+    document["config"] = source.get("Config") or {}
+    document["history"] = [
+        _record(_time(past.get("Created")), past.get("CreatedBy"), past.get("Comment")) for past in reversed(history)
+    ]
+    return document
+
+
+def flattened_document(document: t.Mapping[str, t.Any], expected: t.Mapping[str, t.Any], diff_id: str) -> bytes:
+    """The image document of a flattened image: its source's, with one layer, the two labels, and a line of history.
 
     Nothing in it depends on the clock: the same source gives the same image id wherever it is flattened.
-
-    :param history: the engine's answer for the source, the newest record first. Kept as a record of how the files came
-        to be; each entry is marked as having no layer.
     """
-    document: dict[str, t.Any] = {name: expected[key] for key, name in _KEPT.items() if expected[key]}
-    document["config"] = expected["Config"]
-    document["rootfs"] = {"type": "layers", "diff_ids": [diff_id]}
-    source = expected["Config"]["Labels"][SOURCE_LABEL]
-    document["history"] = [
-        *(
-            {**_record(_time(past.get("Created")), past.get("CreatedBy"), past.get("Comment")), "empty_layer": True}
-            for past in reversed(history)
-        ),
-        # The engines show the comment of the newest record as that of the image.
+    labels = expected["Config"]["Labels"]
+    added = {key: labels[key] for key in (SOURCE_LABEL, REFERENCE_LABEL)}
+    config = document.get("config") or {}
+    config = {**config, "Labels": {**(config.get("Labels") or {}), **added}}
+    # The records stay as a record of how the files came to be; only the last one has a layer.
+    history = [{**record, "empty_layer": True} for record in document.get("history") or []]
+    history.append(
         _record(
-            expected["Created"] or _time(0),
-            f"hep.gridbox.flatten_image: all layers of {source} in one",
+            document.get("created") or _time(0),
+            f"hep.gridbox.flatten_image: all layers of {labels[SOURCE_LABEL]} in one",
+            # The engines show the comment of the newest record as that of the image.
             expected["Comment"],
-        ),
-    ]
-    return json.dumps(document, sort_keys=True, ensure_ascii=False).encode()
+        )
+    )
+    rootfs = {"type": "layers", "diff_ids": [diff_id]}
+    flat = {**document, "config": config, "rootfs": rootfs, "history": history}
+    return json.dumps(flat, sort_keys=True, ensure_ascii=False).encode()
 
 
 def _record(created: str, created_by: t.Optional[str], comment: t.Optional[str]) -> dict[str, t.Any]:

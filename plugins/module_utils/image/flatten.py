@@ -26,6 +26,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.image.configuration im
     SOURCE_LABEL,
     differences,
     expected_configuration,
+    flattened_document,
     image_document,
     load_archive,
 )
@@ -156,9 +157,7 @@ def make_plan(wish: Wish, observed: Observed) -> Plan:
     elif not made:
         _refuse_foreign_tag(wish, source, target)
         if wish.method == "tree" and observed.tree is None:
-            raise RefusedError(
-                "method: tree", observed.no_tree, "Use method: auto or archive. Nothing was touched."
-            )
+            raise RefusedError("method: tree", observed.no_tree, "Use method: auto or archive. Nothing was touched.")
         count = layers(source)
         has = f"{wish.source} has {count} layer{'s' if count != 1 else ''}"
         if observed.whole:
@@ -178,9 +177,7 @@ def make_plan(wish: Wish, observed: Observed) -> Plan:
                 "Choose another name, or allow it to move with replace: true. Nothing was touched.",
             )
         reason = "the source shall be found by this name"
-        steps.insert(
-            _before_tag(steps), Step("tag_source", wish.source_tag, reason, details={"image": original})
-        )
+        steps.insert(_before_tag(steps), Step("tag_source", wish.source_tag, reason, details={"image": original}))
 
     # Flattened in place, the name has left the source: what is left to remove is an image without a name.
     others = [name for name in source.get("RepoTags") or [] if _familiar(name) != wish.source]
@@ -254,6 +251,7 @@ class Flatten:
         self._answered: set[str] = set()
         self._first: t.Optional[Observed] = None
         self._stream: t.Optional[LayerStream] = None
+        self._document: Json = {}
         self._sockets = 0
         self._holes: dict[bytes, list[tuple[int, int]]] = {}
         self._began = 0.0
@@ -279,14 +277,18 @@ class Flatten:
             users = self._users(source["Id"])
         root = info.get("DockerRootDir") or ""
         local = engine.url.startswith("unix://") and os.path.isdir(root)
-        tree, no_tree = (None, "there is nothing to read")
-        if source is not None and layers(source) > 0:
-            if not local:
-                no_tree = "the engine does not keep its images on this host"
-            else:
-                tree, no_tree = reachable_layers(source, info)
         status = dict(pair for pair in info.get("DriverStatus") or [] if len(pair) == 2)
-        snapshots = "containerd" in str(status.get("driver-type", ""))
+        whole = engine.platform.name == "podman" or "containerd" in str(status.get("driver-type", ""))
+        tree: t.Optional[tuple[str, ...]] = None
+        if not local:
+            no_tree = "the engine does not keep its images on this host"
+        elif whole:
+            # Podman's Docker-compatible API leaves out the health check, the shell and the triggers.
+            no_tree = "only in the archive of an image does this engine give its whole configuration"
+        elif source is None or not layers(source):
+            no_tree = "there is nothing to read"
+        else:
+            tree, no_tree = reachable_layers(source, info)
         observed = Observed(
             source=source,
             target=target,
@@ -295,7 +297,7 @@ class Flatten:
             source_users=users,
             tree=tree,
             no_tree=no_tree,
-            whole=engine.platform.name == "podman" or snapshots,
+            whole=whole,
             root=root if local else None,
         )
         # The steps act on what the plan was made from; the second observation is for the result.
@@ -377,15 +379,17 @@ class Flatten:
     def _import_layer(self, _step: Step, journal: Journal) -> None:
         """Stream the tree into the engine's import call."""
         with self._files() as files:
+            self._document = self._read_document(files)
             # Until the engine has seen the end of the stream it names nothing, so there is nothing to undo.
             stream = LayerStream(files, lambda: self._will_name(self._layer_name, journal))
-            self._send(self._layer_name, lambda: self._engine.import_layer(*self._layer_name.split(":"), stream))
+            self._send(self._layer_name, lambda: self._engine.import_layer(self._layer_name, stream))
             self._keep(stream, files)
         self._verify_layer(self._layer_name, stream)
 
     def _make_image(self, _step: Step, journal: Journal) -> None:
         """Give the imported layer the source's configuration."""
-        document = self._document(t.cast(LayerStream, self._stream))
+        stream = t.cast(LayerStream, self._stream)
+        document = flattened_document(self._document, self._expected(), stream.diff_id)
         self._will_name(self._image_name, journal)
         archive = b"".join(load_archive(document, self._image_name))
         self._send(self._image_name, lambda: self._engine.load_images(archive))
@@ -395,15 +399,17 @@ class Flatten:
     def _load_image(self, _step: Step, journal: Journal) -> None:
         """Send layer and configuration as one archive.
 
-        The layer's digest stands in the configuration, and its length before it in the archive. So the tree is read
-        twice, rather than kept.
+        The layer's digest stands in the configuration, and its length before it in the archive. So it is made twice,
+        rather than kept.
         """
         with self._files() as files:
+            self._document = self._read_document(files)
             first = LayerStream(files, lambda: None)
             for _chunk in first:
                 pass
             stream = LayerStream(files, lambda: self._will_name(self._image_name, journal))
-            archive = load_archive(self._document(first), self._image_name, first.bytes, stream)
+            document = flattened_document(self._document, self._expected(), first.diff_id)
+            archive = load_archive(document, self._image_name, first.bytes, stream)
             self._send(self._image_name, lambda: self._engine.load_images(archive))
             self._keep(stream, files)
         if stream.diff_id != first.diff_id:
@@ -449,8 +455,11 @@ class Flatten:
         self._sockets = files.sockets
         self._holes = files.holes
 
-    def _document(self, stream: LayerStream) -> bytes:
-        return image_document(self._expected(), stream.diff_id, self._engine.image_history(self._source["Id"]))
+    def _read_document(self, files: t.Union[MergedTree, Archive]) -> Json:
+        """The source's image document: as it is where there is an archive, else from what the engine says."""
+        if isinstance(files, Archive):
+            return files.document
+        return image_document(self._source, self._engine.image_history(self._source["Id"]))
 
     def _expected(self) -> dict[str, t.Any]:
         return expected_configuration(self._source, self._wish.source)
@@ -491,7 +500,8 @@ class Flatten:
         with MergedTree(result) as tree:
             for path, ranges in self._holes.items():
                 _punch(path, ranges)
-            if header_digest(tree) != stream.header_digest:
+            same_root = stream.root is None or next(tree.entries())[2:5] == stream.root[2:5]
+            if header_digest(tree) != stream.header_digest or not (same_root or self._before.whole):
                 raise GridboxError(
                     "The files that the engine unpacked differ from the source's in names, owners, modes, times, links"
                     " or extended attributes."

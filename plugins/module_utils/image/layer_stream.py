@@ -15,7 +15,7 @@ import os
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.image.tar_header import BLOCK, Entry, header
+from ansible_collections.hep.gridbox.plugins.module_utils.image.tar_header import BLOCK, ROOT, Entry, header
 
 #: Bytes handed over at a time. All the memory that the stream needs, whatever the size of the image.
 CHUNK = 1 << 20
@@ -41,6 +41,7 @@ class LayerStream:
 
     :ivar bytes: length of the stream so far.
     :ivar entries: entries so far.
+    :ivar root: the entry of the root folder, if there is one.
     """
 
     def __init__(self, files: Files, before_end: t.Callable[[], None]) -> None:
@@ -51,6 +52,7 @@ class LayerStream:
         self._headers = hashlib.sha256()
         self.bytes = 0
         self.entries = 0
+        self.root: t.Optional[Entry] = None
 
     @property
     def diff_id(self) -> str:
@@ -59,7 +61,7 @@ class LayerStream:
 
     @property
     def header_digest(self) -> str:
-        """Digest of the headers alone: names, kinds, owners, modes, times, sizes, links, attributes."""
+        """Digest of all headers but the root's: names, kinds, owners, modes, times, sizes, links, attributes."""
         return self._headers.hexdigest()
 
     def __iter__(self) -> t.Iterator[memoryview]:
@@ -69,6 +71,7 @@ class LayerStream:
             self.entries += 1
             head = header(entry)
             self._headers.update(_compared(entry, head))
+            self.root = entry if entry.path == ROOT else self.root
             start = 0
             while start < len(head):
                 if used == CHUNK:
@@ -122,12 +125,14 @@ def header_digest(files: Files) -> str:
 
 
 def _compared(entry: Entry, head: bytes) -> bytes:
-    """An entry's header as it is compared: all of it, but for two times that the engines' unpackers cannot keep.
+    """An entry's header as it is compared after the engine has unpacked it.
 
-    That of the root, which they touch after they have set it (and in a container the root is a folder of the container's
-    own anyway); and times before 1970, which they set to the epoch (seen in 20.10).
+    The root is left out: engine 20.10 touches it after it has set its time, Podman 4.3 gives it a mode of its own, and
+    in a container it is a folder of the container's. Times before 1970 are the epoch for the engines' unpackers.
     """
-    return header(entry._replace(mtime=0)) if entry.path == b"./" or entry.mtime < 0 else head
+    if entry.path == ROOT:
+        return b""
+    return header(entry._replace(mtime=0)) if entry.mtime < 0 else head
 
 
 def total_size(files: Files) -> int:

@@ -25,6 +25,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.image.tar_header impor
     FOLDER,
     HARD_LINK,
     REGULAR,
+    ROOT,
     SYMLINK,
     Entry,
 )
@@ -103,7 +104,7 @@ class MergedTree:
         """
         self.sockets = 0
         first_names: dict[tuple[int, int], bytes] = {}
-        yield self._entry(b"./", os.lstat(b"."), FOLDER)
+        yield self._entry(ROOT, os.lstat(b"."), FOLDER)
         folders = [b""]
         while folders:
             folder = folders.pop()

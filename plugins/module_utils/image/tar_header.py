@@ -20,6 +20,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 
 BLOCK = 512
 REGULAR, HARD_LINK, SYMLINK, CHAR_DEVICE, BLOCK_DEVICE, FOLDER, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+#: The path of the root folder's entry.
+ROOT = b"./"
 _NANO = 1_000_000_000
 
 
