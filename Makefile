@@ -45,3 +45,24 @@ clean: ## remove what the other targets made in the checkout
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible tests/output hep-gridbox-*.tar.gz
 
 # --- the demo: up, status, down -------------------------------------------------------------------------------------
+# Two VO-boxes on this machine, on a LAN and with an engine of the demo's own: inventories/demo says how.
+# Ansible keeps its files in .cache, so that nothing of the demo is left elsewhere.
+DEMO := ANSIBLE_HOME=$(CURDIR)/.cache/ansible ANSIBLE_REMOTE_TMP=$(CURDIR)/.cache/ansible/tmp \
+	ANSIBLE_ASYNC_DIR=$(CURDIR)/.cache/ansible/async ANSIBLE_DISPLAY_SKIPPED_HOSTS=false \
+	ANSIBLE_CALLBACKS_ENABLED=hep.gridbox.changes .venv/bin/ansible-playbook --inventory inventories/demo
+
+up: demo-root ## set-up and main job: bring up the demo, two VO-boxes on this machine
+	@scripts/bootstrap venv
+	@$(DEMO) hep.gridbox.site
+
+status: demo-root ## print the table of the demo's VO-boxes
+	@scripts/bootstrap venv
+	@ANSIBLE_DISPLAY_OK_HOSTS=false $(DEMO) hep.gridbox.status
+
+down: demo-root ## take away all that `make up` made, except .venv and .cache
+	@scripts/bootstrap venv
+	@$(DEMO) hep.gridbox.remove --extra-vars gridbox_remove=yes
+
+.PHONY: up status down demo-root
+demo-root:
+	@[ "$$(id -u)" = 0 ] || { echo "The demo makes network namespaces and starts an engine: run make as root." >&2; exit 1; }

@@ -36,7 +36,7 @@ def sentence(changed: t.Mapping[str, int], troubled: t.Collection[str]) -> str:
     made = "; ".join(f"{host}: {count} change{'s' if count > 1 else ''}" for host, count in sorted(several.items()))
     if troubled:
         return f"Not finished on {', '.join(sorted(troubled))}. Changes made: {made or 'none'}."
-    return f"{made}." if made else "Nothing was changed: everything is as described."
+    return f"{made}." if made else "Nothing was changed."
 
 
 class CallbackModule(CallbackBase):
