@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +56,35 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None and not session.config.option.collectonly:
         session.config.pluginmanager.register(Progress(reporter, session.items), "progress")
+
+
+LEFT_BEHIND = pytest.StashKey[list[str]]()
+
+
+def left_behind(config: pytest.Config) -> list[str]:
+    """What this run made and did not remove: network namespaces by their names, mounts by their folder."""
+    number = str(os.getpid())
+    scratch = str(config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
+    found = [f"network namespace {path.name}" for path in Path("/run/netns").glob("*") if number in path.name]
+    for line in Path("/proc/mounts").read_text().splitlines():
+        point = line.split()[1]
+        if point.startswith(f"{scratch}/"):
+            found.append(f"mount {point}")
+    return found
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run that leaves something on the machine has failed, whatever its tests say."""
+    left = left_behind(session.config)
+    session.config.stash[LEFT_BEHIND] = left
+    if left and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: t.Any, config: pytest.Config) -> None:
+    left = config.stash.get(LEFT_BEHIND, [])
+    if left:
+        terminalreporter.section("left behind: the run has failed", red=True)
+        for line in left:
+            terminalreporter.write_line(line)
