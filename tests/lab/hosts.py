@@ -7,8 +7,8 @@
 A machine's root is a copy (two seconds) of one image, which mmdebstrap makes from Debian packages, once, into a cache
 folder. An overlay would be quicker, but an engine's own overlays do not work on top of one. A machine has its own
 network namespace without a way out, so the image carries the packages that the roles install as a local repository.
-``/proc/sys`` is read-only but for ``net``: a role cannot change a setting of the kernel that the machines share with
-the real one.
+``/proc/sys`` is read-only but for what belongs to the machine's own namespaces: a role cannot change a setting of the
+kernel that the machines share with the real one.
 
 Command line, for playbooks and for people::
 
@@ -23,6 +23,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import stat
@@ -230,6 +231,8 @@ class Machine:
         _mount("proc", f"{root}/proc", "proc", "nosuid,nodev,noexec")
         _mount(f"{root}/proc/sys", f"{root}/proc/sys", "", "bind")
         _mount(f"{root}/proc/sys/net", f"{root}/proc/sys/net", "", "bind")
+        if _kernel() >= (6, 14):  # from then on each PID namespace has a kernel.pid_max of its own
+            _mount(f"{root}/proc/sys/kernel/pid_max", f"{root}/proc/sys/kernel/pid_max", "", "bind")
         run("mount", "-o", "remount,bind,ro", f"{root}/proc/sys")
         _mount("sysfs", f"{root}/sys", "sysfs", "ro,nosuid,nodev,noexec")  # read-only: udev stays off
         self._mount_cgroups(root)
@@ -284,6 +287,10 @@ def _make_devices(root: str) -> None:
                          ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")):  # fmt: skip
         os.symlink(target, f"{root}/dev/{name}")
     os.umask(0o022)
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def _outer_pid() -> str:

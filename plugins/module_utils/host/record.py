@@ -127,12 +127,11 @@ class Wish:
         :raises InputError: for a path that no role may take away.
         """
         record_file(params["name"])
-        for option in ("paths", "trees"):
+        for option, depth in (("paths", 1), ("trees", 2)):
             for path in params[option]:
-                if not path.startswith("/") or os.path.normpath(path) != path or path.count("/") < 2:
-                    raise InputError(
-                        option, path, "an absolute path without .. or a trailing slash, below a folder of the root"
-                    )
+                if not path.startswith("/") or os.path.normpath(path) != path or path.count("/") < depth or path == "/":
+                    below = ", below a folder of the root" if depth > 1 else ""
+                    raise InputError(option, path, f"an absolute path without .. or a trailing slash{below}")
         return cls(params["name"], tuple(params["paths"]), tuple(params["trees"]), params["state"] == "absent")
 
 
@@ -167,7 +166,7 @@ def plan(wish: Wish, observed: Observed) -> Plan:
         for path in reversed(record.paths)
         if path in observed.there and path not in observed.kept
     ]
-    if record.paths or record.trees:
+    if record.paths or record.trees or record.settings:
         steps_away.append(Step("forget", wish.role, "nothing of it is left"))
     return Plan(tuple(steps_away), before, {"paths": [], "trees": []})
 
@@ -216,7 +215,7 @@ class RecordWork:
         elif step.action == "record_tree":
             write(self.wish.role, replace(record, trees=(*record.trees, step.target)))
         elif step.action == "forget":
-            write(self.wish.role, replace(record, paths=(), trees=()))
+            write(self.wish.role, Record(record.packages))
         elif step.action == "remove_tree":
             shutil.rmtree(step.target)
         elif os.path.isdir(step.target) and not os.path.islink(step.target):

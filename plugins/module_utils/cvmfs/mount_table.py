@@ -1,0 +1,60 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Mounts as the kernel sees them: /proc/self/mountinfo (proc(5))."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of the table.
+
+    :ivar point: where it is mounted.
+    :ivar kind: type of the file system, for instance ``fuse.squashfuse`` or ``autofs``.
+    :ivar source: what the file system says it comes from.
+    :ivar shared: whether mounts below it propagate to its peers; without that nothing reaches a container.
+    """
+
+    point: str
+    kind: str
+    source: str
+    shared: bool
+
+
+def parse(table: str) -> list[Mount]:
+    """All mounts, in the order in which they were made. Pure."""
+    found = []
+    for line in table.splitlines():
+        fields = line.split(" ")
+        separator = fields.index("-", 6)
+        found.append(
+            Mount(
+                point=_plain(fields[4]),
+                kind=fields[separator + 1],
+                source=_plain(fields[separator + 2]),
+                shared=any(tag.startswith("shared:") for tag in fields[6:separator]),
+            )
+        )
+    return found
+
+
+def read() -> list[Mount]:
+    """The mounts of this process's namespace."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return parse(file.read())
+
+
+def at(mounts: t.Sequence[Mount], point: str) -> t.Optional[Mount]:
+    """What is seen at ``point``: the last mount made there; None if there is none. Pure."""
+    return next((mount for mount in reversed(mounts) if mount.point == point), None)
+
+
+def _plain(field: str) -> str:
+    """A field without the kernel's octal escapes (blank, tab, line feed, backslash)."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), field)

@@ -1,0 +1,417 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Mount the repositories: as systemd units, or directly where systemd is not PID 1.
+
+Nothing that is mounted is ever unmounted to be replaced: containers look through it. What is there and is not what was
+asked for is refused, with what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import mount_table, units
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mount_table import Mount
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Repository, Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
+
+UNIT_FOLDER = "/etc/systemd/system"
+AUTOFS = "autofs.service"
+NO_SYSTEMD = (
+    "systemd is not PID 1 here, so the repositories are mounted directly. They are gone after a reboot; run the role"
+    " again then, before the VO-boxes start."
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit as systemd knows it. ``text`` is None if there is no file of ours or anybody's in the unit folder."""
+
+    text: t.Optional[str] = None
+    load: str = "not-found"
+    active: str = "inactive"
+    enabled: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The host.
+
+    :ivar same: repositories whose mount shows the very folder of their ``directory``.
+    :ivar units: by name; those that are wanted, those of ours below the root, and that of autofs.
+    """
+
+    mounts: tuple[Mount, ...]
+    same: frozenset[str] = frozenset()
+    units: t.Mapping[str, Unit] = field(default_factory=dict)
+
+
+def as_wanted(repository: Repository, mount: Mount, same: bool) -> bool:
+    """Whether a mount is that of the repository. Pure."""
+    if repository.source == "directory":
+        return same
+    if repository.source == "client":
+        return mount.kind.startswith("fuse") and mount.source.startswith("cvmfs2")
+    return mount.kind == repository.mounted_kind
+
+
+def plan(wish: Wish, observed: Observed) -> Plan:
+    """Decide what to write and to mount. Pure."""
+    return _plan_removal(wish, observed) if wish.remove else _plan_presence(wish, observed)
+
+
+def _plan_presence(wish: Wish, observed: Observed) -> Plan:
+    steps: list[Step] = []
+    root = mount_table.at(observed.mounts, wish.root)
+    automounted = root is not None and root.kind == "autofs"
+    autofs = observed.units.get(AUTOFS, Unit())
+    if wish.supervisor == "systemd" and autofs.load not in ("not-found", "masked"):
+        cost = Disruption.service if automounted else Disruption.none
+        steps.append(Step("mask", AUTOFS, "it would mount on demand, which containers do not see", cost))
+    wanted = units.units(wish) if wish.supervisor == "systemd" else {}
+    new = [name for name, text in wanted.items() if observed.units.get(name, Unit()).text != text]
+    for name in new:
+        there = observed.units.get(name, Unit()).text is not None
+        steps.append(
+            Step("write_unit", name, "its text differs" if there else "it is not there", details={"text": wanted[name]})
+        )
+    if new:
+        steps.append(Step("reload_systemd", "systemd", "unit files were written"))
+    disabled = [name for name in wanted if observed.units.get(name, Unit()).enabled != "enabled"]
+    steps.extend(Step("enable", name, "it is to come up at boot") for name in disabled)
+    if root is None or automounted or not root.shared:
+        reason = "it is no mount point of its own" if root is None or automounted else "it is not shared"
+        verb = "start" if wish.supervisor == "systemd" and root is None else "share"
+        target = units.unit_name(wish.root) if verb == "start" else wish.root
+        steps.append(Step(verb, target, f"{wish.root}: {reason}, so containers would not see what is mounted in it"))
+    for repository in wish.repositories:
+        if mount_table.at(observed.mounts, wish.point(repository.name)) is None:
+            point = wish.point(repository.name)
+            target = units.unit_name(point) if wish.supervisor == "systemd" else point
+            verb = "start" if wish.supervisor == "systemd" else "mount"
+            steps.append(Step(verb, target, "the repository is not mounted", details={"repository": repository.name}))
+    mounted = [r.name for r in wish.repositories if mount_table.at(observed.mounts, wish.point(r.name)) is not None]
+    before = {
+        "root_shared": bool(root and root.shared),
+        "repositories": mounted,
+        "units": dict(_texts(observed, wanted)),
+    }
+    after = {"root_shared": True, "repositories": [r.name for r in wish.repositories], "units": wanted}
+    return Plan(tuple(steps), before, after)
+
+
+def _plan_removal(wish: Wish, observed: Observed) -> Plan:
+    ours = [name for name, unit in observed.units.items() if units.ours(unit.text)]
+    inner = [mount.point for mount in observed.mounts if mount.point.startswith(f"{wish.root}/")]
+    # The root is a peer of what is below it, so a mount in it shows twice there and goes at one stroke.
+    points = [*dict.fromkeys(reversed(inner)), *([wish.root] if mount_table.at(observed.mounts, wish.root) else [])]
+    wanted = {wish.root, *(wish.point(repository.name) for repository in wish.repositories)}
+    wanted |= {point for point in points if units.unit_name(point) in ours}
+    gone = [point for point in points if point in wanted]
+    steps = [Step("unmount", point, "the role goes", Disruption.service) for point in gone]
+    for name in ours:
+        steps.append(Step("disable", name, "the role goes"))
+        steps.append(Step("remove_unit", name, "the role goes"))
+    if ours:
+        steps.append(Step("reload_systemd", "systemd", "unit files were removed"))
+    before = {"repositories": [os.path.basename(point) for point in gone if point != wish.root]}
+    return Plan(tuple(steps), before, {"repositories": []})
+
+
+def _texts(observed: Observed, wanted: t.Iterable[str]) -> t.Iterator[tuple[str, str]]:
+    for name in wanted:
+        text = observed.units.get(name, Unit()).text
+        if text is not None:
+            yield name, text
+
+
+# ---- the host ---------------------------------------------------------------------------------------------------
+
+
+def kernel_mounts_squashfs() -> bool:
+    """Whether the kernel knows squashfs and has loop devices to put a file behind."""
+    with open("/proc/filesystems", encoding="ascii") as file:
+        return "squashfs" in file.read().split() and os.path.exists("/dev/loop-control")
+
+
+def systemd_is_up() -> bool:
+    """Whether systemd is PID 1 (sd_booted(3))."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def look_into(wish: Wish, repository: Repository, path: str) -> None:
+    """Check that a repository can be read and is not empty.
+
+    :raises RefusedError: if it is empty, or its sentinel is missing.
+    :raises WaitError: if it does not answer in time.
+    """
+    # ls in a process of its own: a dead FUSE or network mount holds whoever looks for as long as it likes.
+    listed = run(f"Looking into {path}", ["ls", "-A", "--", path], wish.wait_timeout)
+    if not listed.strip():
+        raise RefusedError(f"repository {repository.name}", f"{path} is empty", "Check its source.")
+    if repository.sentinel:
+        sentinel = f"{path}/{repository.sentinel}"
+        if not run(f"Looking for {sentinel}", ["ls", "-d", "--", sentinel], wish.wait_timeout, ok=(0, 2)):
+            raise RefusedError(
+                f"repository {repository.name}",
+                f"its sentinel {sentinel} is missing",
+                "Check its source, or the sentinel.",
+            )
+
+
+class MountsWork:
+    """The work of the module ``cvmfs_mounts``; see ``front_room.Work``."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+
+    def observe(self) -> Observed:
+        wish = self.wish
+        mounts = tuple(mount_table.read())
+        same = {
+            repository.name
+            for repository in wish.repositories
+            if repository.source == "directory" and _same_folder(repository.path, wish.point(repository.name))
+        }
+        known: dict[str, Unit] = {}
+        if wish.supervisor == "systemd":
+            names = [AUTOFS, *units.units(wish)]
+            prefix = units.unit_name(wish.root)[: -len(".mount")]
+            names += [
+                name
+                for name in sorted(os.listdir(UNIT_FOLDER))
+                if name.startswith(prefix) and name.endswith(".mount") and name not in names
+            ]
+            known = {name: _unit(name) for name in names}
+        return Observed(mounts, frozenset(same), known)
+
+    def plan(self, observed: Observed) -> Plan:
+        return plan(self.wish, observed)
+
+    def preflight(self, plan: Plan, observed: Observed) -> None:
+        wish = self.wish
+        if wish.remove:
+            return
+        for repository in wish.repositories:
+            point = wish.point(repository.name)
+            mount = mount_table.at(observed.mounts, point)
+            if mount is not None and not as_wanted(repository, mount, repository.name in observed.same):
+                raise RefusedError(
+                    f"repository {repository.name} from {repository.source} {repository.path}".rstrip(),
+                    f"something else is mounted at {point} ({mount.kind} from {mount.source})",
+                    "Stop the VO-boxes that use it, unmount it and run again.",
+                )
+            if mount is None:
+                _check_source(wish, repository)
+        for name in units.units(wish) if wish.supervisor == "systemd" else ():
+            unit = observed.units[name]
+            if unit.text is not None and not units.ours(unit.text):
+                raise RefusedError(
+                    f"unit {name}",
+                    f"{UNIT_FOLDER}/{name} was written by somebody else",
+                    "Move it away if this role shall mount the repository.",
+                )
+
+    def do(self, step: Step, journal: Journal) -> None:
+        action = getattr(self, f"_do_{step.action}")
+        action(step, journal)
+
+    def _do_mask(self, step: Step, journal: Journal) -> None:
+        if _unit(step.target).active == "active":
+            journal.will_do(f"{step.target} as it was", "start", unit=step.target)
+        journal.will_do(f"{step.target} unmasked", "unmask", unit=step.target)
+        _systemctl("mask", "--now", step.target)
+
+    def _do_write_unit(self, step: Step, journal: Journal) -> None:
+        path = f"{UNIT_FOLDER}/{step.target}"
+        journal.will_do(f"{path} as it was", "unit_file", path=path, text=_read(path))
+        write_atomically(path, step.details["text"].encode(), 0o644)
+
+    def _do_reload_systemd(self, step: Step, journal: Journal) -> None:
+        journal.will_do("systemd's view of the units", "reload")
+        _systemctl("daemon-reload")
+
+    def _do_enable(self, step: Step, journal: Journal) -> None:
+        journal.will_do(f"{step.target} disabled", "disable", unit=step.target)
+        _systemctl("enable", step.target)
+
+    def _do_start(self, step: Step, journal: Journal) -> None:
+        journal.will_do(f"{step.target} stopped", "stop", unit=step.target)
+        try:
+            _systemctl("start", step.target, seconds=self.wish.wait_timeout + 10)
+        except GridboxError as exc:
+            argv = ["journalctl", "--no-pager", "--quiet", "--lines=5", "--output=cat", f"--unit={step.target}"]
+            raise GridboxError(f"{exc} Its journal: {' '.join(run('Reading the journal', argv).split())}") from exc
+        self._look(step)
+
+    def _do_share(self, step: Step, journal: Journal) -> None:
+        if not os.path.isdir(step.target):
+            journal.will_do(f"{step.target} removed", "rmdir", path=step.target)
+            os.makedirs(step.target, 0o755)
+        if mount_table.at(mount_table.read(), step.target) is None:
+            journal.will_do(f"{step.target} unmounted", "unmount", path=step.target)
+            run(f"Binding {step.target} to itself", ["mount", "--bind", "--", step.target, step.target])
+        run(f"Sharing {step.target}", ["mount", "--make-rshared", step.target])
+
+    def _do_mount(self, step: Step, journal: Journal) -> None:
+        repository = self._named(step.details["repository"])
+        if not os.path.isdir(step.target):
+            journal.will_do(f"{step.target} removed", "rmdir", path=step.target)
+            os.makedirs(step.target, 0o755)
+        journal.will_do(f"{step.target} unmounted", "unmount", path=step.target)
+        options = [option for option in repository.options.split(",") if option not in ("nofail", "_netdev")]
+        argv = ["mount", "-t", repository.kind, "-o", ",".join(options), "--", repository.what, step.target]
+        run(f"Mounting {repository.name}", argv, self.wish.wait_timeout)
+        self._look(step)
+
+    def _do_unmount(self, step: Step, journal: Journal) -> None:
+        unit = units.unit_name(step.target)
+        if units.ours(_read(f"{UNIT_FOLDER}/{unit}")):
+            journal.will_do(f"{step.target} mounted again", "start", unit=unit)
+        run(f"Unmounting {step.target}", ["umount", "--", step.target], self.wish.wait_timeout)
+
+    def _do_disable(self, step: Step, journal: Journal) -> None:
+        _systemctl("disable", step.target)
+
+    def _do_remove_unit(self, step: Step, journal: Journal) -> None:
+        os.unlink(f"{UNIT_FOLDER}/{step.target}")
+
+    def _look(self, step: Step) -> None:
+        if "repository" in step.details:
+            repository = self._named(step.details["repository"])
+            look_into(self.wish, repository, self.wish.point(repository.name))
+
+    def _named(self, name: str) -> Repository:
+        return next(repository for repository in self.wish.repositories if repository.name == name)
+
+    def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        if name == "unit_file":
+            if data["text"] is not None:
+                write_atomically(data["path"], data["text"].encode(), 0o644)
+            elif os.path.exists(data["path"]):
+                os.unlink(data["path"])
+            _systemctl("daemon-reload")
+        elif name == "reload":
+            _systemctl("daemon-reload")
+        elif name == "rmdir":
+            if os.path.isdir(data["path"]):
+                os.rmdir(data["path"])
+        elif name == "unmount":
+            if mount_table.at(mount_table.read(), data["path"]) is not None:
+                run(f"Unmounting {data['path']}", ["umount", "--", data["path"]])
+        else:
+            _systemctl(name, data["unit"])
+
+    def before_guard_undo(self) -> None:
+        """Nothing is shared with the process that died."""
+
+    def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        return {
+            "root": self.wish.root,
+            "repositories": plan.after["repositories"],
+            "notes": [NO_SYSTEMD] if self.wish.supervisor == "none" and not self.wish.remove else [],
+        }
+
+
+def info(wish: Wish) -> dict[str, t.Any]:
+    """What the module ``cvmfs_info`` returns: the repositories as a container would see them."""
+    mounts = mount_table.read()
+    root = mount_table.at(mounts, wish.root)
+    found = []
+    for repository in wish.repositories:
+        point = wish.point(repository.name)
+        mount = mount_table.at(mounts, point)
+        problem = "" if mount is not None else f"nothing is mounted at {point}"
+        if mount is not None:
+            try:
+                look_into(wish, repository, point)
+            except GridboxError as exc:
+                problem = str(exc)
+        found.append(
+            {
+                "repository": repository.name,
+                "mounted": mount is not None,
+                "kind": mount.kind if mount else "",
+                "source": mount.source if mount else "",
+                "problem": problem,
+            }
+        )
+    return {
+        "root": wish.root,
+        "root_mounted": root is not None,
+        "root_shared": bool(root and root.shared),
+        "automounted": any(mount.kind == "autofs" and mount.point == wish.root for mount in mounts),
+        "repositories": found,
+    }
+
+
+def _check_source(wish: Wish, repository: Repository) -> None:
+    """What of a source can be checked without mounting it."""
+    if repository.source == "directory":
+        if not os.path.isdir(repository.path):
+            raise RefusedError(
+                f"repository {repository.name}", f"there is no folder {repository.path}", "Correct its path."
+            )
+        look_into(wish, repository, repository.path)
+    elif repository.source == "squashfs":
+        try:
+            with open(repository.path, "rb") as file:
+                magic = file.read(4)
+        except OSError as exc:
+            raise RefusedError(
+                f"repository {repository.name}",
+                f"{repository.path} cannot be read ({exc.strerror})",
+                "Correct its path.",
+            ) from exc
+        if magic != b"hsqs":
+            raise RefusedError(
+                f"repository {repository.name}",
+                f"{repository.path} is not a squashfs file",
+                "Make one with mksquashfs.",
+            )
+        if repository.driver == "fuse" and not _is_device("/dev/fuse"):
+            raise RefusedError(
+                f"repository {repository.name}", "this host has no /dev/fuse", "Load the kernel module fuse."
+            )
+
+
+def _is_device(path: str) -> bool:
+    return os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)
+
+
+def _same_folder(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _unit(name: str) -> Unit:
+    properties = dict(
+        line.split("=", 1)
+        for line in _systemctl("show", "--property=LoadState,ActiveState,UnitFileState", name).splitlines()
+    )
+    path = f"{UNIT_FOLDER}/{name}"
+    text = _read(path) if not os.path.islink(path) else None
+    return Unit(text, properties["LoadState"], properties["ActiveState"], properties["UnitFileState"])
+
+
+def _systemctl(*arguments: str, seconds: float = 60) -> str:
+    return run(f"systemctl {' '.join(arguments)}", ["systemctl", "--quiet", *arguments], seconds)
+
+
+def _read(path: str) -> t.Optional[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,233 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the host is like: everything the controls look at, read once. Changes nothing."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import re
+import resource
+import shutil
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening import limits
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
+
+SYSCTL_FILE = "/etc/sysctl.d/90-hep.gridbox.conf"
+LIMITS_FILE = "/etc/security/limits.d/90-hep.gridbox.conf"
+SYSTEMD_FILE = "/etc/systemd/system.conf.d/90-hep.gridbox.conf"
+#: Before what other drop-ins say: sshd takes the first value it finds (sshd_config(5)).
+SSHD_FILE = "/etc/ssh/sshd_config.d/01-hep.gridbox.conf"
+FILES = (SYSCTL_FILE, LIMITS_FILE, SYSTEMD_FILE, SSHD_FILE)
+
+#: The connection for which sshd's settings are asked: Match blocks may give others for other connections.
+CONNECTION = "user=root,host=peer.example.org,addr=192.0.2.1,laddr=192.0.2.2,lport=22"
+
+#: Bit of CAP_SYS_RESOURCE in the capability sets (capability.h).
+CAP_SYS_RESOURCE = 24
+
+
+@dataclass(frozen=True)
+class Host:
+    """The host.
+
+    :ivar sysctls: values now; a name that this kernel or this namespace does not have is missing.
+    :ivar read_only: those of them that cannot be written here.
+    :ivar files: text of :data:`FILES`; None if there is none.
+    :ivar nr_open: the kernel's bound of a limit of open files.
+    :ivar hard_nofile: the hard limit of this process.
+    :ivar may_raise: whether this host may raise hard limits (CAP_SYS_RESOURCE).
+    :ivar systemd: whether systemd is PID 1.
+    :ivar default_nofile: soft and hard limit that systemd gives its services; None without systemd.
+    :ivar forwarding_off: files that switch forwarding off.
+    :ivar userns: what keeps user namespaces from being made, in words; empty if nothing does.
+    :ivar autofs: ``LoadState/ActiveState`` of autofs; empty if it is not installed or there is no systemd.
+    :ivar automount: whether an automount daemon runs.
+    :ivar clock: what tells about the clock.
+    :ivar sshd: effective settings, lower-case names; None if there is no sshd.
+    :ivar sshd_includes: whether sshd reads drop-ins.
+    :ivar keys: accounts that can log in with a key.
+    """
+
+    sysctls: t.Mapping[str, int] = field(default_factory=dict)
+    read_only: frozenset[str] = frozenset()
+    files: t.Mapping[str, t.Optional[str]] = field(default_factory=dict)
+    nr_open: int = 1048576
+    hard_nofile: int = 1048576
+    may_raise: bool = True
+    systemd: bool = True
+    default_nofile: t.Optional[tuple[int, int]] = None
+    forwarding_off: tuple[str, ...] = ()
+    userns: str = ""
+    autofs: str = ""
+    automount: bool = False
+    clock: t.Mapping[str, t.Any] = field(default_factory=dict)
+    sshd: t.Optional[t.Mapping[str, str]] = None
+    sshd_includes: bool = False
+    keys: tuple[str, ...] = ()
+
+
+def sysctl_path(name: str) -> str:
+    """Where the kernel shows a sysctl."""
+    return "/proc/sys/" + name.replace(".", "/")
+
+
+def read_host() -> Host:
+    """Look at this host.
+
+    :raises GridboxError: if something that is there cannot be read.
+    """
+    systemd = os.path.isdir("/run/systemd/system")
+    values = {name: _number(sysctl_path(name)) for name in limits.all_names()}
+    known = {name: value for name, value in values.items() if value is not None}
+    return Host(
+        sysctls=known,
+        read_only=frozenset(name for name in known if not os.access(sysctl_path(name), os.W_OK)),
+        files={path: read_text(path) for path in FILES},
+        nr_open=_number("/proc/sys/fs/nr_open") or 1048576,
+        hard_nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        may_raise=_capable(),
+        systemd=systemd,
+        default_nofile=_systemd_nofile() if systemd else None,
+        forwarding_off=tuple(_forwarding_off()),
+        userns=_userns_problem(),
+        autofs=_autofs() if systemd else "",
+        automount=_runs("automount"),
+        clock=_clock(),
+        sshd=sshd_settings("/etc/ssh/sshd_config"),
+        sshd_includes=sshd_reads_drop_ins(read_text("/etc/ssh/sshd_config") or ""),
+        keys=tuple(_accounts_with_keys()),
+    )
+
+
+def sshd_settings(config: str) -> t.Optional[dict[str, str]]:
+    """sshd's effective settings with a configuration file; None if there is no sshd.
+
+    :raises GridboxError: with sshd's words, if it does not take the file.
+    """
+    program = shutil.which("sshd", path=SYSTEM_PATH)
+    if program is None or not os.path.exists(config):
+        return None
+    os.makedirs("/run/sshd", 0o755, exist_ok=True)  # sshd refuses even to check a configuration without it
+    lines = run(f"Checking {config}", [program, "-T", "-C", CONNECTION, "-f", config]).splitlines()
+    return {name.lower(): value for name, _blank, value in (line.partition(" ") for line in lines)}
+
+
+def sshd_reads_drop_ins(text: str) -> bool:
+    """Whether a main configuration includes the folder of drop-ins before it sets anything. Pure."""
+    for line in text.splitlines():
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        return words[0].lower() == "include" and "/etc/ssh/sshd_config.d/*.conf" in words[1:]
+    return False
+
+
+def read_text(path: str) -> t.Optional[str]:
+    """A text file; None if there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise GridboxError(f"{path} cannot be read ({exc}).") from exc
+
+
+def switches_forwarding_off(text: str) -> bool:
+    """Whether a sysctl file switches IPv4 or IPv6 forwarding off. Pure."""
+    return any(
+        re.match(
+            r"-?net[./](ipv4[./](ip_forward|conf[./]all[./]forwarding)|ipv6[./]conf[./]all[./]forwarding)\s*=\s*0\b",
+            line,
+        )
+        for line in map(str.strip, text.splitlines())
+    )
+
+
+def _number(path: str) -> t.Optional[int]:
+    text = read_text(path)
+    return int(text.split()[0]) if text and text.strip() else None
+
+
+def _capable() -> bool:
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", read_text("/proc/self/status") or "", re.MULTILINE)
+    return bool(match and int(match.group(1), 16) >> CAP_SYS_RESOURCE & 1)
+
+
+def _systemd_nofile() -> tuple[int, int]:
+    names = "--property=DefaultLimitNOFILE,DefaultLimitNOFILESoft"
+    shown = dict(line.split("=", 1) for line in run("Asking systemd", ["systemctl", "show", names]).splitlines())
+    soft, hard = shown["DefaultLimitNOFILESoft"], shown["DefaultLimitNOFILE"]
+    return (_limit(soft), _limit(hard))
+
+
+def _limit(text: str) -> int:
+    return 2**63 - 1 if text == "infinity" else int(text)
+
+
+def _forwarding_off() -> t.Iterator[str]:
+    folders = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/lib/sysctl.d")
+    for path in ["/etc/sysctl.conf", *(path for folder in folders for path in sorted(glob.glob(f"{folder}/*.conf")))]:
+        if switches_forwarding_off(read_text(path) or ""):
+            yield path
+
+
+def _userns_problem() -> str:
+    for path, bad in (
+        ("/proc/sys/user/max_user_namespaces", "0"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
+        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
+    ):
+        if (read_text(path) or "").strip() == bad:
+            return f"{path[len('/proc/sys/') :].replace('/', '.')} is {bad}"
+    return ""
+
+
+def _autofs() -> str:
+    argv = ["systemctl", "show", "--property=LoadState,ActiveState", "autofs.service"]
+    shown = dict(line.split("=", 1) for line in run("Asking systemd for autofs", argv).splitlines())
+    return "" if shown["LoadState"] == "not-found" else f"{shown['LoadState']}/{shown['ActiveState']}"
+
+
+def _runs(program: str) -> bool:
+    here = os.stat("/proc/self/ns/pid").st_ino
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:
+                    # Not one of a container's: those have a PID namespace of their own.
+                    if file.read().strip() == program and os.stat(f"/proc/{name}/ns/pid").st_ino == here:
+                        return True
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended meanwhile
+    return False
+
+
+def _clock() -> dict[str, t.Any]:
+    """From chrony, if it runs: stratum and offset in seconds."""
+    if shutil.which("chronyc", path=SYSTEM_PATH) is None:
+        return {"service": ""}
+    if not _runs("chronyd"):
+        return {"service": "chrony is installed and does not run"}
+    # chronyc -c: reference id, name, stratum, reference time, system time offset, ... (chronyc(1), "tracking").
+    fields = run("Asking chrony for the clock", ["chronyc", "-n", "-c", "tracking"], 15).strip().split(",")
+    return {"service": "chrony", "stratum": int(fields[2]), "offset": abs(float(fields[4]))}
+
+
+def _accounts_with_keys() -> t.Iterator[str]:
+    for account in pwd.getpwall():
+        if account.pw_shell.rsplit("/", 1)[-1] in ("nologin", "false", "sync", ""):
+            continue
+        try:
+            text = read_text(f"{account.pw_dir}/.ssh/authorized_keys") or ""
+        except GridboxError:
+            continue  # a home that root cannot read (a network file system) proves no key
+        if any(line.strip() and not line.strip().startswith("#") for line in text.splitlines()):
+            yield account.pw_name

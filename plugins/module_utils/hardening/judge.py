@@ -1,0 +1,160 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Judge a host: each control passes, fails or is waived, with what was found. Pure."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening import host_state
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening.controls import CONTROLS, SSHD
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening.host_state import Host
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening.limits import Need
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found for one control.
+
+    :ivar status: ``pass``, ``fail`` or ``waived``.
+    :ivar finding: one sentence with the values.
+    """
+
+    id: str
+    title: str
+    reason: str
+    status: str
+    finding: str
+    waiver: str = ""
+
+    def as_result(self) -> dict[str, str]:
+        """As it stands in the module's result."""
+        return dict(vars(self))
+
+
+def audit(host: Host, need: Need, waived: t.Mapping[str, str], max_offset: float) -> list[Finding]:
+    """All controls, in their order.
+
+    :param need: what the host needs, worked out with the values it has now.
+    :param max_offset: seconds by which the clock may be wrong.
+    """
+    findings = []
+    for control in CONTROLS:
+        good, sentence = judge(control.id, host, need, max_offset)
+        status = "waived" if control.id in waived else "pass" if good else "fail"
+        findings.append(
+            Finding(control.id, control.title, control.reason, status, sentence, waived.get(control.id, ""))
+        )
+    return findings
+
+
+def judge(control: str, host: Host, need: Need, max_offset: float) -> tuple[bool, str]:
+    """Whether a control holds, and what was found."""
+    if control in need.sysctls:
+        return _sysctls(host, need.sysctls[control])
+    if control in SSHD:
+        return _sshd(host, SSHD[control])
+    if control == "time_sync":
+        return _time(host, max_offset)
+    judges: dict[str, t.Callable[[], tuple[bool, str]]] = {
+        "nofile": lambda: _nofile(host, need),
+        "nproc": lambda: _nproc(host, need),
+        "systemd_limits": lambda: _systemd(host, need),
+        "forwarding": lambda: (
+            not host.forwarding_off,
+            f"switched off by {', '.join(host.forwarding_off)}" if host.forwarding_off else "no file switches it off",
+        ),
+        "user_namespaces": lambda: (not host.userns, host.userns or "nothing forbids them"),
+        "autofs": lambda: _autofs(host),
+    }
+    return judges[control]()
+
+
+def _sysctls(host: Host, wanted: t.Mapping[str, int]) -> tuple[bool, str]:
+    parts, good = [], True
+    for name, value in wanted.items():
+        now = host.sysctls.get(name)
+        if now is None or now < value:
+            good = False
+            parts.append(f"{name} is {'not there' if now is None else now}, expected {value}")
+        else:
+            parts.append(f"{name} is {now}")
+    return good, "; ".join(parts)
+
+
+def login_limits(text: t.Optional[str]) -> dict[str, int]:
+    """The limits of a limits.d file for all accounts: ``soft nofile`` and so on to the number."""
+    found = {}
+    for kind, item, value in re.findall(r"^\*\s+(soft|hard|-)\s+(\S+)\s+(\d+)", text or "", re.MULTILINE):
+        for each in ("soft", "hard") if kind == "-" else (kind,):
+            found[f"{each} {item}"] = int(value)
+    return found
+
+
+def _nofile(host: Host, need: Need) -> tuple[bool, str]:
+    limits = login_limits(host.files.get(host_state.LIMITS_FILE))
+    soft, hard = limits.get("soft nofile", 0), limits.get("hard nofile", 0)
+    if hard > host.nr_open:
+        return False, f"the hard limit {hard} is above fs.nr_open {host.nr_open}, so logins do not get it"
+    good = soft >= need.nofile[0] and hard >= need.nofile[1]
+    expected = "" if good else f", expected {need.nofile[0]} and {need.nofile[1]}"
+    return good, f"logins are given {soft or 'no'} (soft) and {hard or 'no'} (hard){expected}"
+
+
+def _nproc(host: Host, need: Need) -> tuple[bool, str]:
+    hard = login_limits(host.files.get(host_state.LIMITS_FILE)).get("hard nproc", 0)
+    good = hard >= need.nproc
+    return good, f"logins are given {hard or 'no limit of ours'}{'' if good else f', expected {need.nproc}'}"
+
+
+def _systemd(host: Host, need: Need) -> tuple[bool, str]:
+    if host.default_nofile is None:
+        return True, "systemd is not PID 1 here, so there are no services of its own"
+    soft, hard = host.default_nofile
+    good = soft >= need.nofile[0] and hard >= need.nofile[1]
+    expected = "" if good else f", expected {need.nofile[0]} and {need.nofile[1]}"
+    return good, f"services are given {soft} (soft) and {hard} (hard){expected}"
+
+
+def _autofs(host: Host) -> tuple[bool, str]:
+    if host.automount:
+        return False, "an automount daemon runs"
+    if host.autofs and not host.autofs.startswith("masked/"):
+        return False, f"autofs.service is {host.autofs.replace('/', ' and ')}, expected masked"
+    return True, "autofs.service is masked" if host.autofs else "it is not installed"
+
+
+def _time(host: Host, max_offset: float) -> tuple[bool, str]:
+    if host.clock.get("service") != "chrony":
+        return False, host.clock.get("service") or "chrony is not installed"
+    stratum, offset = host.clock["stratum"], host.clock["offset"]
+    if stratum == 0:
+        return False, "chrony runs, but has no source of time yet"
+    good = offset <= max_offset
+    expected = "" if good else f", expected at most {max_offset:g} s"
+    return good, f"chrony runs, stratum {stratum}, the clock is off by {offset:.6f} s{expected}"
+
+
+def _sshd(host: Host, wanted: t.Mapping[str, str]) -> tuple[bool, str]:
+    if host.sshd is None:
+        return True, "there is no sshd"
+    wrong = differing(host.sshd, wanted)
+    if wrong:
+        return False, "; ".join(f"{name} is {now}, expected {value}" for name, now, value in wrong)
+    return True, "; ".join(f"{name} is {value}" for name, value in wanted.items())
+
+
+def differing(settings: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Name, effective and wanted value of the settings that are not as wanted."""
+    # sshd -T prints prohibit-password by its old name.
+    same = {"without-password": "prohibit-password"}
+    found = []
+    for name, value in wanted.items():
+        now = settings.get(name.lower(), "not known to this sshd")
+        if same.get(now, now) != value:
+            found.append((name, now, value))
+    return found

@@ -1,0 +1,200 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: cvmfs_mounts
+short_description: Mount CVMFS repositories statically, so that containers see them
+version_added: "0.1.0"
+description:
+  - Makes the folder of the repositories a shared mount point of its own and mounts each repository in it, the
+    configuration repository first. A container that binds the folder with C(rslave) sees what is mounted later, too.
+  - Where systemd is PID 1, each is a mount unit that comes up at boot; C(autofs.service) is stopped and masked. Elsewhere
+    they are mounted directly, and RV(notes) says what that means.
+  - A repository that turns out empty is unmounted again, and the module fails.
+options:
+  root:
+    description:
+      - The folder of the repositories.
+    type: path
+    default: /cvmfs
+  repositories:
+    description:
+      - The repositories of this host.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      repository:
+        description:
+          - Fully qualified name, for instance V(alice.cern.ch).
+        type: str
+        required: true
+      source:
+        description:
+          - V(client) is the CernVM-FS client; V(squashfs) a squashfs file; V(directory) a folder, bound read-only.
+        type: str
+        choices: [client, squashfs, directory]
+        default: client
+      path:
+        description:
+          - The file or the folder.
+        type: path
+      sentinel:
+        description:
+          - A path in the repository that must be there. Without it, it is enough that the repository is not empty.
+        type: str
+  config_repository:
+    description:
+      - The repository that the others need, for instance V(cvmfs-config.cern.ch); it is mounted first.
+    type: str
+  state:
+    description:
+      - V(mounted) mounts what is not mounted; V(absent) unmounts O(repositories) and O(root), and removes all units of this
+        module below O(root).
+    type: str
+    choices: [mounted, absent]
+    default: mounted
+  supervisor:
+    description:
+      - V(systemd) uses mount units, V(none) mounts directly; V(auto) is V(systemd) where systemd is PID 1.
+    type: str
+    choices: [auto, systemd, none]
+    default: auto
+  squashfs_driver:
+    description:
+      - Who mounts squashfs files. V(auto) is V(kernel) where the kernel can and there are loop devices, else V(fuse)
+        (C(squashfuse)).
+    type: str
+    choices: [auto, kernel, fuse]
+    default: auto
+  wait_timeout:
+    description:
+      - Seconds that one mount may take, and the first look into a repository.
+    type: int
+    default: 180
+notes:
+  - Nothing that is mounted is unmounted to be replaced; it is refused with what to do.
+  - If autofs mounts O(root) now, masking it costs the service that looks through it (disruption V(service)).
+extends_documentation_fragment:
+  - hep.gridbox.plan
+seealso:
+  - module: hep.gridbox.cvmfs_info
+author:
+  - the hep.gridbox authors (@hep-gridbox)
+"""
+
+EXAMPLES = r"""
+- name: Mount two repositories with the client, the configuration repository first
+  hep.gridbox.cvmfs_mounts:
+    repositories:
+      - repository: cvmfs-config.cern.ch
+      - repository: alice.cern.ch
+    config_repository: cvmfs-config.cern.ch
+
+- name: Mount a snapshot where there is no client
+  hep.gridbox.cvmfs_mounts:
+    repositories:
+      - repository: alice.cern.ch
+        source: squashfs
+        path: /srv/cvmfs/alice.cern.ch.sqfs
+        sentinel: bin
+"""
+
+RETURN = r"""
+---
+root:
+  description: The folder of the repositories.
+  returned: success
+  type: str
+  sample: /cvmfs
+repositories:
+  description: The repositories that are mounted then, in the order in which they are mounted.
+  returned: success
+  type: list
+  elements: str
+  sample: [cvmfs-config.cern.ch, alice.cern.ch]
+notes:
+  description: What was done otherwise than with systemd, and what that means.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+
+actions:
+  description:
+    - What was done, or would be done in check mode, in this order.
+    - If the module failed, what had been done by then.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    action:
+      description: The action.
+      type: str
+    target:
+      description: What it acts on.
+      type: str
+    reason:
+      description: Why it is needed.
+      type: str
+    disruption:
+      description: What it costs a running service.
+      type: str
+  sample:
+    - action: start
+      target: cvmfs-alice.cern.ch.mount
+      reason: the repository is not mounted
+      disruption: none
+disruption:
+  description: The worst disruption among the actions.
+  returned: success
+  type: str
+  sample: none
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import (
+    MountsWork,
+    kernel_mounts_squashfs,
+    systemd_is_up,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.front_room import PLAN_ARGUMENTS, run
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "default": "/cvmfs"},
+            "repositories": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "repository": {"type": "str", "required": True},
+                    "source": {"type": "str", "choices": ["client", "squashfs", "directory"], "default": "client"},
+                    "path": {"type": "path"},
+                    "sentinel": {"type": "str"},
+                },
+            },
+            "config_repository": {"type": "str"},
+            "squashfs_driver": {"type": "str", "choices": ["auto", "kernel", "fuse"], "default": "auto"},
+            "wait_timeout": {"type": "int", "default": 180},
+            "state": {"type": "str", "choices": ["mounted", "absent"], "default": "mounted"},
+            "supervisor": {"type": "str", "choices": ["auto", "systemd", "none"], "default": "auto"},
+            **PLAN_ARGUMENTS,
+        },
+        supports_check_mode=True,
+    )
+    run(module, lambda params: MountsWork(Wish.from_params(params, kernel_mounts_squashfs(), systemd_is_up())))
+
+
+if __name__ == "__main__":
+    main()
