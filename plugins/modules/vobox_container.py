@@ -347,8 +347,10 @@ options:
         type: dict
   sysctls:
     description:
-      - Kernel parameters of the container's own namespaces. In a new VO-box router advertisements and address
-        autoconfiguration are off, for they compete with the fixed IPv6 address and gateway.
+      - Kernel parameters of the container's own namespaces. In a new VO-box with an IPv6 address, C(accept_ra) and
+        C(autoconf) are V(0) for links that are made later (C(net.ipv6.conf.default)), for router advertisements compete
+        with the fixed address and gateway. Docker 20.10 makes the link first when it starts a container, so there only a
+        container that came by a swap has them off.
     type: dict
   stop_timeout:
     description:

@@ -120,3 +120,303 @@ def test_brings_up_a_vobox_and_a_second_run_changes_nothing(box: Box) -> None:
     assert (again["changed"], again["actions"]) == (False, [])
     assert box.id == before == again["container"]["id"]
     assert again["init_script"]["active_sha256"] == made["init_script"]["sha256"]
+
+
+def test_check_mode_tells_what_happens_and_touches_nothing(box: Box) -> None:
+    """The nine-step proof: create, then a change that needs a new container."""
+    nothing = box.everything()
+    preview = box.run(check=True)
+    assert box.everything() == nothing
+    made = box.run()
+    assert made["actions"] == preview["actions"]
+    for key in ("identity", "limits", "privileges"):
+        assert made[key] == preview[key]
+    assert preview["container"]["id"] is None
+    assert preview["init_script"]["sha256"] == made["init_script"]["sha256"]
+
+    baseline = box.everything()
+    changes = {"hostname": f"other-{box.name}.example.org", "network": {"name": NETWORK, "ipv4": box.address4}}
+    preview = box.run(check=True, hostname=changes["hostname"])
+    assert [step["action"] for step in preview["actions"]] == ["swap_container"]
+    assert preview["disruption"] == "container"
+    assert preview["diff"]["before"]["hostname"] == f"{box.name}.example.org"
+    assert preview["diff"]["after"]["hostname"] == changes["hostname"]
+    assert preview["identity"]["hostname"] == changes["hostname"]
+    assert box.everything() == baseline
+    assert box.run(check=True)["changed"] is False
+    applied = box.run(hostname=changes["hostname"])
+    assert applied["actions"] == preview["actions"]
+    assert applied["identity"] == preview["identity"]
+    assert box.run(check=True, hostname=changes["hostname"])["changed"] is False
+    gone = box.bare(state="absent", check=True)
+    box.bare(state="absent")
+    assert [step["action"] for step in gone["actions"]] == ["remove_container", "remove_files"]
+    assert box.everything() == nothing
+
+
+def changes_of_every_kind(box: Box, host_folder: Path) -> list[tuple[str, dict[str, t.Any], list[str]]]:
+    return [
+        ("restart policy", {"restart_policy": "always"}, ["update_container"]),
+        ("memory", {"limits": {"nofile": "4096:8192", "memory": "64m"}}, ["update_container"]),
+        ("cpus", {"limits": {"nofile": "4096:8192", "cpus": 0.5}}, ["update_container"]),
+        ("pids", {"limits": {"nofile": "4096:8192", "pids": 512}}, ["update_container"]),
+        ("services", {"services": [{"name": "web", "port": 80, "protocol": "tcp"}, {"name": "http", "port": 81}],
+                      "init_script": WEB + "httpd -p 81 -h /www\n"},
+         ["write_init_script", "restart_services", "remember_services"]),
+        ("open files", {"limits": {"nofile": "1024:8192"}}, ["swap_container"]),
+        ("log", {"log": {"max_size": "1m", "max_file": 2}}, ["swap_container"]),
+        ("environment", {"environment": {"SITE": "CERN"}}, ["swap_container"]),
+        ("labels", {"labels": {"site": "CERN"}}, ["swap_container"]),
+        ("volumes", {"volumes": [{"source": str(host_folder), "target": "/var/log/vobox", "read_only": True}]},
+         ["swap_container"]),
+        ("near full", {"privileges": {"profile": "near_full"}}, ["swap_container"]),
+        ("capabilities", {"privileges": {"capabilities": ["KILL", "CAP_NET_BIND_SERVICE", "net_admin"]}}, ["swap_container"]),
+        ("health", {"health": {"test": ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1/"]}}, ["swap_container"]),
+        ("dns", {"dns": {"servers": ["10.213.0.1"], "search": ["example.org"], "hosts": {"squid": "10.213.0.2"}}},
+         ["swap_container"]),
+        ("sysctls", {"sysctls": {"net.ipv4.ip_forward": "1"}}, ["swap_container"]),
+        ("MAC", {"network": {"name": NETWORK, "mac": "02:00:00:00:aa:01"}}, ["swap_container"]),
+    ]  # fmt: skip
+
+
+def test_predicted_actions_are_the_real_ones_for_every_kind_of_change(box: Box, tmp_path: Path) -> None:
+    """One VO-box, one change after the other; after each: nothing more to do, and the services are reached."""
+    box.run()
+    for what, change, expected in changes_of_every_kind(box, tmp_path):
+        before = box.id
+        box.arguments.update(change)
+        preview = box.run(check=True)
+        assert [step["action"] for step in preview["actions"]] == expected, what
+        applied = box.run()
+        assert applied["actions"] == preview["actions"], what
+        assert applied["limits"] == preview["limits"], what
+        assert applied["privileges"] == preview["privileges"], what
+        assert applied["identity"] == preview["identity"], what
+        assert (box.id == before) == ("swap_container" not in expected), what
+        assert box.run(check=True)["actions"] == [], what
+        assert box.page() == "here I am\n", what
+    # What was not asked for again was taken over by each swap.
+    assert box.inspect("{{json .HostConfig.RestartPolicy.Name}}") == "always"
+    assert box.inspect("{{json .HostConfig.Memory}}") == 64 << 20
+    assert box.containers() == [box.name]
+
+
+def test_state(box: Box) -> None:
+    present = box.run(state="present")
+    assert "start_container" not in [step["action"] for step in present["actions"]]
+    assert box.inspect("{{json .State.Running}}") is False
+    assert box.run(state="present")["changed"] is False
+    assert box.run(state="stopped")["changed"] is False
+    started = box.run()
+    assert [step["action"] for step in started["actions"]] == ["start_container"]
+    assert box.page() == "here I am\n"
+    made = box.id
+    stopped = box.bare(state="stopped")
+    assert [step["action"] for step in stopped["actions"]] == ["stop_container"]
+    assert stopped["disruption"] == "container"
+    assert (box.bare(state="stopped")["changed"], box.inspect("{{json .State.Running}}")) == (False, False)
+    assert box.bare()["changed"]
+    assert box.id == made
+    box.bare(state="absent")
+    assert box.containers() == []
+    assert not box.files.exists()
+    assert box.bare(state="absent")["changed"] is False
+
+
+def test_a_stopped_vobox_is_replaced_too(box: Box) -> None:
+    box.run(state="present")
+    before = box.id
+    assert box.run(state="present", environment={"A": "1"})["swap"]["old_id"] == before
+    assert box.inspect("{{json .State.Running}}") is False
+    preview = box.run(check=True, environment={"A": "2"})
+    applied = box.run(environment={"A": "2"})
+    assert applied["actions"] == preview["actions"]
+    assert box.page() == "here I am\n"
+    assert box.containers() == [box.name]
+
+
+def test_the_init_script_is_changed_in_place(box: Box) -> None:
+    first = box.run()
+    before = (box.id, box.inspect("{{json .Image}}"), box.inspect("{{json .State.Pid}}"))
+    new_script = WEB + "echo second > /tmp/version\nhttpd -p 8080 -h /www\n"
+    services = [{"name": "web", "port": 80}, {"name": "other", "port": 8080}]
+    preview = box.run(check=True, init_script=new_script, services=services)
+    changed = box.run(init_script=new_script, services=services, max_disruption="service")
+    assert changed["actions"] == preview["actions"]
+    assert changed["disruption"] == "service"
+    # Same container, same image, same PID 1; the new command is active, the old version is kept.
+    assert (box.id, box.inspect("{{json .Image}}"), box.inspect("{{json .State.Pid}}")) == before
+    assert box.lab.docker("exec", box.name, "cat", "/tmp/version") == "second\n"
+    assert changed["init_script"]["active_sha256"] == changed["init_script"]["sha256"]
+    assert (
+        changed["init_script"]["previous_sha256"]
+        == first["init_script"]["sha256"]
+        == preview["init_script"]["previous_sha256"]
+    )
+    assert box.lab.from_peer("curl", "-s", f"http://{box.address4}:8080/").stdout == "here I am\n"
+
+    # Back to the version before, by its hash.
+    del box.arguments["init_script"]
+    back = box.run(init_script_version=changed["init_script"]["previous_sha256"])
+    assert back["init_script"]["active_sha256"] == first["init_script"]["sha256"]
+    assert back["init_script"]["previous_sha256"] == changed["init_script"]["sha256"]
+    assert box.lab.from_peer("curl", "-s", f"http://{box.address4}:8080/", check=False).returncode
+    assert box.page() == "here I am\n"
+    assert box.run(init_script_version=first["init_script"]["sha256"])["changed"] is False
+    assert (box.id, box.inspect("{{json .Image}}"), box.inspect("{{json .State.Pid}}")) == before
+
+
+def test_an_init_script_edited_by_hand_is_seen_and_kept(box: Box) -> None:
+    first = box.run()
+    script = box.files / box.name / "init" / "current" / "init.sh"
+    script.write_text(WEB + "# by hand\n")
+    assert box.run(check=True)["init_script"]["drift"] is True
+    [vobox] = box.lab.module("vobox_info", name=box.name, files=str(box.files))["voboxes"]
+    assert vobox["init_script"]["drift"] is True
+    repaired = box.run()
+    assert [step["action"] for step in repaired["actions"]] == ["write_init_script", "restart_services"]
+    assert "by hand" in repaired["actions"][0]["reason"]
+    assert script.read_text() == WEB
+    assert repaired["init_script"]["sha256"] == first["init_script"]["sha256"]
+    kept = box.files / box.name / "init" / "versions" / repaired["init_script"]["previous_sha256"] / "init.sh"
+    assert kept.read_text() == WEB + "# by hand\n"
+    assert box.run()["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("#!/bin/sh\nexit 3\n", "status 3|exit code 3"),
+        ("#!/bin/sh\ntrue\n", "nothing listens for web"),
+        ("#!/no/such/shell\ntrue\n", "127|126|ended"),
+    ],
+)
+def test_an_init_script_that_fails_is_taken_back(box: Box, script: str, said: str) -> None:
+    import re
+
+    made = box.run()
+    failure = box.fails(init_script=script, swap={"health_timeout": 3})
+    assert failure["changed"] is True
+    assert re.search(said, failure["msg"])
+    assert failure["not_rolled_back"] == []
+    assert box.id == made["container"]["id"]
+    assert box.page() == "here I am\n"
+    assert box.run()["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"init_script": "#!/bin/sh\necho I cannot; exit 4\n", "environment": {"A": "1"}}, "4"),
+        ({"init_script": "#!/bin/sh\ntrue\n", "environment": {"A": "1"}}, "nothing listens for web"),
+        ({"health": {"test": ["false"]}}, "health test ended with 1"),
+        ({"health": {"test": ["/no/such/program"]}}, "health test"),
+    ],
+)
+def test_an_old_container_comes_back_when_the_new_one_is_not_well(
+    box: Box, change: dict[str, t.Any], said: str
+) -> None:
+    made = box.run()
+    files = box.everything()["files"]
+    failure = box.fails(swap={"health_timeout": 3}, **change)
+    assert failure["changed"] is True
+    assert said in failure["msg"]
+    assert failure["not_rolled_back"] == []
+    assert box.id == made["container"]["id"]
+    assert box.page() == "here I am\n"
+    assert box.containers() == [box.name]
+    assert box.everything()["files"].keys() == files.keys()
+    assert box.run()["changed"] is False
+
+
+def test_a_new_vobox_that_does_not_start_leaves_nothing(box: Box) -> None:
+    nothing = box.everything()
+    failure = box.fails(init_script="#!/bin/sh\necho no luck; exit 5\n")
+    assert "no luck" in failure["msg"]
+    assert failure["not_rolled_back"] == []
+    assert box.everything() == nothing
+
+
+def test_a_container_started_by_hand_is_adopted(box: Box) -> None:
+    box.lab.docker(
+        "run", "--detach", "--name", box.name, "--hostname", f"{box.name}.example.org", "--network", NETWORK,
+        "--ip", box.address4, "--ip6", box.address6, "--ulimit", "nofile=4096:8192",
+        "--volume", f"{box.name}-state:/state", "--restart", "unless-stopped", "--log-opt", "max-size=10m",
+        "--env", "A=1", "--label", "b=2", "--memory", "64m", "--cap-add", "NET_ADMIN", "--tmpfs", "/scratch",
+        "busybox:test", "httpd", "-f", "-p", "80", "-h", "/www",
+    )  # fmt: skip
+    try:
+        made = box.id
+        wish: dict[str, t.Any] = {
+            "image": "busybox:test",
+            "hostname": f"{box.name}.example.org",
+            "network": {"name": NETWORK, "ipv4": box.address4, "ipv6": box.address6},
+            "limits": {"nofile": "4096:8192", "memory": "64M"},
+            "volumes": [{"source": f"{box.name}-state", "target": "/state/"}],
+            "restart_policy": "unless-stopped",
+            "log": {"driver": "json-file", "max_size": "10240k"},
+            "environment": {"A": "1"},
+            "labels": {"b": "2"},
+        }
+        adopted = box.bare(**wish)
+        assert (adopted["changed"], adopted["container"]["id"]) == (False, made)
+        assert adopted["privileges"]["profile"] == "least"
+        assert "NET_ADMIN" in adopted["privileges"]["capabilities"]
+        # A difference means a new container, and what nobody named is as it was.
+        swapped = box.bare(**{**wish, "labels": {"b": "3"}})
+        assert [step["action"] for step in swapped["actions"]] == ["swap_container"]
+        assert box.page() == "here I am\n"
+        after = box.inspect()
+        assert after["Config"]["Cmd"] == ["httpd", "-f", "-p", "80", "-h", "/www"]
+        assert list(after["HostConfig"]["Tmpfs"]) == ["/scratch"]
+        assert after["HostConfig"]["Memory"] == 64 << 20
+        assert "NET_ADMIN" in after["HostConfig"]["CapAdd"]
+    finally:
+        box.bare(state="absent")
+        box.lab.docker("volume", "rm", f"{box.name}-state")
+
+
+def test_info_tells_what_listens(box: Box) -> None:
+    services = [{"name": "web", "port": 80}, {"name": "time", "port": 123, "protocol": "udp"}]
+    box.run()
+    box.lab.docker("exec", "--detach", box.name, "nc", "-l", "-u", "-p", "123", "-e", "cat")
+    box.run(services=services)
+    box.lab.docker("exec", box.name, "killall", "httpd")
+    [vobox] = box.lab.module("vobox_info", files=str(box.files))["voboxes"]
+    assert {service["name"]: service["up"] for service in vobox["services"]} == {"web": False, "time": True}
+    assert vobox["container"]["id"] == box.id
+    assert vobox["image_layers"] == 1
+    assert vobox["age_seconds"] >= 0
+    assert box.lab.module("vobox_info", name="nobody")["voboxes"] == []
+
+
+def test_what_engines_changed_their_minds_about_is_pinned(box: Box) -> None:
+    """The MAC, nofile, log, restart policy and router advertisements of a VO-box with nothing but the necessary."""
+    for option in ("limits", "init_script", "services"):
+        box.arguments.pop(option)
+    made = box.run(command=["httpd", "-f", "-p", "80", "-h", "/www"])
+    host = box.inspect("{{json .HostConfig}}")
+    assert box.inspect("{{json .Config.MacAddress}}") == made["identity"]["mac"]
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": str(10 << 20), "max-file": "5"}}
+    assert host["RestartPolicy"]["Name"] == "unless-stopped"
+    assert [limit["Name"] for limit in host["Ulimits"]] == ["nofile", "core"]
+    inside = box.lab.docker("exec", box.name, "cat", "/proc/1/limits")
+    soft, hard = made["limits"]["nofile"].split(":")
+    assert [line.split()[3:5] for line in inside.splitlines() if line.startswith("Max open files")] == [[soft, hard]]
+    for key in ("accept_ra", "autoconf"):
+        assert box.lab.docker("exec", box.name, "cat", f"/proc/sys/net/ipv6/conf/default/{key}") == "0\n"
+    held = int(next(
+        line.split()[1] for line in box.lab.docker("exec", box.name, "cat", "/proc/1/status").splitlines() if line.startswith("CapBnd")
+    ), 16)  # fmt: skip
+    assert bin(held).count("1") == len(made["privileges"]["capabilities"]) == 11
+
+
+def test_disruption_is_bounded(box: Box) -> None:
+    box.run()
+    before = box.everything()
+    for change, limit in (({"environment": {"A": "1"}}, "service"), ({"init_script": WEB + "true\n"}, "reload")):
+        for check in (True, False):
+            failure = box.fails(check, max_disruption=limit, **change)
+            assert f"max_disruption: {limit}" in failure["msg"]
+            assert (failure["changed"], failure["actions"]) == (False, [])
+    assert box.everything() == before

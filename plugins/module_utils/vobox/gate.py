@@ -21,6 +21,9 @@ _LISTENING = {"tcp": "0A", "udp": "07"}
 
 _PAUSE = 0.1
 
+#: Seconds in which an init script that only starts daemons has ended. One that stays is believed after them.
+_SETTLED = 1.0
+
 
 class Gate:
     """What a VO-box has to show.

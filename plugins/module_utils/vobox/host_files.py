@@ -55,11 +55,15 @@ class HostFiles:
 
 @dataclass(frozen=True)
 class Launch:
-    """What the runner in the container says: the version that it launched last, and how that went."""
+    """What the runner in the container says: the version that it launched last, and how that went.
+
+    :ivar said_at: when it said so, in seconds of the host's clock.
+    """
 
     version: t.Optional[str] = None
     state: t.Optional[str] = None
     status: t.Optional[int] = None
+    said_at: float = 0.0
 
     @property
     def went_well(self) -> bool:
@@ -118,6 +122,10 @@ class Folder:
         """Make this text the current version. A text that was edited by hand becomes the version before."""
         before = self.read()
         version = sha256(text)
+        # Before anything is added, so that an undo has all that the five newest were.
+        for old in before.versions[KEPT_VERSIONS:]:
+            if old not in (version, before.current, before.previous):
+                shutil.rmtree(self.init / "versions" / old)
         previous = before.current if before.current != version else before.previous
         if before.drift and before.content is not None:
             self._add_version(before.text)
@@ -129,9 +137,6 @@ class Folder:
         if previous:
             self._relink("previous", previous)
         self._relink("current", version)
-        for old in self._versions()[KEPT_VERSIONS:]:
-            if old not in (version, previous, before.current, before.previous):
-                shutil.rmtree(self.init / "versions" / old)
 
     def put_back(self, before: t.Mapping[str, t.Any]) -> None:
         """Undo of :meth:`write_script`: ``current`` and ``previous`` as they were, and a text edited by hand too.
@@ -149,6 +154,9 @@ class Folder:
                     (self.init / link).unlink()
         if before["edited"] is not None:
             _write(self.init / "versions" / before["current"] / "init.sh", before["edited"], 0o755)
+        for version in self._versions():
+            if version not in before["versions"]:
+                shutil.rmtree(self.init / "versions" / version)
 
     def snapshot(self) -> dict[str, t.Any]:
         """What :meth:`put_back` needs; JSON types."""
@@ -157,6 +165,7 @@ class Folder:
             "exists": before.exists,
             "current": before.current,
             "previous": before.previous,
+            "versions": before.versions,
             "edited": before.text if before.drift else None,
         }
 
@@ -221,11 +230,12 @@ class Folder:
 
 def read_launch(folder: t.Optional[str]) -> Launch:
     """What the runner says in a launch folder; nothing if it said nothing yet."""
-    text = _text(Path(folder) / "state") if folder else None
-    words = (text or "").split()
-    if len(words) < 2:
+    words = (_text(Path(folder) / "state") or "").split() if folder else []
+    if not folder or len(words) < 2:
         return Launch()
-    return Launch(words[0], words[1], int(words[2]) if len(words) > 2 else None)
+    return Launch(
+        words[0], words[1], int(words[2]) if len(words) > 2 else None, os.stat(os.path.join(folder, "state")).st_mtime
+    )
 
 
 def _link(path: Path) -> t.Optional[str]:

@@ -15,7 +15,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json i
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Values, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.mac import mac_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import EngineProcess, Privileges
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import EngineProcess, Privileges, grantable
 
 #: What the engine changes in a living container (POST /containers/x/update). Podman 4.3 has no such request.
 IN_PLACE = ("restart_policy", "limits.memory", "limits.memory_swap", "limits.cpus", "limits.pids")
@@ -377,4 +377,6 @@ def _state(seen: Observed) -> str:
 
 
 def _grantable(seen: Observed) -> frozenset[str]:
-    return seen.process.capabilities if seen.process else frozenset()
+    if seen.process is None:
+        return frozenset()
+    return grantable(seen.process.capabilities, seen.platform.name, seen.platform.version)

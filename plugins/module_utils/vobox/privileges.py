@@ -51,6 +51,17 @@ UNCONFINED = ("apparmor=unconfined", "seccomp=unconfined")
 FIRST_DOCKER_WITH_PRIVILEGED_AS_AVAILABLE = (23,)
 
 
+#: Docker before that version refuses the names of capabilities after this one ("unknown capability").
+LAST_OF_OLD_DOCKER = "AUDIT_READ"
+
+
+def grantable(bounding: frozenset[str], platform: str, version: tuple[int, ...]) -> frozenset[str]:
+    """What an engine can grant: what it has itself and knows by name."""
+    if platform == "docker" and version < FIRST_DOCKER_WITH_PRIVILEGED_AS_AVAILABLE:
+        return bounding & frozenset(CAPABILITIES[: CAPABILITIES.index(LAST_OF_OLD_DOCKER) + 1])
+    return bounding
+
+
 @dataclass(frozen=True)
 class Privileges:
     """What is asked for. ``capabilities`` is the complete list of profile ``least``."""
@@ -172,11 +183,11 @@ def refuse_ungrantable(wish: Privileges, engine: EngineProcess, platform: str, v
             " start a privileged container",
             "Set profile: near_full, which works: it grants every capability that the engine has.",
         )
-    ungrantable = sorted(set(wish.capabilities) - engine.capabilities)
+    ungrantable = sorted(set(wish.capabilities) - grantable(engine.capabilities, platform, version))
     if wish.profile == "least" and ungrantable:
         raise RefusedError(
             f"privileges.capabilities: {', '.join(ungrantable)}",
-            "the engine has not got this itself, so it cannot grant it",
+            "the engine has not got this itself, or does not know it, so it cannot grant it",
             "Take it from the list, or run the engine where it has it.",
         )
     for position, device in enumerate(wish.devices):

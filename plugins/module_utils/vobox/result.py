@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Values, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import profile_of
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import grantable, profile_of
 
 if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.vobox.plan import Decision
@@ -44,7 +44,7 @@ def found(seen: Observed) -> dict[str, t.Any]:
             "drift": seen.files.drift,
             "previous_sha256": seen.files.previous if managed else None,
         },
-        **_of_values(seen.values, seen.process.capabilities if seen.process else None),
+        **_of_values(seen.values, _grantable(seen)),
     }
 
 
@@ -82,11 +82,17 @@ def predicted(wish: Wish, seen: Observed, decision: Decision) -> dict[str, t.Any
             "drift": seen.files.drift,
             "previous_sha256": decision.previous if managed else None,
         },
-        **_of_values(decision.values, seen.process.capabilities if seen.process else None),
+        **_of_values(decision.values, _grantable(seen)),
     }
 
 
-def _of_values(values: Values, grantable: t.Optional[frozenset[str]]) -> dict[str, t.Any]:
+def _grantable(seen: Observed) -> t.Optional[frozenset[str]]:
+    if seen.process is None:
+        return None
+    return grantable(seen.process.capabilities, seen.platform.name, seen.platform.version)
+
+
+def _of_values(values: Values, can_grant: t.Optional[frozenset[str]]) -> dict[str, t.Any]:
     limits = {}
     for name in ("nofile", "nproc", "core", "memlock"):
         pair = values.get(f"limits.{name}")
@@ -103,7 +109,7 @@ def _of_values(values: Values, grantable: t.Optional[frozenset[str]]) -> dict[st
         },
         "limits": limits,
         "privileges": {
-            "profile": profile_of(values, grantable),
+            "profile": profile_of(values, can_grant),
             "capabilities": list(values["privileges.capabilities"]),
             "devices": list(values["privileges.devices"]),
         },
