@@ -119,7 +119,7 @@ def configuration(lab: Lab, name: str) -> dict[str, t.Any]:
 
 
 def punch_hole(lab: Lab, image: str, name: str) -> None:
-    """Make the zeros at the start of a file a hole, as a file made by a builder's RUN may have; a loaded one has not."""
+    """Make the zeros at the start of a file a hole, as in a file made by a builder's RUN; a loaded one has none."""
     data = inspect(lab, image)["GraphDriver"]["Data"]
     for layer in [data["UpperDir"], *data.get("LowerDir", "").split(":")]:
         path = Path(layer) / name

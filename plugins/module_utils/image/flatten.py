@@ -427,12 +427,15 @@ class Flatten:
             return
         made = self._inspect(self._image_name)
         self._tag(made["Id"], step.target, journal)
+        # The image has its own name: from here on the new state is the good one, and a guard goes forward.
+        journal.settle()
+        journal.will_do(f"the working name {self._image_name} is removed", "remove_name", reference=self._image_name)
         self._engine.remove_image(self._image_name)
 
     def _remove_source(self, step: Step, journal: Journal) -> None:
-        """Remove the source. The tag has moved, so from here on the way back is closed and a guard goes forward."""
+        """Remove the source. The tag has moved, so the way back is closed and a guard goes forward."""
         journal.settle()
-        journal.will_do(f"the source {step.target} is removed", "remove_source", reference=step.target)
+        journal.will_do(f"the source {step.target} is removed", "remove_name", reference=step.target)
         self._engine.remove_image(step.target)
 
     # ---- parts of do ----------------------------------------------------------------------------------------------
@@ -538,7 +541,7 @@ class Flatten:
                 engine.tag_image(data["old"], data["tag"])
             else:
                 engine.remove_image(data["tag"])
-        elif name == "remove_source":
+        elif name == "remove_name":
             engine.remove_image(data["reference"])
 
     def before_guard_undo(self) -> None:
