@@ -76,6 +76,12 @@ def make_plan(wish: Wish, seen: Observed) -> Plan:
         )
     if not wish.present:
         return _plan_absent(wish, seen)
+    if wish.ipv4 is None and seen.platform.name == "docker" and seen.platform.api < (1, 48):
+        raise RefusedError(
+            "ipv4: none",
+            f"{seen.platform} gives every network an IPv4 subnet, one of its own choice if it is told none",
+            "Give the LAN's IPv4 subnet, or upgrade the engine to 28 or later.",
+        )
     parent = refuse_bad_parent(wish, seen)
     refuse_bad_mtu(wish, seen, parent)
     steps: list[Step] = []

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
-from ansible_collections.hep.gridbox.plugins.module_utils.network import decide
+from ansible_collections.hep.gridbox.plugins.module_utils.network import decide, links, picture
 from ansible_collections.hep.gridbox.plugins.module_utils.network.observe import Host
 
 
@@ -26,16 +27,28 @@ def _one(seen: decide.Observed) -> dict[str, t.Any]:
         **(decide.network_result(seen) or {}),
         "host_access": decide.host_access(seen),
         "boot": decide.boot_result(seen),
-        "hints": hints(seen),
+        "hints": hints(seen, _lacking_inside(seen.endpoints)),
     }
 
 
-def hints(seen: decide.Observed) -> list[str]:
+def _lacking_inside(endpoints: t.Iterable[picture.Endpoint]) -> dict[str, str]:
+    """What running containers lack of what the engine says they have, by name."""
+    lacking = {
+        endpoint.container: links.lacking_inside(endpoint.pid, endpoint.mac, endpoint.addresses)
+        for endpoint in endpoints
+        if endpoint.pid and os.path.exists(f"/proc/{endpoint.pid}/ns/net")
+    }
+    return {name: what for name, what in lacking.items() if what}
+
+
+def hints(seen: decide.Observed, lacking_inside: t.Mapping[str, str]) -> list[str]:
     """Sentences about what is not as it should be. Pure."""
     network = seen.network
     if network is None:
         return []
-    said: list[str] = []
+    said = [
+        f"Inside {name} there is {lacking}, although the engine lists it." for name, lacking in lacking_inside.items()
+    ]
     parent = seen.link(network.parent or "")
     if network.parent and parent is None:
         said.append(f"The parent {network.parent} is gone; no container can start on this network.")

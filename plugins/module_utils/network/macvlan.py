@@ -273,7 +273,7 @@ class MacvlanWork:
         self._until_calm(
             f"{endpoint['container']} to be attached to {name} again",
             missing,
-            lambda: self._engine.connect(name, endpoint["id"], endpoint["settings"]),
+            lambda: self._attach_anew(name, endpoint),
         )
 
     @staticmethod
@@ -327,8 +327,7 @@ class MacvlanWork:
             network = self._network(name)
         for endpoint in old["endpoints"]:
             if network is not None and self._differs(network, endpoint):
-                self._detach_if_attached(network, endpoint["id"])
-                self._engine.connect(name, endpoint["id"], endpoint["settings"])
+                self._attach_anew(name, endpoint)
 
     def _remove_with_endpoints(self, name: str) -> None:
         network = self._network(name)
@@ -338,9 +337,14 @@ class MacvlanWork:
             self._engine.disconnect(name, endpoint.id, force=True)
         self._engine.remove_network(network.id)
 
-    def _detach_if_attached(self, network: picture.Network, container: str) -> None:
-        if any(endpoint.id == container for endpoint in picture.read_endpoints(self._engine, network)):
-            self._engine.disconnect(network.name, container, force=True)
+    def _attach_anew(self, network: str, endpoint: Data) -> None:
+        try:
+            self._engine.disconnect(network, endpoint["id"], force=True)
+        except EngineError as exc:
+            # Refused: it is not attached, whatever the engine lists, or only half; whether it can be is what comes next.
+            if exc.status is None:
+                raise
+        self._engine.connect(network, endpoint["id"], endpoint["settings"])
 
     def _network(self, name: str) -> t.Optional[picture.Network]:
         return next((one for one in picture.read_networks(self._engine) if one.name == name), None)
@@ -361,4 +365,9 @@ class MacvlanWork:
             if wanted[key] and getattr(found, key) != wanted[key] and (found.running or getattr(found, key)):
                 return f"{wanted['container']} has {key} {getattr(found, key) or 'none'} instead of {wanted[key]}"
         missing = sorted(set(wanted["aliases"]) - set(found.aliases))
-        return f"{wanted['container']} lacks the aliases {', '.join(missing)}" if missing else ""
+        if missing:
+            return f"{wanted['container']} lacks the aliases {', '.join(missing)}"
+        if found.pid and os.path.exists(f"/proc/{found.pid}/ns/net"):
+            lacking = links.lacking_inside(found.pid, found.mac, found.addresses)
+            return f"inside {wanted['container']} there is {lacking}" if lacking else ""
+        return ""

@@ -106,8 +106,8 @@ def enter_namespace_of(engine: DockerApi) -> None:
     try:
         elsewhere = os.stat(namespace).st_ino != os.stat("/proc/self/ns/net").st_ino
     except (PermissionError, FileNotFoundError):
-        # Nothing can be said: the engine lives in a pid namespace that this process does not see (pid 0), or a container
-        # runtime hides the process that listens for it (systemd, with socket activation).
+        # Nothing can be said: the engine lives in a pid namespace that this process does not see (pid 0), or a
+        # container runtime hides the process that listens for it (systemd, with socket activation).
         return
     if elsewhere:
         wire.enter(namespace)

@@ -56,6 +56,7 @@ class Endpoint:
     :ivar status: the container's, as the engine words it: ``running``, ``exited`` …
     :ivar network_mode: which network the container was made for.
     :ivar own_mac: the MAC that the container was made with; empty if with none.
+    :ivar pid: of the container's first process; 0 if it does not run.
     :ivar settings: the Engine API's ``EndpointConfig`` that attaches it again with its own addresses and aliases.
     """
 
@@ -69,6 +70,7 @@ class Endpoint:
     network_mode: str = ""
     own_mac: str = ""
     settings: t.Mapping[str, t.Any] = field(default_factory=dict)
+    pid: int = 0
 
     @property
     def running(self) -> bool:
@@ -276,4 +278,5 @@ def endpoint_of(container: Json, settings: Json, api: tuple[int, ...]) -> Endpoi
         network_mode=(container.get("HostConfig") or {}).get("NetworkMode") or "",
         own_mac=own_mac,
         settings=again,
+        pid=int((container.get("State") or {}).get("Pid") or 0),
     )

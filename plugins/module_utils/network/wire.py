@@ -122,12 +122,14 @@ def solicited_node(address: ipaddress.IPv6Address) -> ipaddress.IPv6Address:
 ALL_NODES = ipaddress.IPv6Address("ff02::1")
 
 
-def question_frames(asked: t.Union[Address, str], own_mac: str) -> list[bytes]:
+def question_frames(asked: t.Union[Address, str], own_mac: str, made_up: bytes) -> list[bytes]:
     """The frames that make whoever has an address, or a MAC (as text), show itself.
 
     An IPv4 address is asked for as RFC 5227 does (sender 0.0.0.0), an IPv6 address as duplicate address detection does
     (RFC 4862, source ``::``): neither leaves a trace in anyone's neighbour table. A MAC is sent an echo request to all
-    nodes from a made-up link-local address; who answers first solicits that address, or answers, and is seen.
+    nodes from a made-up link-local address; to answer it first has to solicit that address, and is seen.
+
+    :param made_up: two bytes of that address, others each time: after a vain solicitation it waits.
     """
     if isinstance(asked, ipaddress.IPv4Address):
         return [arp_frame(_ARP_REQUEST, own_mac, ipaddress.IPv4Address(0), asked)]
@@ -135,8 +137,8 @@ def question_frames(asked: t.Union[Address, str], own_mac: str) -> list[bytes]:
         group = solicited_node(asked)
         body = bytes(4) + asked.packed
         return [icmp6_frame(own_mac, multicast_mac(group), ipaddress.IPv6Address(0), group, _SOLICITATION, body)]
-    made_up = ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + b"\x02\x5e" + mac_bytes(own_mac))
-    return [icmp6_frame(own_mac, asked, made_up, ALL_NODES, _ECHO_REQUEST, b"\0\1\0\1hep.gridbox")]
+    source = ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + made_up + mac_bytes(own_mac))
+    return [icmp6_frame(own_mac, asked, source, ALL_NODES, _ECHO_REQUEST, b"\0\1\0\1hep.gridbox")]
 
 
 def announcement_frames(mac: str, address: Address) -> list[bytes]:
@@ -328,7 +330,7 @@ def probe(
             for turn in range(3):
                 for question in questions:
                     if question not in found:
-                        for frame in question_frames(question, own):
+                        for frame in question_frames(question, own, os.urandom(2)):
                             sock.send(frame)
                 _listen(sock, began + seconds * (turn + 1) / 3, set(questions), silent, found)
                 if len(found) == len(set(questions)):
