@@ -7,6 +7,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -170,7 +173,8 @@ def changes_of_every_kind(box: Box, host_folder: Path) -> list[tuple[str, dict[s
         ("volumes", {"volumes": [{"source": str(host_folder), "target": "/var/log/vobox", "read_only": True}]},
          ["swap_container"]),
         ("near full", {"privileges": {"profile": "near_full"}}, ["swap_container"]),
-        ("capabilities", {"privileges": {"capabilities": ["KILL", "CAP_NET_BIND_SERVICE", "net_admin"]}}, ["swap_container"]),
+        ("capabilities", {"privileges": {"capabilities": ["KILL", "CAP_NET_BIND_SERVICE", "net_admin"]}},
+         ["swap_container"]),
         ("health", {"health": {"test": ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1/"]}}, ["swap_container"]),
         ("dns", {"dns": {"servers": ["10.213.0.1"], "search": ["example.org"], "hosts": {"squid": "10.213.0.2"}}},
          ["swap_container"]),
@@ -292,8 +296,6 @@ def test_an_init_script_edited_by_hand_is_seen_and_kept(box: Box) -> None:
     ],
 )
 def test_an_init_script_that_fails_is_taken_back(box: Box, script: str, said: str) -> None:
-    import re
-
     made = box.run()
     failure = box.fails(init_script=script, swap={"health_timeout": 3})
     assert failure["changed"] is True
@@ -379,10 +381,19 @@ def test_a_container_started_by_hand_is_adopted(box: Box) -> None:
 def test_info_tells_what_listens(box: Box) -> None:
     services = [{"name": "web", "port": 80}, {"name": "time", "port": 123, "protocol": "udp"}]
     box.run()
-    box.lab.docker("exec", "--detach", box.name, "nc", "-l", "-u", "-p", "123", "-e", "cat")
     box.run(services=services)
     box.lab.docker("exec", box.name, "killall", "httpd")
-    [vobox] = box.lab.module("vobox_info", files=str(box.files))["voboxes"]
+    # The image has no UDP service of its own: one of the host, in the container's network namespace.
+    listen = (
+        "import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 123)); print(flush=True);"
+        " time.sleep(60)"
+    )
+    netns = f"--net=/proc/{box.inspect('{{json .State.Pid}}')}/ns/net"
+    with subprocess.Popen(["nsenter", netns, sys.executable, "-c", listen], stdout=subprocess.PIPE) as listener:
+        assert listener.stdout is not None
+        listener.stdout.readline()
+        [vobox] = box.lab.module("vobox_info", files=str(box.files))["voboxes"]
+        listener.kill()
     assert {service["name"]: service["up"] for service in vobox["services"]} == {"web": False, "time": True}
     assert vobox["container"]["id"] == box.id
     assert vobox["image_layers"] == 1
@@ -405,9 +416,8 @@ def test_what_engines_changed_their_minds_about_is_pinned(box: Box) -> None:
     assert [line.split()[3:5] for line in inside.splitlines() if line.startswith("Max open files")] == [[soft, hard]]
     for key in ("accept_ra", "autoconf"):
         assert box.lab.docker("exec", box.name, "cat", f"/proc/sys/net/ipv6/conf/default/{key}") == "0\n"
-    held = int(next(
-        line.split()[1] for line in box.lab.docker("exec", box.name, "cat", "/proc/1/status").splitlines() if line.startswith("CapBnd")
-    ), 16)  # fmt: skip
+    status = box.lab.docker("exec", box.name, "cat", "/proc/1/status")
+    [held] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd")]
     assert bin(held).count("1") == len(made["privileges"]["capabilities"]) == 11
 
 

@@ -206,7 +206,8 @@ class Actor:
         journal.will_do(f"give {name} its name back", "rename", id=old["Id"], container=name)
         self.engine.rename_container(old["Id"], previous)
         new = self.engine.container(upcoming)
-        assert new is not None
+        if new is None:
+            raise GridboxError(f"The container {upcoming} has gone while it was being made.")
         journal.will_do(f"give {upcoming} its name back", "rename", id=new["Id"], container=upcoming)
         self.engine.rename_container(new["Id"], name)
         if step.details["start"]:
@@ -248,7 +249,8 @@ class Actor:
             text = self.folder.script(step.details["version"])
         if text is None:
             raise GridboxError(
-                f"The kept version {step.details['version']} of the init script is not what its name says; it was edited by hand."
+                f"The kept version {step.details['version']} of the init script was edited by hand,"
+                " it is not what its name says."
             )
         journal.will_do(
             f"put the init script of {step.target} back", "write_init_script", before=before, container=step.target,

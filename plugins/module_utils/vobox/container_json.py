@@ -123,8 +123,8 @@ def create_body(
     :param image: reference or id.
     :param values: what is not in it is left to image and engine.
     :param folder: of the VO-box's files on the host, see :mod:`.host_files`.
-    :param creation: a mark of this one creation: its undo knows its own container by it, and each container has a folder
-        of its own for the state of its init script, for two of them live side by side during a swap.
+    :param creation: a mark of this one creation: its undo knows its own container by it, and each container has a
+        folder of its own for the state of its init script, for two of them live side by side during a swap.
     :param api: version in use: the MAC moved into the endpoint with 1.44.
     """
     others = values.get("others") or {"Config": {}, "HostConfig": {}}
@@ -194,7 +194,7 @@ def update_body(values: Values) -> Json:
     return body
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------------
 
 
 def _hostname(config: Json) -> str:
@@ -203,7 +203,7 @@ def _hostname(config: Json) -> str:
 
 
 def _read_network(container: Json) -> dict[str, t.Any]:
-    """Name, addresses and MAC. An address that the engine chose is told as such: it may be another at the next start."""
+    """Name, addresses and MAC. An address that the engine chose is told as such: it may change at a restart."""
     networks = (container.get("NetworkSettings") or {}).get("Networks") or {}
     mode = container["HostConfig"].get("NetworkMode", "")
     name = mode if mode in networks else next(iter(sorted(networks)), mode)
@@ -249,7 +249,7 @@ def _read_mounts(container: Json, image: Json) -> dict[str, t.Any]:
 
 
 def _read_limits(host: Json) -> dict[str, t.Any]:
-    limits = {f"limits.{name}": None for name in _RLIMITS}
+    limits: dict[str, t.Any] = {f"limits.{name}": None for name in _RLIMITS}
     others = []
     for limit in host.get("Ulimits") or ():
         name = limit["Name"].lower().replace("rlimit_", "")
@@ -271,8 +271,8 @@ def _read_limits(host: Json) -> dict[str, t.Any]:
 
 def _cpus(host: Json) -> float:
     if host.get("NanoCpus"):
-        return round(host["NanoCpus"] / _SECOND, 3)
-    quota, period = host.get("CpuQuota") or 0, host.get("CpuPeriod") or 100_000
+        return round(float(host["NanoCpus"]) / _SECOND, 3)
+    quota, period = float(host.get("CpuQuota") or 0), float(host.get("CpuPeriod") or 100_000)
     return round(quota / period, 3) if quota > 0 else 0.0
 
 
@@ -319,7 +319,7 @@ def _init(host: Json) -> Json:
     return {"Init": host["Init"]} if host.get("Init") is not None else {}
 
 
-# ---- writing ----------------------------------------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------------------------------
 
 
 def _bind(source: str, target: str, read_only: bool, propagation: str = "rprivate") -> Json:

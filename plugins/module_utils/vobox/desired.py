@@ -415,7 +415,8 @@ def _environment(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> Non
             _plain_text(f"sysctls.{key}", value)
             if not re.match(r"(net\.|kernel\.(msg|sem|shm)|fs\.mqueue\.)[\w./-]*\Z", key):
                 raise InputError(
-                    f"sysctls.{key}", value, "a parameter of the container's own namespaces: net.*, kernel.msg*, kernel.sem,"
+                    f"sysctls.{key}", value, "a parameter of the container's own namespaces: net.*, kernel.msg*,"
+                    " kernel.sem,"
                     " kernel.shm* or fs.mqueue.*", "Set others on the host, see the role hep.gridbox.host_hardening."
                 )  # fmt: skip
         values["sysctls"] = {key: str(value) for key, value in params["sysctls"].items()}

@@ -4,8 +4,8 @@
 
 """The files of one VO-box on the host: its init script in versions, and its declared services.
 
-Layout and contract: ``docs/init-script.md``. A version is a folder named by the SHA-256 of the script in it, so an edit by
-hand shows without any record. What is current is one symbolic link, replaced by a rename.
+Layout and contract: ``docs/init-script.md``. A version is a folder named by the SHA-256 of the script in it, so an edit
+by hand shows without any record. What is current is one symbolic link, replaced by a rename.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def decide(wish: Wish, seen: Observed) -> Decision:
     return _create(wish, wished, seen) if seen.container is None else _change(wish, wished, seen)
 
 
-# ---- nothing there yet ------------------------------------------------------------------------------------------------
+# ---- nothing there yet -------------------------------------------------------------------------------------------
 
 
 def _create(wish: Wish, wished: Values, seen: Observed) -> Decision:
@@ -80,8 +80,7 @@ def _create(wish: Wish, wished: Values, seen: Observed) -> Decision:
             raise InputError(
                 option, None, f"{what}, for there is no container {wish.name} yet and it has to be created"
             )
-    assert seen.wished_image is not None
-    image = str(seen.wished_image["Id"])
+    image = str((seen.wished_image or {})["Id"])
     values = _complete({**_defaults(wished, seen.process), **wished}, wished)
     steps = [_leftover_step(wish, seen)]
     steps += _script_steps(wish, seen, launched=False)
@@ -124,13 +123,12 @@ def _defaults(wished: Values, process: t.Optional[EngineProcess]) -> dict[str, t
     return values
 
 
-# ---- something is there -----------------------------------------------------------------------------------------------
+# ---- something is there ------------------------------------------------------------------------------------------
 
 
 def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
-    assert seen.container is not None
     now = seen.values
-    old_image = str(seen.container["Image"])
+    old_image = str((seen.container or {})["Image"])
     image = str(seen.wished_image["Id"]) if seen.wished_image is not None else old_image
     different = [key for key in wished if now.get(key) != wished[key]]
     in_place = [key for key in different if key in IN_PLACE and seen.platform.name == "docker"]
@@ -158,7 +156,8 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
     if replaces:
         if now["network.others"]:
             raise RefusedError(
-                f"name: {wish.name}", f"the container is on the network {', '.join(now['network.others'])} too, which a swap would lose",
+                f"name: {wish.name}",
+                f"it is on the network {', '.join(now['network.others'])} too, which a swap would lose",
                 "Disconnect it first; the change needs a new container because of " + "; ".join(reasons) + ".",
             )  # fmt: skip
         for option, given in (("hostname", values.get("hostname")), ("network", _fixed(values))):
@@ -229,12 +228,12 @@ def _fixed(values: Values) -> bool:
     return bool(values.get("network.name") and (values.get("network.ipv4") or values.get("network.ipv6")))
 
 
-# ---- the init script --------------------------------------------------------------------------------------------------
+# ---- the init script ---------------------------------------------------------------------------------------------
 
 
 def _script_steps(wish: Wish, seen: Observed, launched: bool) -> list[Step]:
     """
-    :param launched: whether the container runs and goes on running, so that what it launched must be the current version.
+    :param launched: whether the container runs and goes on running, so that it must launch the version asked for.
     """
     files, version = seen.files, wish.script_sha256
     if version is None:
@@ -252,8 +251,8 @@ def _script_steps(wish: Wish, seen: Observed, launched: bool) -> list[Step]:
     if reason:
         steps.append(
             Step(
-                "write_init_script", wish.name, reason,
-                details={"text": wish.script, "version": version, "restart": launched and bool(seen.values.get("init_script"))},
+                "write_init_script", wish.name, reason, Disruption.none,
+                {"text": wish.script, "version": version, "restart": launched and bool(seen.values.get("init_script"))},
             )
         )  # fmt: skip
     stale = files.current != version or files.drift or seen.launch.version != version
@@ -261,7 +260,11 @@ def _script_steps(wish: Wish, seen: Observed, launched: bool) -> list[Step]:
         ran = (seen.launch.version or "nothing")[:12]
         steps.append(
             Step(
-                "restart_services", wish.name, f"the services run what {ran} started", Disruption.service, {"version": version}
+                "restart_services",
+                wish.name,
+                f"the services run what {ran} started",
+                Disruption.service,
+                {"version": version},
             )
         )  # fmt: skip
     return steps
@@ -279,7 +282,7 @@ def _previous(wish: Wish, seen: Observed) -> t.Optional[str]:
     return files.previous if files.previous != version else None
 
 
-# ---- absent -----------------------------------------------------------------------------------------------------------
+# ---- absent ------------------------------------------------------------------------------------------------------
 
 
 def _absent(wish: Wish, seen: Observed) -> Decision:
@@ -295,7 +298,7 @@ def _absent(wish: Wish, seen: Observed) -> Decision:
     return _decision(wish, seen, steps, before, {"state": "absent"}, {}, None)
 
 
-# ---- small things -----------------------------------------------------------------------------------------------------
+# ---- small things ------------------------------------------------------------------------------------------------
 
 
 def _leftover_step(wish: Wish, seen: Observed) -> t.Optional[Step]:

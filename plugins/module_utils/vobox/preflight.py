@@ -119,7 +119,7 @@ def check_syntax(script: str) -> None:
         )
 
 
-# ---- limits -----------------------------------------------------------------------------------------------------------
+# ---- limits ------------------------------------------------------------------------------------------------------
 
 
 def _rlimits(values: Values, process: EngineProcess) -> None:
@@ -154,7 +154,7 @@ def _swap_accounting(info: Json, values: Values) -> None:
         )
 
 
-# ---- mounts -----------------------------------------------------------------------------------------------------------
+# ---- mounts ------------------------------------------------------------------------------------------------------
 
 
 def _mounts(wish: Wish, values: Values) -> None:
@@ -210,8 +210,8 @@ def _refuse_private(wanted: str, path: str, propagation: str) -> None:
     if not shared and not (slave and propagation == "rslave"):
         raise RefusedError(
             wanted, f"it lies on the mount {point}, which is not shared, so later mounts would not be seen inside",
-            f"Make it a mount point of its own that is shared (mount --bind {path} {path}; mount --make-rshared {path}), as the role"
-            " hep.gridbox.cvmfs does, or set propagation: rprivate.",
+            f"Make it a mount point of its own that is shared (mount --bind {path} {path}; mount --make-rshared {path}),"
+            " as the role hep.gridbox.cvmfs does, or set propagation: rprivate.",
         )  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def _certificate(certificate: str, key: str) -> None:
         ) from exc  # fmt: skip
 
 
-# ---- the network ------------------------------------------------------------------------------------------------------
+# ---- the network -------------------------------------------------------------------------------------------------
 
 
 def _network(engine: DockerApi, wish: Wish, seen: Observed, values: Values) -> None:
@@ -281,10 +281,10 @@ def _network(engine: DockerApi, wish: Wish, seen: Observed, values: Values) -> N
         )
     if network.get("Driver") != "macvlan":
         raise RefusedError(
-            f"network.name: {name}", f"its driver is {network.get('Driver')}, and a VO-box needs an address of its own on the LAN",
+            f"network.name: {name}", f"its driver is {network.get('Driver')}, and a VO-box needs an address on the LAN",
             "Take a macvlan network, see hep.gridbox.macvlan_net.",
         )  # fmt: skip
-    addresses = {key: values.get(f"network.{key}") for key in ("ipv4", "ipv6") if values.get(f"network.{key}")}
+    addresses = {key: str(values[f"network.{key}"]) for key in ("ipv4", "ipv6") if values.get(f"network.{key}")}
     for key, address in addresses.items():
         refuse_address(f"network.{key}", address, network)
     own = {seen.container["Id"]} if seen.container else set()

@@ -18,17 +18,17 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputErr
 #: By number, linux/capability.h of Linux 5.9 and later.
 CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
-    "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
 )  # fmt: skip
 
 #: What sshd (privilege separation: SETUID, SETGID, SYS_CHROOT; login records: AUDIT_WRITE), squid and cron (SETUID,
 #: SETGID, KILL), ports below 1024, ping (NET_RAW) and an init script that prepares folders need.
 LEAST = (
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "NET_RAW", "SETGID", "SETUID",
-    "SYS_CHROOT",
+    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "NET_RAW", "SETGID",
+    "SETUID", "SYS_CHROOT",
 )  # fmt: skip
 
 #: What an engine grants unless told otherwise.
@@ -38,8 +38,8 @@ ENGINE_DEFAULT = {
         "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
     }),
     "podman": frozenset({
-        "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID",
-        "SYS_CHROOT",
+        "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP",
+        "SETUID", "SYS_CHROOT",
     }),
 }  # fmt: skip
 
@@ -138,8 +138,7 @@ class EngineProcess:
 
 def plain_name(name: str) -> str:
     """``cap_net_admin`` is ``NET_ADMIN``."""
-    name = name.upper()
-    return name[4:] if name.startswith("CAP_") else name
+    return name.upper().removeprefix("CAP_")
 
 
 def effective(host_config: t.Mapping[str, t.Any], platform: str) -> tuple[str, ...]:
@@ -179,8 +178,8 @@ def refuse_ungrantable(wish: Privileges, engine: EngineProcess, platform: str, v
     ):
         raise RefusedError(
             "privileges.profile: full",
-            f"this engine ({platform} {'.'.join(map(str, version))}) has not got {', '.join(missing)} itself, so it cannot"
-            " start a privileged container",
+            f"this engine ({platform} {'.'.join(map(str, version))}) has not got {', '.join(missing)} itself, so it"
+            " cannot start a privileged container",
             "Set profile: near_full, which works: it grants every capability that the engine has.",
         )
     ungrantable = sorted(set(wish.capabilities) - grantable(engine.capabilities, platform, version))

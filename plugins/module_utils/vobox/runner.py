@@ -22,19 +22,17 @@ exec /bin/sh {INIT_FOLDER}/runner "$@"
 
 #: Runs as the only child of the engine's init, which is PID 1, reaps orphans and passes signals on.
 #: HUP restarts everything with the script that is current by then; TERM ends everything.
-RUNNER = (
-    f"init={INIT_FOLDER} state={STATE_FOLDER}/state"
-    + r"""
+RUNNER = rf"""init={INIT_FOLDER} state={STATE_FOLDER}/state
 restart= end=
 trap 'restart=1' HUP
 trap 'end=1' TERM INT QUIT
 
-tell() { echo "$version $*" > "$state"; }
+tell() {{ echo "$version $*" > "$state"; }}
 
 # Is a process alive beside PID 1 and this shell? Uses nothing that an image might lack.
-others() {
+others() {{
     for process in /proc/[0-9]*; do
-        case ${process#/proc/} in 1 | $$) continue ;; esac
+        case ${{process#/proc/}} in 1 | $$) continue ;; esac
         while read -r key value rest; do
             [ "$key" = State: ] || continue
             [ "$value" = Z ] || return 0
@@ -42,11 +40,11 @@ others() {
         done 2> /dev/null < "$process/status"
     done
     return 1
-}
+}}
 
-nap() { sleep 0.1 2> /dev/null || sleep 1; }
+nap() {{ sleep 0.1 2> /dev/null || sleep 1; }}
 
-end_others() {
+end_others() {{
     tell stopping
     kill -TERM -1 2> /dev/null
     left=100
@@ -59,11 +57,11 @@ end_others() {
         fi
         nap
     done
-}
+}}
 
 while :; do
     version=$(cd -P "$init/current" && pwd -P) || exit 127
-    version=${version##*/}
+    version=${{version##*/}}
     restart=
     cd /
     tell running
@@ -93,4 +91,3 @@ while :; do
     fi
 done
 """
-)

@@ -76,6 +76,5 @@ class VoboxWork:
         if self._actor is None:
             from ansible_collections.hep.gridbox.plugins.module_utils.vobox.apply import Actor
 
-            assert self._seen is not None
-            self._actor = Actor(self.engine, self.wish, self._seen)
+            self._actor = Actor(self.engine, self.wish, self._seen or self.observe())
         return self._actor
