@@ -18,6 +18,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineEr
 
 Json = t.Dict[str, t.Any]
 
+#: Podman's own requests, below ``/libpod/``, have versions of their own; every Podman from 4.0 on takes this one.
+_LIBPOD = "4.0.0"
+
 
 @dataclass(frozen=True)
 class Platform:
@@ -127,7 +130,7 @@ class DockerApi:
 
             response = client.request(
                 method,
-                f"{client.base_url}/v{client.api_version}{path}",
+                f"{client.base_url}/v{_LIBPOD if path.startswith('/libpod/') else client.api_version}{path}",
                 json=body,
                 data=data,
                 headers=headers,
