@@ -146,6 +146,7 @@ class PodmanService:
         (folder / "containers.conf").write_text(
             '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n'
             '[engine]\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\n'
+            f'[network]\nnetwork_config_dir = "{folder}/networks"\n'
         )
 
     def podman(self, *arguments: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
