@@ -32,6 +32,12 @@ options:
     type: list
     elements: str
     default: []
+  settings:
+    description:
+      - By file, keys that are about to be changed, with the values they have now (null if they are not there). Values that
+        are remembered already stay.
+    type: dict
+    default: {}
   state:
     description:
       - V(present) writes down; V(absent) removes what is written down, whatever O(paths) and O(trees) say.
@@ -138,6 +144,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "paths": {"type": "list", "elements": "str", "default": []},
             "trees": {"type": "list", "elements": "str", "default": []},
+            "settings": {"type": "dict", "default": {}},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             **PLAN_ARGUMENTS,
         },

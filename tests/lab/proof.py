@@ -32,7 +32,7 @@ LAB = Path(__file__).resolve().parent
 PASSING = (
     "/root/.ansible", "/var/log", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/backups", "/etc/ld.so.cache",
     "/var/lib/systemd", "/tmp", "/var/tmp", "/etc/shadow", "/etc/gshadow", "/etc/passwd", "/etc/group",
-    "/etc/subuid", "/etc/subgid", "/usr/lib/python3", "/etc/hosts", "/run/adduser", "/etc/.pwd.lock",
+    "/etc/subuid", "/etc/subgid", "/usr/lib/python3", "/etc/hosts", "/run/adduser", "/etc/.pwd.lock", "/var/lib/ucf",
 )  # fmt: skip
 
 #: One line a thing: files with mode, owner, size and link target; sums of /etc; packages, units, mounts, daemons.

@@ -247,7 +247,6 @@ class ConfigWork:
         for key in {**before, **after}:
             if before.get(key) != after.get(key):
                 first.setdefault(key, before.get(key))
-        first = {key: value for key, value in first.items() if after.get(key) != value}
         settings[self.wish.config_file] = first
         settings = {path: keys for path, keys in settings.items() if keys}
         journal.will_do("the record", "record", settings=dict(known.settings))

@@ -118,6 +118,7 @@ class Wish:
     role: str
     paths: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
+    settings: t.Mapping[str, t.Mapping[str, t.Any]] = field(default_factory=dict)
     remove: bool = False
 
     @classmethod
@@ -132,7 +133,16 @@ class Wish:
                 if not path.startswith("/") or os.path.normpath(path) != path or path.count("/") < depth or path == "/":
                     below = ", below a folder of the root" if depth > 1 else ""
                     raise InputError(option, path, f"an absolute path without .. or a trailing slash{below}")
-        return cls(params["name"], tuple(params["paths"]), tuple(params["trees"]), params["state"] == "absent")
+        for path, keys in params["settings"].items():
+            if not isinstance(keys, dict):
+                raise InputError(f"settings.{path}", keys, "a dictionary of keys and their values")
+        return cls(
+            params["name"],
+            tuple(params["paths"]),
+            tuple(params["trees"]),
+            params["settings"],
+            params["state"] == "absent",
+        )
 
 
 @dataclass(frozen=True)
@@ -154,9 +164,18 @@ def plan(wish: Wish, observed: Observed) -> Plan:
         known = set(record.paths) | set(record.trees)
         paths = [path for path in wish.paths if path not in known and path not in observed.there]
         trees = [path for path in wish.trees if path not in known and path not in observed.there]
+        settings = [
+            Step(
+                "record_setting", f"{path} {key}", "its first value", details={"path": path, "key": key, "value": value}
+            )
+            for path, keys in wish.settings.items()
+            for key, value in keys.items()
+            if key not in record.settings.get(path, {})
+        ]
         steps = tuple(
             [Step("record", path, "it is not there yet, so it goes when the role goes") for path in paths]
             + [Step("record_tree", path, "it is not there yet, so it goes when the role goes") for path in trees]
+            + settings
         )
         return Plan(steps, before, {"paths": [*record.paths, *paths], "trees": [*record.trees, *trees]})
     steps_away = [
@@ -214,6 +233,9 @@ class RecordWork:
             write(self.wish.role, replace(record, paths=(*record.paths, step.target)))
         elif step.action == "record_tree":
             write(self.wish.role, replace(record, trees=(*record.trees, step.target)))
+        elif step.action == "record_setting":
+            keys = {**record.settings.get(step.details["path"], {}), step.details["key"]: step.details["value"]}
+            write(self.wish.role, replace(record, settings={**record.settings, step.details["path"]: keys}))
         elif step.action == "forget":
             write(self.wish.role, Record(record.packages))
         elif step.action == "remove_tree":
