@@ -42,11 +42,11 @@ def vobox(site: Lab) -> t.Iterator[str]:
     remove_voboxes(site)
 
 
-def make_network(lab: Lab) -> None:
+def make_network(lab: Lab, *options: str) -> None:
     lab.docker(
         "network", "create", "--driver", "macvlan", "--ipv6", "--opt", f"parent={PARENT}",
         "--subnet", "10.213.0.0/16", "--ip-range", "10.213.1.0/24", "--gateway", "10.213.0.1",
-        "--subnet", "fd13:213::/64", "--gateway", "fd13:213::1", "site",
+        "--subnet", "fd13:213::/64", "--gateway", "fd13:213::1", *options, "site",
     )  # fmt: skip
 
 
@@ -274,6 +274,18 @@ def test_a_parent_that_goes_away_during_the_swap(own_lab: Lab) -> None:
     assert f"{PARENT}" in outcome["error"]
     assert inspect(own_lab)["Id"] == made
     assert inspect(own_lab)["NetworkSettings"]["Networks"]["site"]["IPAMConfig"]["IPv4Address"] == VOBOX.ipv4
+
+
+def test_a_parent_for_one_link_only_is_handed_over_without_an_interim_link(own_lab: Lab) -> None:
+    make_network(own_lab, "--opt", "macvlan_mode=passthru")
+    make_vobox(own_lab)
+    before = network_state(own_lab)
+    with Reach(own_lab.peer, VOBOX) as reach:
+        report = swap(Job(own_lab.engine.url), own_lab.engine.netns)
+    assert (report["strategy"], report["announced"]) == ("overlap", False)
+    assert in_service(own_lab)
+    assert network_state(own_lab) == before
+    print(f"unreachable for {reach.longest_outage:.3f} s")
 
 
 # ---- SIGKILL at every step -------------------------------------------------------------------------------------------

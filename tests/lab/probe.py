@@ -54,7 +54,7 @@ class Reach:
 
     :ivar netns: of the machine that probes.
     :ivar identity: who is probed.
-    :ivar real_time: let the prober go before everything else on the machine.
+    :ivar first: give the prober precedence over other processes.
     :ivar attempts: of all families.
     :ivar outages: seconds each, of all families.
     """
@@ -62,17 +62,17 @@ class Reach:
     netns: str
     identity: Identity
     port: int = 80
-    real_time: bool = False
+    first: bool = False
     attempts: int = 0
     outages: list[float] = field(default_factory=list)
 
     def __enter__(self) -> Reach:
-        first = ["nsenter", f"--net=/run/netns/{self.netns}"]
-        if self.real_time:
-            first += ["chrt", "--fifo", "10"]
+        inside = ["nsenter", f"--net=/run/netns/{self.netns}"]
+        if self.first:
+            inside += ["nice", "--adjustment", "-10"]
         self._probers = [
             subprocess.Popen(
-                [*first, sys.executable, "-c", _PROBER, host, str(self.port)],
+                [*inside, sys.executable, "-c", _PROBER, host, str(self.port)],
                 stdout=subprocess.PIPE, text=True,
             )
             for host in self.identity.addresses

@@ -45,7 +45,9 @@ def vobox_body(*command: str, identity: Identity = VOBOX, policy: str = "unless-
         "HostConfig": {"NetworkMode": identity.network, "Init": True, "RestartPolicy": {"Name": policy}},
         "NetworkingConfig": {
             "EndpointsConfig": {
-                identity.network: {"IPAMConfig": {"IPv4Address": identity.ipv4, "IPv6Address": identity.ipv6}}
+                identity.network: {
+                    "IPAMConfig": {"IPv4Address": identity.ipv4 or "", "IPv6Address": identity.ipv6 or ""}
+                }
             }
         },
     }

@@ -142,31 +142,35 @@ def swap(
     if network is None:
         raise GridboxError(f"There is no network {identity.network} to swap {name} on.")
     _refuse_leftovers(engine, name)
-    Parent.of(network)  # refuses what would fail half-way
     running = bool(old["State"]["Running"])
-    # Podman's compatible API can not take a network from a container in the way that is needed here.
-    movable = engine.platform.name == "docker"
-    if not running or not movable:
+    # Podman 4.3 tells neither the parent of a network nor whether a container is connected, and cannot change a restart
+    # policy (its own comes into force with the container, and lets a stopped one rest).
+    docker = engine.platform.name == "docker"
+    parent = Parent.of(network) if docker else None
+    if not running or not docker:
         strategy = "sequential"
     record = {
         "name": name,
         "old_id": old["Id"],
         "network": identity.network,
-        "endpoint": _endpoint_of(engine, old, identity.network),
+        "endpoint": _endpoint_of(engine, old, identity.network) if docker else None,
         "identity": _identity_data(Identity.of(old, identity.network)),
-        "policy": (old.get("HostConfig") or {}).get("RestartPolicy") or _NO_RESTART,
+        "policy": old["HostConfig"].get("RestartPolicy") if docker else None,
         "running": running,
         "keep": keep_previous,
         "stop": timeouts.stop,
     }
-    report = SwapReport(old["Id"], "", strategy)
+    report = SwapReport(old["Id"], "", strategy, announced=parent is not None)
     clock = _Clock(report)
-    policy = (create.get("HostConfig") or {}).get("RestartPolicy") or _NO_RESTART
+    body = _labelled(create, record)
+    policy = body["HostConfig"].get("RestartPolicy") or _NO_RESTART
+    if docker:
+        body["HostConfig"]["RestartPolicy"] = _NO_RESTART
     endpoint = ((create.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}).get(identity.network) or {}
 
     journal.will_do(f"put {name} back into service as it was", PUT_BACK, record=record)
-    report.new_id = engine.create_container(next_name(name), _not_restarted(create, record))
-    if movable:
+    report.new_id = engine.create_container(next_name(name), body)
+    if docker:
         engine.disconnect(identity.network, report.new_id)
     clock.lap("create")
     if strategy == "sequential" and running:
@@ -176,19 +180,20 @@ def swap(
     engine.start_container(report.new_id)
     clock.lap("start")
     with _told_if_ended(engine, report.new_id):
-        if movable:
+        if docker:
             lend_addresses(netns_of(_pid(engine, report.new_id)), identity)
             if strategy == "overlap":
                 wait_for_health(engine, report.new_id, ready, timeouts.ready, "to get ready")
                 clock.lap("ready")
-            report.announced = take_over(engine, network, identity, endpoint, old["Id"], report.new_id, timeouts.link)
+            take_over(engine, network, parent, identity, endpoint, old["Id"], report.new_id, timeouts.link)
             return_addresses(netns_of(_pid(engine, report.new_id)), identity)
         else:
             announce_engines_link(engine, report.new_id, identity, timeouts.link)
     clock.lap("take_over")
     # In this order, and at once: a reboot from here on starts the one that has the network.
-    engine.update_container(report.new_id, {"RestartPolicy": policy})
-    engine.update_container(old["Id"], {"RestartPolicy": _NO_RESTART})
+    if docker:
+        engine.update_container(report.new_id, {"RestartPolicy": policy})
+        engine.update_container(old["Id"], {"RestartPolicy": _NO_RESTART})
     with _told_if_ended(engine, report.new_id):
         wait_for_health(engine, report.new_id, serving, timeouts.serving, "to be well in service")
     clock.lap("serving")
@@ -250,22 +255,22 @@ def recover(engine: DockerApi, name: str) -> list[str]:
 def take_over(
     engine: DockerApi,
     network: Json,
+    parent: t.Optional[Parent],
     identity: Identity,
     endpoint: t.Mapping[str, t.Any],
     giver: t.Optional[str],
     taker: str,
     link_seconds: float,
     back: bool = False,
-) -> bool:
+) -> None:
     """Move the endpoint of a network from one running container to another one, announced where that can be done.
 
+    :param parent: of the network; None: there can be no interim link, so the service is unreachable in between.
     :param endpoint: the Engine API's ``EndpointConfig`` for the taker.
     :param giver: id of the container that has the endpoint; None, or one that has none, is fine.
     :param back: this is the way back of a handover that has failed.
-    :returns: whether it was announced over an interim link.
     """
     netns = netns_of(_pid(engine, taker))
-    parent = Parent.of(network)
     interim = None
     if parent:
         interim = InterimLink(netns, identity, interim_mac(identity.mac, _macs_on(network), back))
@@ -288,7 +293,6 @@ def take_over(
         announcements.wait_for(5)
     if interim:
         interim.take_down()
-    return interim is not None
 
 
 def announce_engines_link(engine: DockerApi, container: str, identity: Identity, seconds: float) -> None:
@@ -410,11 +414,14 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
             network = engine.network(network_name)
             if network is None:
                 raise GridboxError(f"The network {network_name} is gone.")
-            giver = new and new["Id"]
-            take_over(engine, network, identity, record["endpoint"], giver, old["Id"], Timeouts().link, back=True)
+            giver = new["Id"] if new else None
+            take_over(
+                engine, network, Parent.of(network), identity, record["endpoint"], giver, old["Id"], Timeouts().link,
+                back=True,
+            )  # fmt: skip
             announced = True
         else:
-            _give(engine, network_name, new and new["Id"])
+            _give(engine, network_name, new["Id"] if new else None)
             engine.connect(network_name, old["Id"], record["endpoint"])
     if record["running"] and not old["State"]["Running"]:
         mended = True
@@ -424,13 +431,13 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
     if new and record["running"] and identity and not announced:
         # The LAN may have been told of the new one; unless it is told otherwise, it goes on asking there for a while.
         announce_engines_link(engine, old["Id"], identity, Timeouts().link)
-    if old["HostConfig"]["RestartPolicy"] != record["policy"]:
+    if record["policy"] and old["HostConfig"]["RestartPolicy"] != record["policy"]:
         mended = True
         engine.update_container(old["Id"], {"RestartPolicy": record["policy"]})
-    if new and new["Name"] == f"/{name}":
+    if new and new["Name"].lstrip("/") == name:
         mended = True
         engine.rename_container(new["Id"], next_name(name))
-    if old["Name"] != f"/{name}":
+    if old["Name"].lstrip("/") != name:
         mended = True
         engine.rename_container(old["Id"], name)
     if new:
@@ -445,7 +452,7 @@ def _retire(engine: DockerApi, record: t.Mapping[str, t.Any]) -> None:
     old = engine.container(record["old_id"])
     if old is None:
         return
-    if old["HostConfig"]["RestartPolicy"]["Name"] not in ("", "no"):
+    if record["policy"] and old["HostConfig"]["RestartPolicy"]["Name"] not in ("", "no"):
         engine.update_container(old["Id"], {"RestartPolicy": _NO_RESTART})
     engine.stop_container(old["Id"], record["stop"])
     if not record["keep"]:
@@ -525,11 +532,10 @@ def _refuse_leftovers(engine: DockerApi, name: str) -> None:
         raise RefusedError(f"name: {name}", f"{previous_name(name)} is running", "Stop it or rename it first.")
 
 
-def _not_restarted(create: Json, record: t.Mapping[str, t.Any]) -> Json:
-    """The create body, with the label, and so that a reboot does not start the container before it is in service."""
-    host_config = {**(create.get("HostConfig") or {}), "RestartPolicy": _NO_RESTART}
+def _labelled(create: Json, record: t.Mapping[str, t.Any]) -> Json:
+    """A copy of the create body, with the label."""
     labels = {**(create.get("Labels") or {}), REPLACES_LABEL: json.dumps(record, sort_keys=True)}
-    return {**create, "HostConfig": host_config, "Labels": labels}
+    return {**create, "HostConfig": dict(create.get("HostConfig") or {}), "Labels": labels}
 
 
 def _record_in(container: t.Optional[Json]) -> t.Optional[Json]:

@@ -52,7 +52,7 @@ class Identity:
         """The identity a running container has now, read from its ``docker inspect``; None if it has
         no address there."""
         endpoint = ((container.get("NetworkSettings") or {}).get("Networks") or {}).get(network) or {}
-        if not endpoint.get("EndpointID") or not (endpoint.get("IPAddress") or endpoint.get("GlobalIPv6Address")):
+        if not endpoint.get("IPAddress") and not endpoint.get("GlobalIPv6Address"):
             return None
         return cls(
             network=network,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 import typing as t
 from dataclasses import dataclass
@@ -60,8 +59,10 @@ class Parent:
         # In passthru mode a parent carries one macvlan link only (kernel: drivers/net/macvlan.c).
         if network.get("Driver") != "macvlan" or not link or mode == "passthru":
             return None
-        # Not by /sys, which shows the links of the namespace it was mounted in.
-        there = [name for _index, name in socket.if_nameindex()]
+        # Not by /sys, which shows the links of the namespace it was mounted in. And by netlink, so that its library is
+        # known to be there, and is loaded, before the service is touched.
+        with NamespaceLinks() as host:
+            there = host.names()
         if link not in there:
             raise RefusedError(
                 f"network: {network.get('Name')}",
@@ -121,7 +122,13 @@ class NamespaceLinks:
 
         self.netlink.close()
         if isinstance(exc, NetlinkError):
-            raise GridboxError(f"The kernel refused a change of links in {self.netns or 'the host'}: {exc.args[-1]}.") from exc
+            raise GridboxError(
+                f"The kernel refused a change of links in {self.netns or 'the host'}: {exc.args[-1]}."
+            ) from exc
+
+    def names(self) -> list[str]:
+        """Of all links."""
+        return [str(link.get_attr("IFLA_IFNAME")) for link in self.netlink.get_links()]
 
     def index_of(self, link: str) -> t.Optional[int]:
         """The index of a link, or None."""
