@@ -24,6 +24,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.lab.enter import enter
 SIGNS = ("none", "ssh", "http")
 #: Between two tries while waiting.
 PAUSE = 0.5
+#: Bytes within which a sign must have come.
+ENOUGH = 4096
+#: Bytes of an HTTP answer to read before hanging up.
+HEARD_OUT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -105,14 +109,14 @@ def judge(service: Service, received: bytes) -> t.Optional[Answer]:
     """Whether what was received so far is the sign; None if more is needed. Pure."""
     line, newline, _rest = received.partition(b"\n")
     text = line.decode("latin-1").strip()
-    if not newline and len(received) < 4096:
+    if not newline and len(received) < ENOUGH:
         return None
     if service.sign == "ssh":
         # Other lines may come before the identification.
         for one in received.decode("latin-1").splitlines():
             if one.startswith(("SSH-2.0-", "SSH-1.99-")):
                 return Answer(True, one.strip()[:80], 0)
-        return None if len(received) < 4096 else Answer(False, f"no SSH identification but {text[:60]!r}", 0)
+        return None if len(received) < ENOUGH else Answer(False, f"no SSH identification but {text[:60]!r}", 0)
     match = re.fullmatch(r"HTTP/\d\.\d (\d{3})\b.*", text)
     if not match:
         return Answer(False, f"no HTTP status but {text[:60]!r}", 0)
@@ -139,12 +143,14 @@ def _reach(service: Service, timeout: float) -> Answer:
                 connection.sendall(request.encode("ascii"))
             deadline = time.monotonic() + timeout
             received = b""
+            answer: t.Optional[Answer] = None
             while True:
                 connection.settimeout(max(0.001, deadline - time.monotonic()))
-                part = connection.recv(4096)
+                part = connection.recv(65536)
                 received += part
-                answer = judge(service, received if part else received + b"\n" + b" " * 4096)
-                if answer is not None:
+                answer = answer or judge(service, received if part else received + b"\n" + b" " * ENOUGH)
+                # An HTTP server that is hung up on while it sends complains in its log; so its answer is heard out.
+                if answer is not None and (service.sign != "http" or not part or len(received) > HEARD_OUT):
                     return answer
                 if not part:
                     return Answer(False, "closed without a sign", 0)
