@@ -182,11 +182,10 @@ def update_body(values: Values) -> Json:
         body["RestartPolicy"] = {"Name": values["restart_policy"]}
         if values["restart_policy"] == "on-failure":
             body["RestartPolicy"]["MaximumRetryCount"] = values.get("restart_policy.retries") or 0
-    # 0 means "leave as it is" to this request, so a limit is taken away by -1.
     if "limits.memory" in values:
-        body["Memory"] = values["limits.memory"] or -1
+        body["Memory"] = values["limits.memory"]
     if "limits.memory_swap" in values:
-        body["MemorySwap"] = values["limits.memory_swap"] or -1
+        body["MemorySwap"] = values["limits.memory_swap"]
     if "limits.cpus" in values:
         body["NanoCpus"] = int(values["limits.cpus"] * _SECOND)
     if "limits.pids" in values:

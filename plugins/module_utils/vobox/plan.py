@@ -131,7 +131,7 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
     old_image = str((seen.container or {})["Image"])
     image = str(seen.wished_image["Id"]) if seen.wished_image is not None else old_image
     different = [key for key in wished if now.get(key) != wished[key]]
-    in_place = [key for key in different if key in IN_PLACE and seen.platform.name == "docker"]
+    in_place = [key for key in different if seen.platform.name == "docker" and _changed_in_place(key, wished[key])]
     reasons = _reasons(wished, now, [key for key in different if key not in in_place])
     if image != old_image:
         reasons.insert(0, f"image: {_short(image)} instead of {_short(old_image)}")
@@ -201,6 +201,11 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
     if wish.image is not None:
         before["image"], after["image"] = old_image, image
     return _decision(wish, seen, steps, before, after, values, image)
+
+
+def _changed_in_place(key: str, value: t.Any) -> bool:
+    # 0 means "as it was" to the engine's request, so these two limits cannot be taken away by it.
+    return key in IN_PLACE and not (key in ("limits.memory", "limits.cpus") and not value)
 
 
 def _complete(values: dict[str, t.Any], wished: Values) -> dict[str, t.Any]:

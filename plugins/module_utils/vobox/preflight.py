@@ -210,7 +210,7 @@ def _refuse_private(wanted: str, path: str, propagation: str) -> None:
     if not shared and not (slave and propagation == "rslave"):
         raise RefusedError(
             wanted, f"it lies on the mount {point}, which is not shared, so later mounts would not be seen inside",
-            f"Make it a mount point of its own that is shared (mount --bind {path} {path}; mount --make-rshared {path}),"
+            f"Make it a mount point of its own, shared (mount --bind {path} {path}; mount --make-rshared {path}),"
             " as the role hep.gridbox.cvmfs does, or set propagation: rprivate.",
         )  # fmt: skip
 
@@ -295,10 +295,8 @@ def _network(engine: DockerApi, wish: Wish, seen: Observed, values: Values) -> N
     parent = (network.get("Options") or {}).get("parent")
     if wish.wire_check and changed and parent and seen.platform.name == "docker":
         # Our own macvlan links do not answer their parent, so whoever answers is another machine.
-        from ansible_collections.hep.gridbox.plugins.module_utils.network.observe import enter_namespace_of
         from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import probe
 
-        enter_namespace_of(engine)
         asked = [value for key, value in addresses.items() if seen.values.get(f"network.{key}") != value]
         if values.get("network.mac") and seen.values.get("network.mac") != values["network.mac"]:
             asked.append(values["network.mac"])

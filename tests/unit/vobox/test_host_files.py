@@ -1,0 +1,134 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The init script in versions, on a real file system."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Service, sha256
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import (
+    KEPT_VERSIONS,
+    Folder,
+    HostFiles,
+    read_launch,
+)
+
+FIRST, SECOND, THIRD = (f"#!/bin/sh\necho {word}\n" for word in ("first", "second", "third"))
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path / "vobox1"))
+
+
+def everything(folder: Folder) -> dict[str, bytes | str]:
+    return {
+        str(path.relative_to(folder.path)): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in sorted(folder.path.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_nothing_is_nothing(folder: Folder) -> None:
+    assert folder.read() == HostFiles()
+    folder.remove()
+
+
+def test_a_version_is_named_by_what_is_in_it(folder: Folder) -> None:
+    folder.write_script(FIRST)
+    seen = folder.read()
+    assert (seen.current, seen.content, seen.previous, seen.drift, seen.runner) == (
+        sha256(FIRST), sha256(FIRST), None, False, True,
+    )  # fmt: skip
+    script = folder.init / "current" / "init.sh"
+    assert (script.read_text(), script.stat().st_mode & 0o777) == (FIRST, 0o755)
+
+
+def test_the_version_before_is_kept(folder: Folder) -> None:
+    for text in (FIRST, SECOND, FIRST):
+        folder.write_script(text)
+    seen = folder.read()
+    assert (seen.current, seen.previous) == (sha256(FIRST), sha256(SECOND))
+    assert set(seen.versions) == {sha256(FIRST), sha256(SECOND)}
+    assert folder.script(sha256(SECOND)) == SECOND
+
+
+def test_the_five_newest_are_kept(folder: Folder) -> None:
+    texts = [f"#!/bin/sh\necho {number}\n" for number in range(12)]
+    for text in texts:
+        folder.write_script(text)
+    kept = folder.read().versions
+    assert set(kept) >= {sha256(text) for text in texts[-KEPT_VERSIONS:]}
+    assert len(kept) <= KEPT_VERSIONS + 1
+
+
+def test_an_edit_by_hand_shows_and_is_kept(folder: Folder) -> None:
+    folder.write_script(FIRST)
+    (folder.init / "current" / "init.sh").write_text(SECOND)
+    assert folder.read().drift
+    assert folder.script(sha256(FIRST)) is None
+    folder.write_script(FIRST)
+    seen = folder.read()
+    assert (seen.drift, seen.current, seen.previous) == (False, sha256(FIRST), sha256(SECOND))
+    assert folder.script(sha256(SECOND)) == SECOND
+
+
+@pytest.mark.parametrize("before", [(), (FIRST,), (FIRST, SECOND), (FIRST, SECOND, "edit")])
+def test_put_back_is_as_before(folder: Folder, before: tuple[str, ...]) -> None:
+    for text in before:
+        if text == "edit":
+            (folder.init / "current" / "init.sh").write_bytes(b"#!/bin/sh\n# \xff by hand\n")
+        else:
+            folder.write_script(text)
+    was = everything(folder) if before else {}
+    snapshot = folder.snapshot()
+    folder.write_script(THIRD)
+    folder.put_back(snapshot)
+    folder.put_back(snapshot)
+    assert everything(folder) == was
+    assert folder.path.exists() == bool(before)
+
+
+def test_a_write_that_dies_half_way_changes_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link moves last, by one rename."""
+    folder.write_script(FIRST)
+
+    def die(*_arguments: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "symlink_to", die)
+    with pytest.raises(OSError, match="no space"):
+        folder.write_script(SECOND)
+    assert (folder.init / "current" / "init.sh").read_text() == FIRST
+
+
+def test_services_are_remembered(folder: Folder) -> None:
+    services = (Service("sshd", 1975), Service("dns", 53, "udp"))
+    folder.write_services(services)
+    assert folder.read().services == services
+    folder.write_services(None)
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "version", "state", "status", "well"),
+    [
+        ("abc running\n", "abc", "running", None, True),
+        ("abc done\n", "abc", "done", None, True),
+        ("abc failed 3\n", "abc", "failed", 3, False),
+        ("", None, None, None, False),
+        ("abc", None, None, None, False),
+    ],
+)
+def test_what_the_runner_says(
+    tmp_path: Path, said: str, version: str | None, state: str | None, status: int | None, well: bool
+) -> None:
+    (tmp_path / "state").write_text(said)
+    launch = read_launch(str(tmp_path))
+    assert (launch.version, launch.state, launch.status, launch.went_well) == (version, state, status, well)

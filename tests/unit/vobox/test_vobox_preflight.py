@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is refused before anything is touched, as far as it can be decided without a host."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.preflight import (
+    check_syntax,
+    mount_of,
+    refuse_address,
+    refuse_taken,
+)
+
+NETWORK: dict[str, t.Any] = {
+    "Name": "site",
+    "Driver": "macvlan",
+    "IPAM": {
+        "Config": [
+            {"Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1", "AuxiliaryAddresses": {"router2": "10.0.0.2"}},
+            {"Subnet": "fd00::/64", "Gateway": "fd00::1"},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("10.0.1.1", "network site has the subnets 10.0.0.0/24, fd00::/64"),
+        ("10.0.0.0", "first or last address"),
+        ("10.0.0.255", "first or last address"),
+        ("10.0.0.1", "it is the gateway of 10.0.0.0/24"),
+        ("10.0.0.2", "keeps it for router2"),
+        ("fd00::1", "it is the gateway of fd00::/64"),
+        ("fd01::5", "network site has the subnets"),
+    ],
+)
+def test_an_address_the_network_cannot_give(address: str, said: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        refuse_address("network.ipv4", address, NETWORK)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.3", "10.0.0.254", "fd00::2"])
+def test_an_address_the_network_can_give(address: str) -> None:
+    refuse_address("network.ipv4", address, NETWORK)
+
+
+OTHER = {
+    "Id": "2" * 64,
+    "Names": ["/vobox2"],
+    "NetworkSettings": {
+        "Networks": {
+            "site": {
+                "IPAMConfig": {"IPv4Address": "10.0.0.10"},
+                "IPAddress": "",
+                "GlobalIPv6Address": "fd00::10",
+                "MacAddress": "02:00:00:00:00:0A",
+            }
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"network.ipv4": "10.0.0.10"}, "network.ipv4: 10.0.0.10: container vobox2 has it already"),
+        ({"network.ipv6": "fd00::10"}, "network.ipv6: fd00::10: container vobox2"),
+        ({"network.mac": "02:00:00:00:00:0a"}, "network.mac: 02:00:00:00:00:0a: container vobox2"),
+    ],
+)
+def test_what_another_container_has(values: dict[str, t.Any], said: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        refuse_taken(values, [OTHER], set())
+    assert said in str(refused.value)
+    refuse_taken(values, [OTHER], {OTHER["Id"]})
+    refuse_taken({**dict.fromkeys(values, "10.9.9.9")}, [OTHER], set())
+
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+30 22 0:40 / /cvmfs rw,relatime shared:7 - tmpfs tmpfs rw
+31 30 0:41 / /cvmfs/alice.cern.ch ro,relatime master:9 - fuse cvmfs2 ro
+32 22 0:42 / /a\\040b rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/cvmfs", ("/cvmfs", True, False)),
+        ("/cvmfs/lhcb.cern.ch", ("/cvmfs", True, False)),
+        ("/cvmfs/alice.cern.ch", ("/cvmfs/alice.cern.ch", False, True)),
+        ("/cvmfsx", ("/", False, False)),
+        ("/a b/c", ("/a b", False, False)),
+    ],
+)
+def test_the_mount_a_path_lies_on(path: str, expected: tuple[str, bool, bool]) -> None:
+    assert mount_of(path, MOUNTS) == expected
+
+
+@pytest.mark.parametrize("script", ["#!/bin/sh\nif true\n", "#!/bin/bash\nfor\n", "#!/usr/bin/env sh\n)\n"])
+def test_a_script_no_shell_can_read(script: str) -> None:
+    with pytest.raises(InputError, match="init_script: got '#!"):
+        check_syntax(script)
+
+
+@pytest.mark.parametrize("script", ["#!/bin/sh\ntouch /tmp/never\n", "#!/usr/bin/python3\nif\n", "#!/no/such/sh\n)\n"])
+def test_a_script_that_can_be_read_or_not_be_judged(script: str) -> None:
+    check_syntax(script)
