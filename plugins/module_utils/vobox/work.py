@@ -48,8 +48,11 @@ class VoboxWork:
     def preflight(self, plan: Plan, observed: Observed) -> None:
         if plan.steps:
             # A run without a change does not need to read this code.
+            from ansible_collections.hep.gridbox.plugins.module_utils.network.observe import enter_namespace_of
             from ansible_collections.hep.gridbox.plugins.module_utils.vobox.preflight import preflight
 
+            # The parent link is one that the engine sees, and so are the neighbours that are asked and told.
+            enter_namespace_of(self.engine)
             preflight(self.engine, self.wish, observed, plan)
 
     def do(self, step: Step, journal: Journal) -> None:
