@@ -1,0 +1,210 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""CVMFS mounts: names, units, and what is mounted in which order."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import mount_table, mounts, units
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mount_table import Mount
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import Observed, Unit
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
+
+CONFIG, ALICE = "cvmfs-config.cern.ch", "alice.cern.ch"
+
+
+def make(systemd: bool = True, kernel: bool = True, **changes: t.Any) -> Wish:
+    params: dict[str, t.Any] = {
+        "root": "/cvmfs",
+        "repositories": [{"repository": ALICE, "source": "client"}, {"repository": CONFIG, "source": "client"}],
+        "config_repository": CONFIG,
+        "squashfs_driver": "auto",
+        "wait_timeout": 180,
+        "state": "mounted",
+        "supervisor": "auto",
+    }
+    return Wish.from_params({**params, **changes}, kernel, systemd)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [  # as systemd-escape --path --suffix=mount prints them
+        ("/cvmfs", "cvmfs.mount"),
+        ("/cvmfs/alice.cern.ch", "cvmfs-alice.cern.ch.mount"),
+        ("/cvmfs/alice-ocdb.cern.ch", "cvmfs-alice\\x2docdb.cern.ch.mount"),
+        ("/srv/.hidden/a b", "srv-.hidden-a\\x20b.mount"),
+        ("/.top", "\\x2etop.mount"),
+        ("/", "-.mount"),
+    ],
+)
+def test_unit_names(path: str, name: str) -> None:
+    assert units.unit_name(path) == name
+
+
+def test_the_configuration_repository_comes_first_and_the_others_wait_for_it() -> None:
+    found = units.units(make())
+    assert list(found) == ["cvmfs.mount", "cvmfs-cvmfs\\x2dconfig.cern.ch.mount", "cvmfs-alice.cern.ch.mount"]
+    alice = found["cvmfs-alice.cern.ch.mount"].splitlines()
+    for line in (
+        "RequiresMountsFor=/cvmfs /cvmfs/cvmfs-config.cern.ch", "After=network-online.target",
+        "Before=docker.service podman.service", "Type=cvmfs", "Options=ro,nodev,_netdev,nofail", "TimeoutSec=180",
+        "WantedBy=remote-fs.target",
+    ):  # fmt: skip
+        assert line in alice
+    config = found["cvmfs-cvmfs\\x2dconfig.cern.ch.mount"]
+    assert "RequiresMountsFor=/cvmfs\n" in config
+
+
+@pytest.mark.parametrize(
+    ("kernel", "driver", "kind"),
+    [(True, "auto", "squashfs"), (False, "auto", "fuse.squashfuse"), (True, "fuse", "fuse.squashfuse")],
+)
+def test_who_mounts_a_squashfs(kernel: bool, driver: str, kind: str) -> None:
+    entry = {"repository": ALICE, "source": "squashfs", "path": "/srv/a.sqfs"}
+    wish = make(kernel=kernel, repositories=[entry], config_repository=None, squashfs_driver=driver)
+    text = units.units(wish)["cvmfs-alice.cern.ch.mount"]
+    assert f"Type={kind}\n" in text
+    assert "WantedBy=multi-user.target" in text
+    assert "network" not in text
+    assert ("loop" in text) == (kind == "squashfs")
+    assert ("allow_other" in text) == (kind != "squashfs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"repositories": [{"repository": "../etc", "source": "client"}]},
+            r"repositories\[0\]\.repository: got '../etc'",
+        ),
+        ({"repositories": [{"repository": "alice", "source": "client"}]}, "fully qualified"),
+        ({"repositories": [{"repository": "Alice.cern.ch", "source": "client"}]}, "fully qualified"),
+        ({"repositories": [{"repository": ALICE, "source": "client", "path": "/a"}]}, "expected no path"),
+        ({"repositories": [{"repository": ALICE, "source": "squashfs"}]}, "the file that source squashfs needs"),
+        ({"repositories": [{"repository": ALICE, "source": "directory", "path": "/a b"}]}, "an absolute path"),
+        ({"repositories": [{"repository": ALICE, "source": "directory", "path": "/a\nb"}]}, "an absolute path"),
+        (
+            {"repositories": [{"repository": ALICE, "source": "directory", "path": "/a", "sentinel": "../b"}]},
+            "sentinel",
+        ),
+        ({"repositories": [{"repository": ALICE, "source": "client"}] * 2}, "each repository once"),
+        ({"config_repository": "other.cern.ch"}, "one of the repositories"),
+        ({"root": "cvmfs"}, "root: got 'cvmfs'"),
+        ({"root": "/"}, "root: got '/'"),
+        ({"wait_timeout": 0}, "wait_timeout: got 0"),
+    ],
+)
+def test_wrong_values(changes: dict[str, t.Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        make(**{"config_repository": None, **changes})
+
+
+def test_systemd_cannot_be_asked_for_where_it_is_not() -> None:
+    with pytest.raises(InputError, match="systemd is not PID 1"):
+        make(systemd=False, supervisor="systemd")
+
+
+def actions(wish: Wish, observed: Observed) -> list[tuple[str, str]]:
+    return [(step.action, step.target) for step in mounts.plan(wish, observed).steps]
+
+
+def all_there(wish: Wish, **more: Unit) -> Observed:
+    table = (
+        Mount("/cvmfs", "ext4", "/dev/a", True),
+        Mount(f"/cvmfs/{CONFIG}", "fuse", "cvmfs2", True),
+        Mount(f"/cvmfs/{ALICE}", "fuse", "cvmfs2", True),
+    )
+    known = {name: Unit(text, "loaded", "active", "enabled") for name, text in units.units(wish).items()}
+    return Observed(table, frozenset(), {**known, **more})
+
+
+def test_a_bare_host_with_systemd() -> None:
+    bare = Observed((Mount("/", "ext4", "/dev/a", True),), frozenset(), {mounts.AUTOFS: Unit(None, "loaded", "active")})
+    root, config, alice = units.units(make())
+    assert actions(make(), bare) == [
+        ("mask", "autofs.service"),
+        ("write_unit", root), ("write_unit", config), ("write_unit", alice),
+        ("reload_systemd", "systemd"),
+        ("enable", root), ("enable", config), ("enable", alice),
+        ("start", root), ("start", config), ("start", alice),
+    ]  # fmt: skip
+
+
+def test_a_bare_host_without_systemd() -> None:
+    bare = Observed((Mount("/", "ext4", "/dev/a", False),))
+    assert actions(make(systemd=False), bare) == [
+        ("share", "/cvmfs"),
+        ("mount", f"/cvmfs/{CONFIG}"),
+        ("mount", f"/cvmfs/{ALICE}"),
+    ]
+
+
+def test_what_is_there_is_left_alone() -> None:
+    assert actions(make(), all_there(make())) == []
+    assert actions(make(), all_there(make(), **{mounts.AUTOFS: Unit(None, "masked")})) == []
+
+
+def test_a_changed_unit_is_written_and_its_mount_left_alone() -> None:
+    wish = make(wait_timeout=60)
+    names = list(units.units(wish))
+    assert actions(wish, all_there(make())) == [
+        ("write_unit", names[1]),
+        ("write_unit", names[2]),
+        ("reload_systemd", "systemd"),
+    ]
+
+
+def test_taking_the_folder_from_a_running_autofs_costs_the_service() -> None:
+    seen = Observed(
+        (Mount("/cvmfs", "autofs", "map", True),), frozenset(), {mounts.AUTOFS: Unit(None, "loaded", "active")}
+    )
+    assert mounts.plan(make(), seen).disruption == Disruption.service
+    idle = Observed((), frozenset(), {mounts.AUTOFS: Unit(None, "loaded", "active")})
+    assert mounts.plan(make(), idle).disruption == Disruption.none
+
+
+def test_removal_goes_from_the_inside_out_and_takes_only_what_is_ours() -> None:
+    wish = make(state="absent", repositories=[])
+    seen = all_there(make(), **{"cvmfs-foreign.mount": Unit("[Unit]\n", "loaded", "active", "enabled")})
+    found = actions(wish, seen)
+    assert found[:3] == [("unmount", f"/cvmfs/{ALICE}"), ("unmount", f"/cvmfs/{CONFIG}"), ("unmount", "/cvmfs")]
+    assert ("remove_unit", "cvmfs-alice.cern.ch.mount") in found
+    assert not [target for _action, target in found if "foreign" in target]
+
+
+@pytest.mark.parametrize(
+    ("source", "mount", "same", "good"),
+    [
+        ("client", Mount("p", "fuse", "cvmfs2", True), False, True),
+        ("client", Mount("p", "autofs", "map", True), False, False),
+        ("squashfs", Mount("p", "squashfs", "/dev/loop0", True), False, True),
+        ("squashfs", Mount("p", "ext4", "/dev/a", True), False, False),
+        ("directory", Mount("p", "ext4", "/dev/a", True), True, True),
+        ("directory", Mount("p", "ext4", "/dev/a", True), False, False),
+    ],
+)
+def test_whose_mount_it_is(source: str, mount: Mount, same: bool, good: bool) -> None:
+    entry = {"repository": ALICE, "source": source, "path": None if source == "client" else "/srv/a"}
+    repository = make(repositories=[entry], config_repository=None).repositories[0]
+    assert mounts.as_wanted(repository, mount, same) is good
+
+
+def test_the_kernels_table() -> None:
+    table = (
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/a rw\n"
+        "40 22 8:1 /cvmfs /cvmfs rw shared:1 master:2 - ext4 /dev/a rw\n"
+        "41 40 0:50 / /cvmfs/with\\040blank ro - fuse.squashfuse squash\\134fuse ro\n"
+        "42 40 0:51 / /cvmfs/with\\040blank ro shared:9 - fuse cvmfs2 ro\n"
+    )
+    found = mount_table.parse(table)
+    assert [mount.shared for mount in found] == [True, True, False, True]
+    assert found[2] == Mount("/cvmfs/with blank", "fuse.squashfuse", "squash\\fuse", False)
+    assert mount_table.at(found, "/cvmfs/with blank") == found[3]
+    assert mount_table.at(found, "/none") is None

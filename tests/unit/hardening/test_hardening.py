@@ -1,0 +1,235 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Limits, controls, and the judgement of a host."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening import controls, enforce, host_state, judge, limits
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening.host_state import Host
+
+PARAMS: dict[str, t.Any] = {
+    "voboxes": 2, "lan_peers": 1024, "nofile_soft": 65536, "nofile_hard": 1048576, "max_clock_offset": 1.0,
+    "controls": {},
+}  # fmt: skip
+#: A Debian 12 as installed (kernel 6.1, 4 GiB).
+STOCK = {
+    "fs.inotify.max_user_instances": 128, "fs.inotify.max_user_watches": 28000, "fs.file-max": 2**63 - 1,
+    "kernel.pid_max": 4194304, "kernel.keys.maxkeys": 200, "kernel.keys.maxbytes": 20000,
+    **{f"net.{family}.neigh.default.gc_thresh{n}": value for family in ("ipv4", "ipv6")
+       for n, value in ((1, 128), (2, 512), (3, 1024))},
+}  # fmt: skip
+
+
+def make(**changes: t.Any) -> enforce.Wish:
+    return enforce.Wish.from_params({**PARAMS, **changes})
+
+
+def good_host(wish: enforce.Wish, **changes: t.Any) -> Host:
+    """A host on which all of the wish is in force."""
+    first = Host(sysctls=STOCK, sshd={}, sshd_includes=True, keys=("root",))
+    need = wish.need(first)
+    values: dict[str, t.Any] = {
+        "sysctls": {name: value for names in need.sysctls.values() for name, value in names.items()},
+        "files": dict.fromkeys(host_state.FILES) | enforce.texts(wish, first),
+        "default_nofile": wish.nofile,
+        "clock": {"service": "chrony", "stratum": 3, "offset": 0.001},
+        "sshd": {name.lower(): value for name, value in enforce.sshd_wanted(wish).items()},
+        "sshd_includes": True,
+        "keys": ("root",),
+    }
+    return Host(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("voboxes", "instances", "watches", "pids", "third", "nproc"),
+    [
+        (0, 256, 262144, 65536, 2048, 8192),
+        (1, 512, 393216, 131072, 4096, 16384),
+        (2, 768, 524288, 196608, 6144, 24576),
+        (8, 2304, 1310720, 589824, 18432, 73728),
+    ],
+)
+def test_the_formula(voboxes: int, instances: int, watches: int, pids: int, third: int, nproc: int) -> None:
+    need = limits.need(voboxes, 1024, (1, 2), {})
+    assert need.sysctls["inotify"] == {
+        "fs.inotify.max_user_instances": instances,
+        "fs.inotify.max_user_watches": watches,
+    }
+    assert need.sysctls["pid_max"] == {"kernel.pid_max": pids}
+    assert need.sysctls["neighbours"]["net.ipv6.neigh.default.gc_thresh3"] == third
+    assert need.nproc == nproc
+
+
+@given(
+    st.integers(0, 1000), st.integers(1, 10**6),
+    st.dictionaries(st.sampled_from(limits.all_names()), st.integers(0, 2**40)),
+)  # fmt: skip
+def test_nothing_is_lowered_and_more_voboxes_never_need_less(voboxes: int, peers: int, current: dict[str, int]) -> None:
+    need = limits.need(voboxes, peers, (1, 2), current)
+    more = limits.need(voboxes + 1, peers, (1, 2), current)
+    for control, names in need.sysctls.items():
+        for name, value in names.items():
+            assert value >= current.get(name, 0)
+            assert more.sysctls[control][name] >= value
+    if "kernel.pid_max" not in current:
+        assert need.sysctls["pid_max"]["kernel.pid_max"] <= limits.PID_MAX_LIMIT
+
+
+@given(st.integers(0, 50), st.integers(1, 5000))
+def test_working_it_out_again_gives_the_same(voboxes: int, peers: int) -> None:
+    first = limits.need(voboxes, peers, (1, 2), STOCK)
+    after = {name: value for names in first.sysctls.values() for name, value in names.items()}
+    assert limits.need(voboxes, peers, (1, 2), after) == first
+
+
+def actions(wish: enforce.Wish, host: Host) -> list[str]:
+    return [f"{step.action} {step.target.rsplit('/', 1)[-1]}" for step in enforce.plan(wish, host).steps]
+
+
+def test_a_stock_host() -> None:
+    host = Host(sysctls=STOCK, default_nofile=(1024, 524288), sshd={}, sshd_includes=True, keys=("root",))
+    assert [step.action for step in enforce.plan(make(), host).steps] == [
+        "write", "write", "write", "write", "load_sysctls", "reload_systemd", "reload_sshd",
+    ]  # fmt: skip
+
+
+def test_a_host_as_wanted_is_left_alone() -> None:
+    assert actions(make(), good_host(make())) == []
+
+
+def test_a_value_changed_by_hand_is_loaded_again() -> None:
+    wish = make()
+    host = good_host(wish)
+    lowered = {**host.sysctls, "fs.inotify.max_user_instances": 128}
+    assert actions(wish, good_host(wish, sysctls=lowered)) == ["load_sysctls 90-hep.gridbox.conf"]
+
+
+def test_a_control_that_is_off_writes_nothing_and_takes_its_own_back() -> None:
+    off = dict.fromkeys(("inotify", "file_max", "pid_max", "keys", "neighbours"), "elsewhere")
+    wish = make(controls=off)
+    assert host_state.SYSCTL_FILE not in enforce.texts(wish, good_host(wish))
+    assert actions(wish, good_host(make())) == ["remove 90-hep.gridbox.conf"]
+    everything = make(controls=dict.fromkeys(controls.IDS, False))
+    assert enforce.texts(everything, good_host(make())) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "host", "sentence"),
+    [
+        ({"nofile_hard": 2097152}, {}, "the kernel's fs.nr_open is 1048576"),
+        ({}, {"may_raise": False, "hard_nofile": 20000}, "may not raise its hard limit of 20000"),
+        ({}, {"read_only": frozenset(STOCK)}, "inotify: fs.inotify.max_user_instances = 768: it is 128 and cannot"),
+        ({}, {"sysctls": {**STOCK, "fs.inotify.max_user_watches": 10**9, "fs.inotify.max_user_instances": 10**9},
+              "read_only": frozenset({"kernel.keys.maxkeys"})}, "switch the control keys off with the reason"),
+        ({}, {"sysctls": {}}, "it is not there here"),
+        ({}, {"keys": ()}, "no account can log in with a key"),
+        ({}, {"sshd_includes": False}, "does not begin with Include"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_set_is_refused_before(changes: dict[str, t.Any], host: dict[str, t.Any], sentence: str) -> None:
+    wish = make(**changes)
+    values: dict[str, t.Any] = {"sysctls": STOCK, "sshd": {}, "sshd_includes": True, "keys": ("root",)}
+    seen = Host(**{**values, **host})
+    with pytest.raises(RefusedError, match=sentence):
+        enforce.ControlsWork(wish).preflight(enforce.plan(wish, seen), seen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"voboxes": -1}, "voboxes: got -1, expected a number from 0 to 1000"),
+        ({"lan_peers": 0}, "lan_peers: got 0"),
+        ({"nofile_soft": 2000000}, "nofile_soft: got 2000000, expected at most nofile_hard, 1048576"),
+        ({"max_clock_offset": 0}, "max_clock_offset: got 0"),
+        ({"controls": {"inotfy": False}}, "controls: got 'inotfy', expected one of nofile"),
+        ({"controls": {"inotify": ""}}, r"controls\.inotify: got ''"),
+        ({"controls": {"inotify": 0}}, r"controls\.inotify: got 0"),
+        ({"record": "a/b"}, "record: got 'a/b'"),
+    ],
+)
+def test_wrong_values(changes: dict[str, t.Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        make(**changes)
+
+
+def statuses(wish: enforce.Wish, host: Host) -> dict[str, str]:
+    found = judge.audit(host, wish.need(host), wish.waived, wish.max_offset)
+    return {finding.id: finding.status for finding in found}
+
+
+def test_every_control_passes_on_a_good_host_and_each_is_reported() -> None:
+    found = statuses(make(), good_host(make()))
+    assert found == dict.fromkeys(controls.IDS, "pass")
+
+
+@pytest.mark.parametrize(
+    ("control", "host"),
+    [
+        ("inotify", {"sysctls": {**STOCK}}),
+        ("forwarding", {"forwarding_off": ("/etc/sysctl.d/x.conf",)}),
+        ("user_namespaces", {"userns": "user.max_user_namespaces is 0"}),
+        ("autofs", {"autofs": "loaded/active"}),
+        ("autofs", {"autofs": "masked/inactive", "automount": True}),
+        ("time_sync", {"clock": {"service": ""}}),
+        ("time_sync", {"clock": {"service": "chrony", "stratum": 0, "offset": 0.0}}),
+        ("time_sync", {"clock": {"service": "chrony", "stratum": 3, "offset": 1.5}}),
+        ("sshd_passwords", {"sshd": {"passwordauthentication": "yes"}}),
+        ("systemd_limits", {"default_nofile": (1024, 524288)}),
+        ("nofile", {"nr_open": 1000}),
+        ("nproc", {"files": {}}),
+    ],
+)
+def test_each_control_can_fail_and_be_waived(control: str, host: dict[str, t.Any]) -> None:
+    assert statuses(make(), good_host(make(), **host))[control] == "fail"
+    waived = make(controls={control: "for a reason"})
+    assert statuses(waived, good_host(make(), **host))[control] == "waived"
+
+
+def test_the_table_tells_why_a_failure_matters_and_why_a_control_is_waived() -> None:
+    wish = make(controls={"time_sync": "the hypervisor does it"})
+    host = good_host(wish, autofs="loaded/active")
+    lines = "\n".join(enforce.table(judge.audit(host, wish.need(host), wish.waived, 1.0)))
+    assert "why it matters: what it mounts on demand, containers do not see" in lines
+    assert "[waived: the hypervisor does it]" in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("# comment\n\nInclude /etc/ssh/sshd_config.d/*.conf\nPort 22\n", True),
+        ("Port 22\nInclude /etc/ssh/sshd_config.d/*.conf\n", False),
+        ("Include /etc/ssh/other.conf\n", False),
+        ("", False),
+    ],
+)
+def test_whether_sshd_reads_drop_ins(text: str, reads: bool) -> None:
+    assert host_state.sshd_reads_drop_ins(text) is reads
+
+
+@pytest.mark.parametrize(
+    ("text", "off"),
+    [
+        ("net.ipv4.ip_forward=0", True),
+        (" net/ipv4/ip_forward = 0", True),
+        ("-net.ipv6.conf.all.forwarding = 0", True),
+        ("#net.ipv4.ip_forward=0", False),
+        ("net.ipv4.ip_forward=1", False),
+        ("net.ipv4.ip_forward_use_pmtu = 0", False),
+    ],
+)
+def test_what_switches_forwarding_off(text: str, off: bool) -> None:
+    assert host_state.switches_forwarding_off(text) is off
+
+
+def test_login_limits() -> None:
+    text = "# a\n* soft nofile 10\n* hard nofile 20\n* - nproc 5\nroot soft nofile 99\n"
+    assert judge.login_limits(text) == {"soft nofile": 10, "hard nofile": 20, "soft nproc": 5, "hard nproc": 5}

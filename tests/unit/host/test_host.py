@@ -1,0 +1,124 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a role brought to a host, and what it takes away again."""
+
+from __future__ import annotations
+
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.host import packages, record
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+
+EMPTY: frozenset[str] = frozenset()
+
+
+def actions(plan: t.Any) -> list[tuple[str, str]]:
+    return [(step.action, step.target) for step in plan.steps]
+
+
+def test_only_what_is_not_there_is_recorded() -> None:
+    wish = record.Wish("r", ("/etc/a", "/etc/b"), ("/srv/t",), {"/etc/c": {"k": 1, "old": 2}})
+    known = record.Record((), ("/etc/b",), (), {"/etc/c": {"old": 0}})
+    plan = record.plan(wish, record.Observed(known, frozenset({"/srv/t"}), EMPTY, EMPTY))
+    assert actions(plan) == [("record", "/etc/a"), ("record_setting", "/etc/c k")]
+
+
+def test_the_newest_goes_first_and_a_folder_in_use_stays() -> None:
+    known = record.Record((), ("/etc/a", "/etc/a/b", "/etc/gone", "/etc/kept"), ("/srv/t",))
+    seen = record.Observed(
+        known, frozenset({"/etc/a", "/etc/a/b", "/etc/kept", "/srv/t"}), EMPTY, frozenset({"/etc/kept"})
+    )
+    plan = record.plan(record.Wish("r", remove=True), seen)
+    assert actions(plan) == [("remove_tree", "/srv/t"), ("remove", "/etc/a/b"), ("remove", "/etc/a"), ("forget", "r")]
+
+
+def test_nothing_recorded_is_nothing_to_remove() -> None:
+    seen = record.Observed(record.Record(("p",)), EMPTY, EMPTY, EMPTY)
+    assert record.plan(record.Wish("r", remove=True), seen).steps == ()
+
+
+def params(**changes: t.Any) -> dict[str, t.Any]:
+    return {"name": "r", "paths": [], "trees": [], "settings": {}, "state": "present", **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"paths": ["etc"]}, {"paths": ["/"]}, {"paths": ["/etc/../x"]}, {"paths": ["/etc/"]}, {"trees": ["/etc"]},
+        {"name": "../x"}, {"name": ""}, {"settings": {"/etc/a": 1}},
+    ],
+)  # fmt: skip
+def test_a_record_takes_no_path_that_no_role_may_remove(changes: dict[str, t.Any]) -> None:
+    with pytest.raises(InputError):
+        record.Wish.from_params(params(**changes))
+
+
+def carry_out(role: str, monkeypatch: pytest.MonkeyPatch, **changes: t.Any) -> None:
+    work = record.RecordWork(record.Wish.from_params(params(name=role, **changes)))
+    seen = work.observe()
+    plan = work.plan(seen)
+    work.preflight(plan, seen)
+    with Journal(work.undo, work.before_guard_undo) as journal:
+        for step in plan.steps:
+            work.do(step, journal)
+
+
+def test_a_role_leaves_the_host_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "FOLDER", str(tmp_path / "state"))
+    (tmp_path / "there").write_text("before")
+    paths = [str(tmp_path / name) for name in ("there", "folder", "folder/file", "shared")]
+    carry_out("r", monkeypatch, paths=paths, trees=[str(tmp_path / "tree")])
+    for folder in ("folder", "shared", "tree/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("folder/file", "shared/by somebody else", "tree/deep/file", "there"):
+        (tmp_path / file).write_text("role")
+    carry_out("r", monkeypatch, state="absent")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "shared",
+        "shared/by somebody else",
+        "there",
+    ]
+
+
+def test_a_record_that_is_none_is_not_taken_for_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "FOLDER", str(tmp_path))
+    (tmp_path / "r.json").write_text("[]")
+    with pytest.raises(GridboxError, match="not the record of a role"):
+        record.read("r")
+
+
+def wish(*names: str, remove: bool = False) -> packages.Wish:
+    return packages.Wish("r", names, remove, 86400, 60)
+
+
+def test_packages() -> None:
+    seen = packages.Observed(frozenset({"a", "dep"}), record.Record(("a", "dep", "gone")))
+    assert actions(packages.plan(wish("a"), seen)) == []
+    assert actions(packages.plan(wish("a", "b"), seen)) == [("install_packages", "b")]
+    assert actions(packages.plan(wish(remove=True), seen)) == [("remove_packages", "a dep"), ("forget", "r")]
+    nothing = packages.Observed(frozenset({"a"}), record.Record())
+    assert actions(packages.plan(wish("a", remove=True), nothing)) == []
+
+
+@pytest.mark.parametrize("name", ["-y", "a b", "a;b", "a=1", "", "../a"])
+def test_a_packages_name_is_no_option_and_no_command(name: str) -> None:
+    with pytest.raises(InputError, match="names: got"):
+        packages.Wish.from_params(
+            {"record": "r", "names": [name], "state": "present", "lists_max_age": 1, "wait_timeout": 1}
+        )
+
+
+def test_a_command_that_fails_or_hangs_says_so() -> None:
+    with pytest.raises(GridboxError, match=r"Looking failed\. ls ended with 2 and says: ls: cannot access"):
+        run("Looking", ["ls", "/no/such"])
+    with pytest.raises(WaitError, match=r"Waited 0\.2 s for sleep to end \(Sleeping\)"):
+        run("Sleeping", ["sleep", "5"], timeout=0.2)
+    with pytest.raises(GridboxError, match="no-such-program cannot be run"):
+        run("Running", ["no-such-program"])
