@@ -69,7 +69,7 @@ options:
       reserved:
         description:
           - Addresses of the subnet that other machines have and the engine shall not hand out (its I(auxiliary addresses)),
-            as a map from a name to an address.
+            as a map from a name to an address. Podman cannot reserve addresses; there it is refused.
         type: dict
         default: {}
   ipv6:
@@ -282,12 +282,12 @@ network:
       returned: always
       sample: macvlan
     parent:
-      description: The host's link; V(null) if the engine does not tell.
+      description: The host's link.
       type: str
       returned: always
       sample: bond0.120
     mode:
-      description: The mode of the containers' links; V(null) if the engine does not tell.
+      description: The mode of the containers' links.
       type: str
       returned: always
       sample: bridge
@@ -363,12 +363,6 @@ boot:
       elements: list
       returned: always
       sample: [[ip, link, set, dev, mv-site, up]]
-not_compared:
-  description: Options that this engine does not tell, so that no difference in them can be seen.
-  returned: success
-  type: list
-  elements: str
-  sample: []
 rolled_back:
   description: What was put back after a failure.
   returned: failure after the first step

@@ -68,12 +68,12 @@ networks:
       returned: always
       sample: macvlan
     parent:
-      description: The host's link; V(null) if the engine does not tell.
+      description: The host's link.
       type: str
       returned: always
       sample: bond0.120
     mode:
-      description: The mode of the containers' links; V(null) if the engine does not tell.
+      description: The mode of the containers' links.
       type: str
       returned: always
       sample: bridge

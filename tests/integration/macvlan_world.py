@@ -171,7 +171,7 @@ class World:
     @staticmethod
     def without_ids(result: dict[str, t.Any]) -> dict[str, t.Any]:
         """A result without what only the engine can know before it happens: the id, and the pools that it chooses."""
-        kept = {key: result[key] for key in ("network", "host_access", "boot", "not_compared")}
+        kept = {key: result[key] for key in ("network", "host_access", "boot")}
         return {**kept, "network": {**kept["network"], "id": None} if kept["network"] else None}
 
     # ---- and how it leaves ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
@@ -76,6 +76,7 @@ def make_plan(wish: Wish, seen: Observed) -> Plan:
         )
     if not wish.present:
         return _plan_absent(wish, seen)
+    wish = for_platform(wish, seen.platform)
     if wish.ipv4 is None and seen.platform.name == "docker" and seen.platform.api < (1, 48):
         raise RefusedError(
             "ipv4: none",
@@ -96,6 +97,26 @@ def make_plan(wish: Wish, seen: Observed) -> Plan:
     steps += _boot_steps(seen, boot.files(seen.boot_host, seen.platform.name, wish.name, wish.parent, shim))
     before, after = describe(seen), describe(predict(wish, seen))
     return Plan(tuple(steps), before if steps else after, after)
+
+
+def for_platform(wish: Wish, platform: Platform) -> Wish:
+    """The wish without what Podman has no notion of.
+
+    :raises RefusedError: if the operator asked for that.
+    """
+    if platform.name != "podman":
+        return wish
+    halves: dict[str, t.Any] = {}
+    for option, family in (("ipv4", wish.ipv4), ("ipv6", wish.ipv6)):
+        asked = [name for name, _address in family.reserved if name != SHIM_RESERVATION] if family else []
+        if asked:
+            raise RefusedError(
+                f"{option}.reserved: {', '.join(asked)}",
+                f"{platform} cannot reserve addresses",
+                f"Leave them out, and set {option}.ip_range to a part of the subnet that is the containers' alone.",
+            )
+        halves[option] = replace(family, reserved=()) if family else None
+    return replace(wish, **halves)
 
 
 # ---- the parent --------------------------------------------------------------------------------------------------
@@ -200,7 +221,7 @@ def compare(wish: Wish, network: Network, platform: Platform) -> dict[str, tuple
         pairs["labels"] = (dict(network.labels), dict(wish.labels))
     if platform.name == "podman" and wish.mtu is not None:
         pairs["mtu"] = (network.mtu, wish.mtu)
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and key not in network.not_told}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _comparable(family: Family) -> dict[str, t.Any]:
@@ -568,7 +589,8 @@ def predict(wish: Wish, seen: Observed) -> Observed:
         gone: dict[str, t.Any] = {
             "network": None, "endpoints": (), "shims": (), "bridge": None, "bridge_endpoints": (), "boot_files": {},
         }  # fmt: skip
-        return Observed(**{**seen.__dict__, **gone})
+        return replace(seen, **gone)
+    wish = for_platform(wish, seen.platform)
     network = seen.network
     if network is None or compare(wish, network, seen.platform):
         network = Network(
@@ -582,7 +604,6 @@ def predict(wish: Wish, seen: Observed) -> Observed:
             ipv6=wish.ipv6,
             ipv6_enabled=wish.ipv6 is not None,
             labels=wish.labels if wish.labels is not None else network.labels if network else {},
-            not_told=network.not_told if network else (),
         )
     shim = wanted_shim(wish, seen)
     bridge = None
@@ -599,7 +620,7 @@ def predict(wish: Wish, seen: Observed) -> Observed:
         "network": network, "shims": (shim,) if shim else (), "bridge": bridge, "bridge_endpoints": bridge_endpoints,
         "boot_files": files,
     }  # fmt: skip
-    return Observed(**{**seen.__dict__, **changed})
+    return replace(seen, **changed)
 
 
 def _predicted_bridge(wish: Wish, bridge: BridgeWish) -> Network:

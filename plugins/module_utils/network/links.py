@@ -185,7 +185,7 @@ def in_order(items: t.Iterable[t.Any]) -> tuple[t.Any, ...]:
 def lacking_inside(pid: int, mac: str, addresses: t.Sequence[Address]) -> str:
     """What the network namespace of a process lacks of an attachment, in words; empty if it has it.
 
-    The engine's word is not enough: 20.10 goes on to list an attachment that failed, or that was going when it was killed.
+    The engine's word is not enough: 20.10 goes on to list an attachment that failed, or that was going when it died.
 
     :raises GridboxError: if the process is gone.
     """

@@ -28,7 +28,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 #: Seconds for which an undo waits for an engine that does not answer, as when it is being started again.
 ENGINE_PATIENCE = 60.0
 #: Seconds for which an undo tries again what the engine refuses: a request of the process that died may be running.
-REFUSAL_PATIENCE = 5.0
+REFUSAL_PATIENCE, LEAST_TRIES = 5.0, 3
 #: An undo ends when it has found everything in place so many times, so many seconds apart, for the same reason.
 CALM_LOOKS, CALM_SECONDS = 3, 0.15
 
@@ -123,7 +123,6 @@ class MacvlanWork:
             "network": decide.network_result(state),
             "host_access": decide.host_access(state),
             "boot": decide.boot_result(state),
-            "not_compared": list(state.network.not_told) if state.network else [],
         }
         warnings = self._warnings(state)
         return {**result, "warnings": warnings} if warnings else result
@@ -131,11 +130,9 @@ class MacvlanWork:
     def _warnings(self, state: decide.Observed) -> list[str]:
         """What works, and yet deserves a word."""
         said: list[str] = []
-        network = state.network
-        for family, wanted in (
-            (network and network.ipv4, self._wish.ipv4),
-            (network and network.ipv6, self._wish.ipv6),
-        ):
+        if state.network is None:
+            return said
+        for family, wanted in ((state.network.ipv4, self._wish.ipv4), (state.network.ipv6, self._wish.ipv6)):
             missing = dict(wanted.reserved).get(SHIM_RESERVATION) if wanted else None
             if family is None or missing is None or missing in dict(family.reserved).values():
                 continue
@@ -287,7 +284,7 @@ class MacvlanWork:
         :raises WaitError: if it does not get there; with what is still wrong, or the engine's last words.
         """
         began = time.monotonic()
-        refused_since: t.Optional[float] = None
+        answers: list[float] = []
         calm = 0
         while calm < CALM_LOOKS:
             try:
@@ -298,12 +295,13 @@ class MacvlanWork:
                     continue
                 calm = 0
                 mend()
+                answers.append(time.monotonic())
             except EngineError as exc:
                 last, calm = str(exc), 0
                 if exc.status is not None:
-                    refused_since = refused_since or time.monotonic()
+                    answers.append(time.monotonic())
             waited = time.monotonic() - began
-            tired = refused_since is not None and time.monotonic() - refused_since > REFUSAL_PATIENCE
+            tired = len(answers) > LEAST_TRIES and answers[-1] - answers[0] > REFUSAL_PATIENCE
             if tired or waited > ENGINE_PATIENCE:
                 raise WaitError(awaited, round(waited, 1), last)
             time.sleep(0.1)
@@ -341,7 +339,7 @@ class MacvlanWork:
         try:
             self._engine.disconnect(network, endpoint["id"], force=True)
         except EngineError as exc:
-            # Refused: it is not attached, whatever the engine lists, or only half; whether it can be is what comes next.
+            # Refused: it is not attached, whatever the engine lists, or only half. Connecting it will tell.
             if exc.status is None:
                 raise
         self._engine.connect(network, endpoint["id"], endpoint["settings"])
@@ -357,7 +355,7 @@ class MacvlanWork:
         settings = picture.attachment(container["NetworkSettings"].get("Networks") or {}, network)
         if settings is None:
             return f"{wanted['container']} is not attached to {network.name}"
-        found = picture.endpoint_of(container, settings, self._engine.platform.api)
+        found = picture.endpoint_of(container, settings, self._engine.platform)
         if found.running and settings.get("NetworkID") not in (None, network.id, network.name):
             return f"{wanted['container']} is attached to another {network.name}"
         # A container that has stopped since has no addresses but those it asks for.

@@ -10,7 +10,7 @@ import ipaddress
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json, Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import Address
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wish import Family, Subnet
 
@@ -22,10 +22,9 @@ BRIDGE_LABEL = "hep.gridbox.host_access_of"
 class Network:
     """A network of the engine.
 
-    :ivar parent: None if the engine does not tell; as ``mode`` and ``mtu``.
+    :ivar parent: None for a network that has none; as ``mode`` and ``mtu``.
     :ivar pools: subnets beyond the first of each family, which this module never makes.
     :ivar create: the request that makes this network anew.
-    :ivar not_told: options that the engine keeps to itself.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Network:
     labels: t.Mapping[str, str] = field(default_factory=dict)
     pools: tuple[Subnet, ...] = ()
     create: t.Mapping[str, t.Any] = field(default_factory=dict)
-    not_told: tuple[str, ...] = ()
 
     @property
     def subnets(self) -> tuple[Subnet, ...]:
@@ -147,10 +145,7 @@ def network_of_docker(answer: Json) -> Network:
 
 
 def network_of_podman(answer: Json) -> Network:
-    """A network out of Podman's own answer (4.x, 5.x): the same facts under other names.
-
-    What Podman has no notion of, reserved addresses, is not told.
-    """
+    """A network out of Podman's own answer (4.x, 5.x): the same facts under other names."""
     halves: dict[int, Family] = {}
     pools: list[Subnet] = []
     for pool in answer.get("subnets") or []:
@@ -178,7 +173,6 @@ def network_of_podman(answer: Json) -> Network:
         internal=bool(answer.get("internal")),
         labels=labels,
         pools=tuple(pools),
-        not_told=tuple(f"ipv{version}.reserved" for version in sorted(halves)),
     )
     given = {**options, "parent": parent or ""}
     create = {
@@ -234,7 +228,7 @@ def read_endpoints(engine: DockerApi, network: t.Optional[Network]) -> tuple[End
         container = engine.container(short["Id"])
         settings = container and attachment(container["NetworkSettings"].get("Networks") or {}, network)
         if container is not None and settings is not None:
-            found.append(endpoint_of(container, settings, engine.platform.api))
+            found.append(endpoint_of(container, settings, engine.platform))
     return tuple(sorted(found, key=lambda one: one.container))
 
 
@@ -246,10 +240,10 @@ def attachment(attached: t.Mapping[str, Json], network: Network) -> t.Optional[J
     return None
 
 
-def endpoint_of(container: Json, settings: Json, api: tuple[int, ...]) -> Endpoint:
+def endpoint_of(container: Json, settings: Json, platform: Platform) -> Endpoint:
     """An attachment out of the engine's answer about its container.
 
-    :param api: the Engine API in use; from 1.44 on an attachment can be told its MAC.
+    :param platform: Docker from API 1.44 on and Podman can be told an attachment's MAC.
     """
     asked = settings.get("IPAMConfig") or {}
     ipv4 = settings.get("IPAddress") or asked.get("IPv4Address") or ""
@@ -265,7 +259,7 @@ def endpoint_of(container: Json, settings: Json, api: tuple[int, ...]) -> Endpoi
             again[key] = settings[key]
     mac = settings.get("MacAddress") or ""
     own_mac = (container.get("Config") or {}).get("MacAddress") or ""
-    if mac and api >= (1, 44):
+    if mac and (platform.name == "podman" or platform.api >= (1, 44)):
         again["MacAddress"] = mac
     return Endpoint(
         container=container["Name"].lstrip("/"),

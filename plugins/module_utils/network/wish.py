@@ -166,8 +166,8 @@ def wish_from(params: t.Mapping[str, t.Any]) -> Wish:
         present=True,
         parent=parent,
         mode=params["mode"],
-        ipv4=_reserve(ipv4, shim and shim.ipv4),
-        ipv6=_reserve(ipv6, shim and shim.ipv6),
+        ipv4=_reserve(ipv4, shim.ipv4 if shim else None),
+        ipv6=_reserve(ipv6, shim.ipv6 if shim else None),
         labels=_labels(params["labels"]),
         mtu=mtu,
         shim=shim,
@@ -349,7 +349,7 @@ def _bridge(
     for version, family in ((4, ipv4), (6, ipv6)):
         path, text = f"bridge.ipv{version}", given[f"ipv{version}"]
         subnet = _subnet(path, text, version) if text is not None else None
-        if subnet is not None and family is not None and subnet.overlaps(family.subnet):  # type: ignore[arg-type]
+        if subnet is not None and family is not None and subnet.overlaps(family.subnet):
             raise InputError(path, text, f"a subnet apart from ipv{version}.subnet {family.subnet}")
         subnets.append(subnet)
     return BridgeWish(own, subnets[0], subnets[1])
