@@ -133,7 +133,7 @@ def _apply(module: AnsibleModule, work: Work, plan: Plan) -> list[dict[str, str]
             for step in plan.steps:
                 work.do(step, journal)
                 done.append(step.as_result())
-        except (Exception, _Terminated) as exc:
+        except (Exception, _Terminated) as exc:  # noqa: BLE001  whatever went wrong, what was done is undone and told
             rollback = journal.roll_back()
             failure: dict[str, t.Any] = {
                 "changed": True,

@@ -36,7 +36,7 @@ def play_back(entries: t.Sequence[t.Mapping[str, t.Any]], undo: Undo) -> Rollbac
     for entry in reversed(entries):
         try:
             undo(entry["name"], entry["data"])
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  the others are tried all the same, and this one is told
             outcome.failed.append(f"{entry['title']}: {exc}")
         else:
             outcome.undone.append(entry["title"])
@@ -135,6 +135,6 @@ def _guard(read_end: int, undo: Undo, before_undo: t.Callable[[], None]) -> t.No
                 syslog.syslog(syslog.LOG_WARNING, f"module was killed; undone: {title}")
             for title in outcome.failed:
                 syslog.syslog(syslog.LOG_ERR, f"module was killed; NOT undone: {title}")
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  nobody is left to raise it to but the log
             syslog.syslog(syslog.LOG_ERR, f"module was killed; the undo itself failed: {exc!r}")
     os._exit(0)

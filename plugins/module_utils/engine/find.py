@@ -41,7 +41,9 @@ def engine_from(params: t.Mapping[str, t.Any]) -> DockerApi:
             raise InputError("engine_url", url, "a URL such as unix:///var/run/docker.sock or tcp://host:2376")
         if scheme == "unix" and not os.path.exists(rest):
             raise RefusedError(
-                f"engine_url: {url}", f"there is no socket {rest}", "Start the engine, or set engine_url to where it listens."
+                f"engine_url: {url}",
+                f"there is no socket {rest}",
+                "Start the engine, or set engine_url to where it listens.",
             )
         return DockerApi(url, timeout)
     wanted = params["engine"]
@@ -52,5 +54,5 @@ def engine_from(params: t.Mapping[str, t.Any]) -> DockerApi:
     raise RefusedError(
         f"engine: {wanted}",
         f"no engine listens here (looked for {looked})",
-        "Install and start one, for instance with the role hep.gridbox.docker_engine, or set engine_url to where it listens.",
+        "Install and start one, for instance with the role hep.gridbox.docker_engine, or set engine_url to its socket.",
     )

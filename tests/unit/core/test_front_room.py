@@ -29,7 +29,7 @@ class Wall:
 
     def __init__(self, **faults: t.Any) -> None:
         self.faults = faults
-        self.state = {"colour": "grey", "coat": False}
+        self.state: dict[str, t.Any] = {"colour": "grey", "coat": False}
         self.seen: list[str] = []
 
     def observe(self) -> dict[str, t.Any]:
@@ -63,7 +63,8 @@ class Wall:
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if self.faults.get("dry"):
             raise RuntimeError("the paint is dry")
-        self.state.update({"paint": {"colour": "grey"}, "varnish": {"coat": False}}[name])
+        before: dict[str, dict[str, t.Any]] = {"paint": {"colour": "grey"}, "varnish": {"coat": False}}
+        self.state.update(before[name])
 
     def before_guard_undo(self) -> None:
         pass

@@ -44,7 +44,7 @@ def test_an_url_that_cannot_be_right_is_refused(url: str) -> None:
 
 
 def test_a_time_out_of_zero_is_refused() -> None:
-    with pytest.raises(InputError, match="^engine_timeout: got 0, expected a number of seconds of 1 or more"):
+    with pytest.raises(InputError, match=r"^engine_timeout: got 0, expected a number of seconds of 1 or more"):
         find.engine_from(params(engine_timeout=0))
 
 
