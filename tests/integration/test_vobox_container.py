@@ -430,3 +430,147 @@ def test_disruption_is_bounded(box: Box) -> None:
             assert f"max_disruption: {limit}" in failure["msg"]
             assert (failure["changed"], failure["actions"]) == (False, [])
     assert box.everything() == before
+
+
+# ---- what is refused before anything is touched ---------------------------------------------------------------------
+
+REFUSED: list[tuple[dict[str, t.Any], str]] = [
+    ({"image": "no/such:image"}, "image: no/such:image: there is no such image on this host"),
+    ({"network": {"name": "nonesuch", "ipv4": "10.213.1.5"}}, "network.name: nonesuch: the engine has no such network"),
+    ({"network": {"name": NETWORK, "ipv4": "10.99.0.1"}}, "network.ipv4: 10.99.0.1: network voboxes has the subnets"),
+    ({"network": {"name": NETWORK, "ipv4": "10.213.0.1"}}, "it is the gateway of 10.213.0.0/16"),
+    ({"network": {"name": NETWORK, "ipv4": "10.213.0.9"}}, "on the LAN has it already"),
+    ({"network": {"name": NETWORK, "ipv6": "fd13:213::9"}}, "on the LAN has it already"),
+    ({"limits": {"nofile": "4096:99999999"}}, "limits.nofile: 4096:99999999: "),
+    ({"limits": {"nofile": "soft"}}, "limits.nofile: got 'soft', expected soft:hard"),
+    ({"privileges": {"capabilities": ["FLY"]}}, "privileges.capabilities[0]: got 'FLY', expected a Linux capability"),
+    ({"privileges": {"devices": ["/dev/nonesuch"]}}, "privileges.devices[0]: /dev/nonesuch: there is no such file"),
+    ({"log": {"driver": "papyrus"}}, "log.driver: papyrus: the engine has "),
+    ({"init_script": "#!/bin/sh\nif true\n"}, "a script that /bin/sh can read"),
+    ({"init_script": "httpd\n"}, "a first line that names the interpreter"),
+    ({"volumes": [{"source": "/no/such/folder", "target": "/x"}]}, "there is no such path on this host"),
+    ({"cvmfs": {"path": "/no/such/cvmfs"}}, "cvmfs.path: /no/such/cvmfs: there is no such folder"),
+    (
+        {"host_certificate": {"certificate": "/no/such.pem", "key": "/no/such.key"}},
+        "host_certificate.certificate: /no/such.pem: it cannot be read (No such file or directory)",
+    ),
+    ({"hostname": "vobox"}, "hostname: got 'vobox', expected a fully qualified domain name"),
+    ({"environment": {"A": True}}, "environment.A: got True, expected text"),
+    ({"name": "../x"}, "name: got '../x'"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), REFUSED, ids=[said[:50] for _change, said in REFUSED])
+def test_bad_input_is_refused_in_a_sentence_and_nothing_is_touched(
+    box: Box, change: dict[str, t.Any], said: str
+) -> None:
+    nothing = box.everything()
+    for check in (True, False):
+        failure = box.fails(check, **change)
+        assert said in failure["msg"]
+        assert (failure["changed"], failure["actions"]) == (False, [])
+        assert "exception" not in failure
+        assert "Traceback" not in json.dumps(failure)
+    assert box.everything() == nothing
+
+
+def test_full_privileges_are_refused_where_the_engine_could_not_start_them(box: Box) -> None:
+    held = int(re.findall(r"CapBnd:\s*(\w+)", Path(f"/proc/{box.lab.engine.pid}/status").read_text())[0], 16)
+    if held >> 24 & 1:
+        pytest.skip("this engine has CAP_SYS_RESOURCE, so it can start a privileged container")
+    failure = box.fails(privileges={"profile": "full"})
+    assert "SYS_RESOURCE" in failure["msg"]
+    assert "Set profile: near_full, which works" in failure["msg"]
+    made = box.run(privileges={"profile": "near_full"})
+    assert made["privileges"]["profile"] == "near_full"
+    assert "SYS_ADMIN" in made["privileges"]["capabilities"]
+    assert "SYS_RESOURCE" not in made["privileges"]["capabilities"]
+    status = box.lab.docker("exec", box.name, "cat", "/proc/self/status")
+    [effective] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff")]
+    assert bin(effective).count("1") == len(made["privileges"]["capabilities"])
+    assert box.run(privileges={"profile": "near_full"})["changed"] is False
+
+
+def test_an_address_or_mac_of_another_container_is_refused(box: Box) -> None:
+    made = box.run()
+    twin = {**box.arguments, "name": f"{box.name}-twin", "hostname": "twin.example.org", "state": "present"}
+    for network, said in (
+        ({"name": NETWORK, "ipv4": box.address4}, f"network.ipv4: {box.address4}: container {box.name} has it already"),
+        ({"name": NETWORK, "ipv6": box.address6}, f"network.ipv6: {box.address6}: container {box.name} has it already"),
+        (
+            {"name": NETWORK, "ipv4": "10.213.1.250", "mac": made["identity"]["mac"]},
+            f"network.mac: {made['identity']['mac']}: container {box.name} has it already",
+        ),
+    ):
+        with pytest.raises(ModuleFailed) as failed:
+            box.lab.module("vobox_container", **{**twin, "network": network})
+        assert said in failed.value.result["msg"]
+    assert box.containers() == [box.name]
+
+
+# ---- what comes from the host ---------------------------------------------------------------------------------------
+
+
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    folder.mkdir(exist_ok=True)
+    certificate, key = folder / "hostcert.pem", folder / "hostkey.pem"
+    new_certificate, new_key = folder / "new.pem", folder / "new.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-out", str(new_certificate), "-keyout", str(new_key)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    new_key.chmod(0o400)
+    # As renewal tools do it: a new file, renamed over the old one.
+    new_certificate.replace(certificate)
+    new_key.replace(key)
+    return certificate, key
+
+
+def test_a_host_certificate_and_its_renewal(box: Box, tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path / "pki", f"{box.name}.example.org")
+    given = {"host_certificate": {"certificate": str(certificate), "key": str(key)}}
+    key.chmod(0o644)
+    assert "its mode is 0644. Set it to 0400 or 0600" in box.fails(True, **given)["msg"]
+    key.chmod(0o400)
+    other, _other_key = make_certificate(tmp_path / "other", "other.example.org")
+    wrong = {"host_certificate": {"certificate": str(other), "key": str(key)}}
+    assert "are no pair in PEM" in box.fails(True, **wrong)["msg"]
+
+    made = box.run(**given)
+    inside = ("exec", box.name, "cat", "/etc/grid-security/hostcert.pem")
+    assert box.lab.docker(*inside) == certificate.read_text()
+    assert box.run(**given)["changed"] is False
+    make_certificate(tmp_path / "pki", f"{box.name}.example.org")
+    assert box.lab.docker(*inside) != certificate.read_text()
+    renewed = box.run(max_disruption="service", **given)
+    assert [step["action"] for step in renewed["actions"]] == ["restart_container"]
+    assert box.id == made["container"]["id"]
+    assert box.lab.docker(*inside) == certificate.read_text()
+    assert box.run(**given)["changed"] is False
+    assert box.page() == "here I am\n"
+
+
+def test_cvmfs_mounts_made_later_are_seen_inside(box: Box, tmp_path: Path) -> None:
+    """With rslave; what would not work is refused."""
+    root = tmp_path / "cvmfs"
+    (root / "alice.cern.ch").mkdir(parents=True)
+    cvmfs = {"path": str(root), "repositories": ["alice.cern.ch"]}
+    subprocess.run(["mount", "--bind", str(root), str(root)], check=True, timeout=30)
+    try:
+        subprocess.run(["mount", "--make-private", str(root)], check=True, timeout=30)
+        assert "which is not shared, so later mounts would not be seen inside" in box.fails(True, cvmfs=cvmfs)["msg"]
+        subprocess.run(["mount", "--make-rshared", str(root)], check=True, timeout=30)
+        assert "alice.cern.ch is empty" in box.fails(True, cvmfs=cvmfs)["msg"]
+        (root / "alice.cern.ch" / "there").write_text("")
+        box.run(cvmfs=cvmfs)
+        (root / "later").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(root / "later")], check=True, timeout=30)
+        (root / "later" / "seen").write_text("")
+        assert box.lab.docker("exec", box.name, "ls", "/cvmfs/later") == "seen\n"
+        assert box.run(cvmfs=cvmfs)["changed"] is False
+        assert "rslave" in box.lab.docker("inspect", "--format", "{{json .Mounts}}", box.name)
+    finally:
+        if box.containers():
+            box.lab.docker("rm", "--force", *box.containers())
+        subprocess.run(["umount", "--recursive", "--lazy", str(root)], check=True, timeout=30)
