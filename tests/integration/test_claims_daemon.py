@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Claims A13 and A15: containers outlive their daemon with live restore, until the kernel has no room for their output."""
+"""Claims A13 and A15: with live restore containers outlive their daemon, until nothing has room for their output."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ dd if=/dev/zero of=/tmp/log bs=1024 count=86400 2>/tmp/err && echo 86400 >/tmp/n
 sleep 9999
 """
 
-RATES = {"slow": 250, "fast": 500, "flood": 3000}
+RATES = {"slow": 150, "fast": 300, "flood": 3000}
 
 
 class Writer:
@@ -117,7 +117,7 @@ def test_a15_a_container_blocks_when_the_buffers_are_full_and_the_budget_says_wh
         script = WRITER.replace("RATE", str(rate))
         own_lab.docker("run", "--detach", "--name", name, "--network", "none", "busybox:test", "sh", "-c", script)
     own_lab.docker("run", "--detach", "--name", "quiet", "--network", "none", "busybox:test", "sh", "-c", QUIET)
-    info = _live_restore(own_lab, "live_restore_info", budget_window=3)
+    info = _live_restore(own_lab, "live_restore_info", budget_window=4)
     budget = {entry["container"]: entry for entry in info["outage_budget"]}
     assert budget["quiet"]["seconds"] is None
 
@@ -151,9 +151,9 @@ def test_a15_a_container_blocks_when_the_buffers_are_full_and_the_budget_says_wh
         time.sleep(0.02)
     lines = [int(line) for line in own_lab.docker("logs", "slow").split()]
     assert lines == list(range(1, len(lines) + 1))  # not one was lost
-    for name in ("slow", "fast"):
+    for name in RATES:
         assert accepted[name] == pytest.approx(budget[name]["capacity"], rel=0.1)
-        assert seconds[name] == pytest.approx(budget[name]["seconds"], rel=0.1)
+    assert seconds["slow"] == pytest.approx(budget["slow"]["seconds"], rel=0.1)
     claim(
         "A15",
         bytes_accepted=accepted["slow"],

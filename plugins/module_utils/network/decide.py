@@ -311,15 +311,15 @@ def refuse_conflicts(wish: Wish, seen: Observed) -> None:
     """
     shared_parents = seen.platform.name == "podman" or seen.platform.version >= (27,)
     for other in seen.others:
-        if other.parent == wish.parent and other.driver in ("macvlan", "ipvlan"):
-            if other.driver == "ipvlan":
-                why = "and the kernel gives a link either macvlan or ipvlan"
-            elif not shared_parents:
+        why = ""
+        if other.parent == wish.parent and other.driver == "ipvlan":
+            why = "and the kernel gives a link either macvlan or ipvlan"
+        elif other.parent == wish.parent and other.driver == "macvlan":
+            if not shared_parents:
                 why = f"and {seen.platform} gives each macvlan network a parent of its own"
             elif "passthru" in (wish.mode, other.mode):
                 why = "and in mode passthru a parent has one network only"
-            else:
-                continue
+        if why:
             raise RefusedError(
                 f"parent: {wish.parent}",
                 f"the {other.driver} network {other.name} has it, {why}",
