@@ -30,7 +30,7 @@ def age(seconds: t.Optional[float]) -> str:
     if seconds is None or seconds < 0:
         return "-"
     rest = int(seconds)
-    parts = []
+    parts: list[str] = []
     for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, rest = divmod(rest, size)
         if count or (name == "s" and not parts):

@@ -23,7 +23,7 @@ _PLAIN = string.ascii_letters + string.digits + ":_."
 def unit_name(path: str) -> str:
     """The name systemd demands for the unit that mounts at ``path`` (systemd.unit(5), "string escaping")."""
     parts = [part for part in path.split("/") if part]
-    escaped = []
+    escaped: list[str] = []
     for part in parts:
         text = ""
         for index, character in enumerate(part):

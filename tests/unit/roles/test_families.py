@@ -92,7 +92,7 @@ def test_what_is_there_is_not_installed_again(host: str) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_supervisor_is_what_runs_as_pid_1(host: str) -> None:
     for exists, supervisor in ((True, "systemd"), (False, "none")):
-        given = {"__docker_engine_systemd": {"stat": {"exists": exists}}}
+        given: dict[str, t.Any] = {"__docker_engine_systemd": {"stat": {"exists": exists}}}
         assert evaluate("docker_engine", host, "__docker_engine_supervisor", **given) == supervisor
         given["docker_engine_supervisor"] = "none"
         assert evaluate("docker_engine", host, "__docker_engine_supervisor", **given) == "none"
