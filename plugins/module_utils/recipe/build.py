@@ -196,7 +196,7 @@ class Observed:
     :ivar base_here: whether the base named in the recipe is on the host.
     :ivar registry: empty if a registry has the base; else why it cannot be had.
     :ivar own_base: whether a bootstrapped base of this recipe is on the host.
-    :ivar bases: names of all bases that were bootstrapped for this image.
+    :ivar bases: what was bootstrapped for this image, and what its earlier builds left.
     """
 
     image: t.Optional[t.Mapping[str, t.Any]]
@@ -265,9 +265,21 @@ class ImageWork:
         return Observed(image, base_here, registry, engine.image(wish.base_tag) is not None)
 
     def _bases(self) -> list[str]:
+        """Names of the bases that were bootstrapped for the image, and ids of what earlier builds left nameless.
+
+        The label is inherited by all that was made from such a base, so it alone does not tell.
+        """
         filters = json.dumps({"label": [f"{BASE_LABEL}={self.wish.name}"]})
         found = self.engine.call("Listing the bases of the image", "GET", "/images/json", filters=filters)
-        return sorted(tag for image in found for tag in image.get("RepoTags") or [])
+        used = {container["ImageID"] for container in self.engine.containers()}
+        prefix = f"{_split_tag(self.wish.name)[0]}:base-"
+        names: list[str] = []
+        for image in found:
+            tags = [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"]
+            names += [tag for tag in tags if tag.startswith(prefix)]
+            if not tags and image["Id"] not in used:
+                names.append(image["Id"])
+        return sorted(names)
 
     def _ask_registry(self, base: str) -> str:
         """Empty if a registry has the image; else why not."""
