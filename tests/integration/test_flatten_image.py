@@ -215,7 +215,7 @@ def test_check_mode_tells_exactly_what_happens(lab: Lab, source: str) -> None:
     assert preview["changed"]
     assert [step["action"] for step in preview["actions"]] == ["import_layer", "make_image", "tag_source", "tag_image"]
     assert preview["diff"]["before"]["tag"] == {}
-    assert preview["diff"]["after"]["tag"] == {"flattened_from": identity, "layers": 1}
+    assert preview["diff"]["after"]["tag"] == {"image": "to be made", "flattened_from": identity, "layers": 1}
     assert preview["diff"]["after"]["source_tag"] == {"image": identity}
     assert preview["image"] == {"id": None, "tag": "vobox:flat", "layers": 1, "size": None}
     assert images(lab) == before

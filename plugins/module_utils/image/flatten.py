@@ -200,7 +200,8 @@ def make_plan(wish: Wish, observed: Observed) -> Plan:
     before = {"tag": _state(target), "source": _state(source)}
     after = dict(before)
     if any(step.action == "tag_image" for step in steps):
-        after["tag"] = {"flattened_from": None if one_layer else source["Id"], "layers": 1}
+        made_from = {"image": "to be made", "flattened_from": source["Id"], "layers": 1}
+        after["tag"] = _state(source) if one_layer else made_from
     if any(step.action == "remove_source" for step in steps):
         after["source"] = {} if not others else before["source"]
     if wish.source_tag:
@@ -227,7 +228,7 @@ def _refuse_foreign_tag(wish: Wish, source: Json, target: t.Optional[Json]) -> N
 def _state(image: t.Optional[Json]) -> dict[str, t.Any]:
     if image is None:
         return {}
-    return {"flattened_from": flatten_label(image, SOURCE_LABEL), "layers": layers(image)}
+    return {"image": image["Id"], "flattened_from": flatten_label(image, SOURCE_LABEL), "layers": layers(image)}
 
 
 def _short(image: Json) -> str:
