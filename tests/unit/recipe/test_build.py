@@ -1,0 +1,172 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The recipe of an image: when it is built, from what, and what the builder is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import typing as t
+from dataclasses import replace
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.recipe import apt_sources
+from ansible_collections.hep.gridbox.plugins.module_utils.recipe.build import (
+    RECIPE_LABEL,
+    Observed,
+    Wish,
+    build_context,
+    plan,
+)
+
+
+def params(**changed: t.Any) -> dict[str, t.Any]:
+    return {
+        "name": "vobox:x", "base": None, "suite": None, "mirrors": [], "packages": ["squid", "cron"],
+        "files": [{"path": "/etc/a", "content": "text\n", "mode": "0644"}], "commands": [["useradd", "sgm"]],
+        "command": ["/etc/init.sh"], "ports": ["3128"], "volumes": ["/var/log"], "labels": {"a": "b"},
+        "pull_timeout": 10, "bootstrap_timeout": 900, "state": "present", **changed,
+    }  # fmt: skip
+
+
+WISH = Wish.from_params(params())
+
+
+def image(recipe: str) -> dict[str, t.Any]:
+    return {"Id": "sha256:1", "Config": {"Labels": {RECIPE_LABEL: recipe}}}
+
+
+def actions(wish: Wish, observed: Observed) -> list[str]:
+    return [f"{step.action} {step.target}" for step in plan(wish, observed).steps]
+
+
+def test_from_nothing_it_is_bootstrapped_and_built() -> None:
+    assert actions(WISH, Observed(None)) == [f"bootstrap_base {WISH.base_tag}", "build_image vobox:x"]
+
+
+def test_an_unchanged_recipe_builds_nothing() -> None:
+    assert actions(WISH, Observed(image(WISH.recipe.digest()))) == []
+
+
+def test_a_changed_file_costs_no_new_base() -> None:
+    changed = Wish.from_params(params(files=[{"path": "/etc/a", "content": "other\n", "mode": "0644"}]))
+    assert changed.base_tag == WISH.base_tag
+    assert actions(changed, Observed(image(WISH.recipe.digest()), own_base=True)) == ["build_image vobox:x"]
+
+
+def test_a_registry_that_answers_saves_the_bootstrap() -> None:
+    wish = Wish.from_params(params(base="debian:bookworm-slim"))
+    assert actions(wish, Observed(None, registry="")) == ["pull_base debian:bookworm-slim", "build_image vobox:x"]
+    assert actions(wish, Observed(None, base_here=True, registry="")) == ["build_image vobox:x"]
+    unreachable = plan(wish, Observed(None, registry="no registry answered"))
+    assert [step.action for step in unreachable.steps] == ["bootstrap_base", "build_image"]
+    assert "no registry answered" in unreachable.steps[0].reason
+
+
+def test_absent_removes_the_image_and_its_bases() -> None:
+    gone = replace(WISH, absent=True)
+    assert actions(gone, Observed(image("x"), bases=("vobox:base-1",))) == [
+        "remove_image vobox:x",
+        "remove_image vobox:base-1",
+    ]
+    assert actions(gone, Observed(None)) == []
+
+
+def test_every_part_of_the_recipe_counts() -> None:
+    changes: list[dict[str, t.Any]] = [
+        {"base": "a"}, {"suite": "sid"}, {"packages": ["squid"]}, {"commands": []}, {"command": ["/bin/sh"]},
+        {"ports": []}, {"volumes": []}, {"labels": {}}, {"mirrors": ["deb http://mirror.example/debian sid main"]},
+        {"files": [{"path": "/etc/a", "content": "text\n", "mode": "0600"}]},
+    ]  # fmt: skip
+    digests = {WISH.recipe.digest(), *(Wish.from_params(params(**change)).recipe.digest() for change in changes)}
+    assert len(digests) == len(changes) + 1
+    assert Wish.from_params(params(packages=["cron", "squid", "cron"])).recipe.digest() == WISH.recipe.digest()
+
+
+def test_the_builder_is_told_nothing_that_could_be_syntax() -> None:
+    nasty = ["echo", 'a" && $(reboot) \\\nFROM scratch']
+    text = Wish.from_params(params(commands=[nasty])).recipe.dockerfile("vobox:base-1")
+    (line,) = [line for line in text.splitlines() if "reboot" in line]
+    assert json.loads(line.removeprefix("RUN ")) == nasty
+    assert text.count("\nFROM") == 0
+
+
+def test_the_context_is_the_same_in_every_run() -> None:
+    context = build_context(WISH.recipe, "vobox:base-1")
+    assert context == build_context(WISH.recipe, "vobox:base-1")
+    with tarfile.open(fileobj=io.BytesIO(context)) as tar:
+        assert tar.getnames() == ["Dockerfile", "files/etc", "files/etc/a"]
+        assert {(entry.uid, entry.gid, entry.mtime) for entry in tar} == {(0, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"name": "Vobox"}, "name: got 'Vobox'"),
+        ({"packages": ["squid=1"]}, "packages: got 'squid=1'"),
+        ({"packages": ["-o"]}, "packages: got '-o'"),
+        ({"files": [{"path": "etc/a", "content": "", "mode": "0644"}]}, "files[0].path: got 'etc/a'"),
+        ({"files": [{"path": "/etc/../a", "content": "", "mode": "0644"}]}, "files[0].path"),
+        ({"files": [{"path": "/a", "content": "", "mode": "rw"}]}, "files[0].mode: got 'rw'"),
+        ({"commands": [[]]}, "commands[0]: got []"),
+        ({"ports": ["web"]}, "ports: got 'web'"),
+        ({"volumes": ["/a b"]}, "volumes: got '/a b'"),
+        ({"mirrors": ["http://mirror.example"]}, "mirrors: got 'http://mirror.example'"),
+        ({"base": "a b"}, "base: got 'a b'"),
+        ({"suite": "a;b"}, "suite: got 'a;b'"),
+        ({"pull_timeout": 0}, "pull_timeout: got 0"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(changed: dict[str, t.Any], sentence: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Wish.from_params(params(**changed))
+    assert sentence in str(refused.value)
+
+
+LINES = """\
+# deb http://no.example/debian bookworm main
+deb [arch=amd64 signed-by=/usr/share/keyrings/a.gpg] http://a.example/debian bookworm main contrib # the site's
+deb-src http://a.example/debian bookworm main
+deb http://a.example/security bookworm-security main
+deb http://b.example/other stable main
+"""
+STANZAS = """\
+Types: deb deb-src
+URIs: http://a.example/debian
+# a comment in between
+Suites: bookworm bookworm-updates
+Components: main
+  contrib
+Signed-By: /usr/share/keyrings/a.gpg
+
+Enabled: no
+Types: deb
+URIs: http://off.example/debian
+Suites: bookworm
+Components: main
+
+Types: deb
+URIs: http://c.example/apt
+Suites: nodistro
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+"""
+
+
+def test_apt_sources_in_both_formats() -> None:
+    lines = apt_sources.for_suite(apt_sources.parse_lines(LINES), "bookworm")
+    assert [source.as_line() for source in lines] == [
+        "deb [signed-by=/usr/share/keyrings/a.gpg] http://a.example/debian bookworm main contrib",
+        "deb http://a.example/security bookworm-security main",
+    ]
+    stanzas = apt_sources.for_suite(apt_sources.parse_deb822(STANZAS), "bookworm")
+    assert [(source.uri, source.suite, source.components) for source in stanzas] == [
+        ("http://a.example/debian", "bookworm", ("main", "contrib")),
+        ("http://a.example/debian", "bookworm-updates", ("main", "contrib")),
+    ]
