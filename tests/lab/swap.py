@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox import handover
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox import handover, put_back
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import InterimLink
 from tests.lab.lan import in_netns
@@ -80,7 +80,7 @@ class Job:
     die_at: int = 0
     during: bool = False
     power_cut: bool = False
-    put_back_seconds: float = handover.PUT_BACK_SECONDS
+    put_back_seconds: float = put_back.PUT_BACK_SECONDS
     before: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -170,7 +170,7 @@ def _request_title(_engine: DockerApi, request: str, method: str, path: str, **_
 
 def main() -> None:
     job = Job(**json.load(sys.stdin))
-    handover.PUT_BACK_SECONDS = job.put_back_seconds
+    put_back.PUT_BACK_SECONDS = job.put_back_seconds
     engine = DockerApi(job.url, 30)
     effects = _Effects(job)
     effects.watch(DockerApi, "send", _request_title)

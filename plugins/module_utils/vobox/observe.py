@@ -123,7 +123,7 @@ def _leftovers(name: str, there: t.Mapping[str, Json]) -> tuple[tuple[str, ...],
     # Only when there is something to look at: the swap's code is long.
     if f"{name}.next" not in there and f"{name}.previous" not in there:
         return (), None
-    from ansible_collections.hep.gridbox.plugins.module_utils.vobox.handover import REPLACES_LABEL
+    from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import REPLACES_LABEL
 
     left = []
     kept = None
@@ -157,7 +157,7 @@ def _record(container: t.Optional[Json], label: str) -> t.Optional[Json]:
 
 def _the_one_before(engine: DockerApi, upcoming: Json) -> t.Optional[Json]:
     """The container that an interrupted swap will be taken back to, as it will be then."""
-    from ansible_collections.hep.gridbox.plugins.module_utils.vobox.handover import REPLACES_LABEL
+    from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import REPLACES_LABEL
 
     record = _record(upcoming, REPLACES_LABEL)
     container = engine.container(record["old_id"]) if record else None

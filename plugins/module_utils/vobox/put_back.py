@@ -1,0 +1,198 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Put a container that was being replaced back into service, whatever state it and the new one are in.
+
+All that is needed is in a *record*, made before anything is touched: plain data, that the journal and a label of the
+new container hold.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import typing as t
+
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import Parent
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.take_over import (
+    announce_engines_link,
+    give,
+    is_on,
+    take_over,
+)
+
+#: The label of a container that was made to replace another one: its record, as JSON. It is in the engine's store from
+#: the same moment on as the container, so it outlives a power cut at any step.
+REPLACES_LABEL = "hep.gridbox.replaces"
+
+#: How long to go on trying to put a container back.
+PUT_BACK_SECONDS = 30
+
+NO_RESTART = {"Name": "no", "MaximumRetryCount": 0}
+
+#: Seconds for a link to carry traffic.
+_LINK_SECONDS = 5
+
+
+def next_name(name: str) -> str:
+    """Name of the new container until it is found well."""
+    return f"{name}.next"
+
+
+def previous_name(name: str) -> str:
+    """Name of the replaced container."""
+    return f"{name}.previous"
+
+
+def make_record(engine: DockerApi, old: Json, name: str, network: str, keep: bool, stop: int) -> Json:
+    """What is needed to put ``old`` back, or to retire it.
+
+    :param old: its ``docker inspect``.
+    :param network: name of the network whose endpoint is handed over.
+    :param keep: whether it is kept once it is retired.
+    :param stop: seconds between SIGTERM and SIGKILL.
+    """
+    docker = engine.platform.name == "docker"
+    identity = Identity.of(old, network)
+    host_config = old["HostConfig"]
+    return {
+        "name": name,
+        "old_id": old["Id"],
+        "network": network,
+        "endpoint": endpoint_of(engine, old, network) if docker else None,
+        "identity": identity.as_data() if identity else None,
+        # The engine refuses to change the policy of a container that it removes by itself.
+        "policy": host_config.get("RestartPolicy") if docker and not host_config.get("AutoRemove") else None,
+        "running": bool(old["State"]["Running"]),
+        "keep": keep,
+        "stop": stop,
+    }
+
+
+def record_in(container: t.Optional[Json]) -> t.Optional[Json]:
+    """The record in a container's label, or None."""
+    text = ((container or {}).get("Config") or {}).get("Labels", {}).get(REPLACES_LABEL)
+    return t.cast(Json, json.loads(text)) if text else None
+
+
+def endpoint_of(engine: DockerApi, container: Json, network: str) -> t.Optional[Json]:
+    """The ``EndpointConfig`` with which a container gets back what it has on a network; None if it is not on it."""
+    now = container["NetworkSettings"]["Networks"].get(network)
+    if now is None:
+        return None
+    asked = now.get("IPAMConfig") or {}
+    wanted = {
+        "IPv4Address": now.get("IPAddress") or asked.get("IPv4Address"),
+        "IPv6Address": now.get("GlobalIPv6Address") or asked.get("IPv6Address"),
+    }
+    endpoint: Json = {"IPAMConfig": {key: value for key, value in wanted.items() if value}}
+    # The engine adds the short id by itself.
+    aliases = [alias for alias in now.get("Aliases") or [] if alias != container["Id"][:12]]
+    if aliases:
+        endpoint["Aliases"] = aliases
+    if now.get("DriverOpts"):
+        endpoint["DriverOpts"] = now["DriverOpts"]
+    # Before API 1.44 (Docker 25) the MAC is the container's, and goes with the network that its NetworkMode names.
+    if engine.platform.api >= (1, 44) and now.get("MacAddress"):
+        endpoint["MacAddress"] = now["MacAddress"]
+    return endpoint
+
+
+def put_back(engine: DockerApi, record: t.Mapping[str, t.Any]) -> None:
+    """Put the old container back into service and remove the new one, whatever state both are in.
+
+    Looks, mends, and looks again until nothing is to be mended twice in a row: a request of a module that was killed
+    may still be at work in the engine.
+    """
+    if engine.container(record["old_id"]) is None:
+        raise GridboxError(f"The container that {record['name']} was before, {record['old_id'][:12]}, is gone.")
+    deadline = time.monotonic() + PUT_BACK_SECONDS
+    quiet = 0
+    while quiet < 2:
+        refused: t.Optional[GridboxError] = None
+        try:
+            mended = _mend(engine, record)
+        except GridboxError as exc:
+            # For one that passes, such as an address that is taken for a moment.
+            mended, refused = True, exc
+        if time.monotonic() > deadline:
+            raise refused or WaitError(f"{record['name']} to stay as it was", PUT_BACK_SECONDS)
+        quiet = 0 if mended else quiet + 1
+        if refused or not mended:
+            time.sleep(0.3)
+
+
+def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
+    """One round of :func:`put_back`. Returns whether there was something to do."""
+    name, network_name = record["name"], record["network"]
+    old = engine.container(record["old_id"])
+    if old is None:
+        raise GridboxError(f"The container that {name} was before, {record['old_id'][:12]}, is gone.")
+    new = next(
+        (
+            made
+            for made in (engine.container(next_name(name)), engine.container(name))
+            if made and (record_in(made) or {}).get("old_id") == record["old_id"]
+        ),
+        None,
+    )
+    mended = announced = False
+    identity = Identity(**record["identity"]) if record["identity"] else None
+    if record["endpoint"] is not None and not is_on(old, network_name):
+        mended = True
+        if old["State"]["Running"] and identity:
+            network = engine.network(network_name)
+            if network is None:
+                raise GridboxError(f"The network {network_name} is gone.")
+            giver = new["Id"] if new else None
+            take_over(
+                engine, network, Parent.of(network), identity, record["endpoint"], giver, old["Id"], _LINK_SECONDS,
+                back=True,
+            )  # fmt: skip
+            announced = True
+        else:
+            give(engine, network_name, new["Id"] if new else None)
+            engine.connect(network_name, old["Id"], record["endpoint"])
+    if record["running"] and not old["State"]["Running"]:
+        mended = True
+        if new:
+            engine.stop_container(new["Id"], 0)
+        engine.start_container(old["Id"])
+    if new and record["running"] and identity and not announced:
+        # The LAN may have been told of the new one; unless it is told otherwise, it goes on asking there for a while.
+        announce_engines_link(engine, old["Id"], identity, _LINK_SECONDS)
+    if record["policy"] and old["HostConfig"]["RestartPolicy"] != record["policy"]:
+        mended = True
+        engine.update_container(old["Id"], {"RestartPolicy": record["policy"]})
+    if new and new["Name"].lstrip("/") == name:
+        mended = True
+        engine.rename_container(new["Id"], next_name(name))
+    if old["Name"].lstrip("/") != name:
+        mended = True
+        engine.rename_container(old["Id"], name)
+    if new:
+        # Last, for its label is what a later look has to go by.
+        mended = True
+        engine.remove_container(new["Id"], force=True, volumes=True)
+    return mended
+
+
+def retire(engine: DockerApi, record: t.Mapping[str, t.Any]) -> None:
+    """Stop the replaced container, and remove it unless it is kept."""
+    old = engine.container(record["old_id"])
+    if old is None:
+        return
+    if record["policy"] and old["HostConfig"]["RestartPolicy"]["Name"] not in ("", "no"):
+        engine.update_container(old["Id"], {"RestartPolicy": NO_RESTART})
+    engine.stop_container(old["Id"], record["stop"])
+    if not record["keep"] and not old["HostConfig"].get("AutoRemove"):
+        engine.remove_container(old["Id"], force=True)
+
+
+def is_retired(previous: Json, record: t.Mapping[str, t.Any]) -> bool:
+    """Whether nothing is left to do for :func:`retire`."""
+    return bool(record["keep"]) and not previous["State"]["Running"]
