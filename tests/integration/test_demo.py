@@ -1,0 +1,329 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The demo, as a newcomer runs it: ``make up``, again, ``make status``, ``make down``.
+
+The tests look with other tools than the collection: docker, ip, curl, ssh. They go by the order in this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tarfile
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lan import in_netns, run
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = "unix:///run/gridbox-demo/docker.sock"
+PEER, HOST = "gridbox-peer", "gridbox-host"
+BOXES = {"vobox1": ("198.51.100.11", "2001:db8:77::11"), "vobox2": ("198.51.100.12", "2001:db8:77::12")}
+PORTS = (1975, 3128, 9100)
+
+
+def make(*arguments: str, timeout: float = 1200) -> str:
+    """Run make in the checkout; its output, without colours."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("DOCKER_HOST", "COLUMNS")}
+    done = subprocess.run(
+        ["make", "--directory", str(ROOT), *arguments],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (
+        f"make {' '.join(arguments)}: exit {done.returncode}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
+    )
+    return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+
+
+def playbook(name: str, *arguments: str) -> str:
+    """Run a playbook of the collection on the demo."""
+    argv = [str(ROOT / ".venv/bin/ansible-playbook"), f"hep.gridbox.{name}", "-i", "inventories/demo", *arguments]
+    done = subprocess.run(
+        argv, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, (
+        f"{' '.join(argv)}: exit {done.returncode}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
+    )
+    return done.stdout
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    return run("docker", "--host", ENGINE, *arguments, check=check, timeout=120).stdout
+
+
+def inspect(name: str) -> dict[str, t.Any]:
+    return t.cast("dict[str, t.Any]", json.loads(docker("inspect", name))[0])
+
+
+def ids() -> dict[str, tuple[str, str]]:
+    """Container and image of each VO-box."""
+    return {name: (inspect(name)["Id"], inspect(name)["Image"]) for name in BOXES}
+
+
+def machine() -> dict[str, set[str]]:
+    """The machine's state, as far as the demo might touch it; labs of other tests left out."""
+
+    def lines(*argv: str) -> set[str]:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        return {line for line in done.stdout.splitlines() if not re.search(r"\bgb[tm]\d|/tmp/|^#|\[\d+:\d+\]", line)}
+
+    links = json.loads(run("ip", "-json", "address").stdout)
+    processes = lines("ps", "-eo", "comm=")
+    folders = [Path(name) for name in ("/etc", "/run", "/var/lib", "/var/log", "/var/tmp", "/etc/docker", "/root")]
+    return {
+        "links": {
+            f"{one['ifname']} {one['flags']} {one['addr_info'] and [a['local'] for a in one['addr_info']]}"
+            for one in links
+        },
+        "routes": lines("ip", "-4", "route", "show", "table", "all")
+        | lines("ip", "-6", "route", "show", "table", "all"),
+        "namespaces": lines("ip", "netns", "list"),
+        "mounts": {
+            line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if "/tmp" not in line
+        },
+        "daemons": processes & {"dockerd", "containerd", "squid", "sshd", "cron", "prometheus-node-exporter"},
+        "files": {str(path) for folder in folders if folder.is_dir() for path in folder.iterdir()},
+        "packages": lines("dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Status}\n"),
+        "filter": lines("iptables-save") | lines("ip6tables-save"),
+    }
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, set[str]]:
+    """The machine before the demo."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the demo makes network namespaces and starts an engine")
+    assert not os.path.exists(f"/run/netns/{PEER}"), "the demo is up on this machine: run make down first"
+    return machine()
+
+
+@pytest.fixture(scope="module")
+def up(before: dict[str, set[str]]) -> t.Iterator[str]:
+    """What ``make up`` printed."""
+    yield make("up")
+    if os.path.exists(f"/run/netns/{PEER}"):
+        make("down")
+
+
+def test_check_mode_on_a_bare_machine_changes_nothing(before: dict[str, set[str]]) -> None:
+    output = playbook("site", "--check", "--diff")
+    assert "vobox1 (vobox1.demo.example) would be created" in output
+    assert machine() == before
+
+
+def test_up_ends_with_a_table(up: str) -> None:
+    for name, (ipv4, ipv6) in BOXES.items():
+        mac = inspect(name)["NetworkSettings"]["Networks"]["site"]["MacAddress"]
+        row = (
+            rf"^{name} +{name}\.demo\.example +{ipv4} +{ipv6} +{mac} +docker [\d.]+ +vobox:reference \(1\) +3/3 up +\d"
+        )
+        assert re.search(row, up, re.MULTILINE), up[-3000:]
+    assert "Both VO-boxes run; every declared service answers over IPv4 and IPv6." in up
+    assert "ASYNC POLL" in up  # a person sees that the long step goes on
+
+
+def test_a_second_up_changes_nothing_and_says_so(up: str) -> None:
+    first = ids()
+    output = make("up")
+    assert re.search(r"^demo +: ok=\d+ +changed=0 ", output, re.MULTILINE)
+    assert output.rstrip().endswith("Nothing was changed.")
+    assert ids() == first
+
+
+def test_check_mode_on_the_running_demo_foresees_no_change(up: str) -> None:
+    output = playbook("site", "--check", "--diff")
+    assert re.search(r"^demo +: ok=\d+ +changed=0 ", output, re.MULTILINE), output[-3000:]
+
+
+def test_status_prints_the_table_and_little_else(up: str) -> None:
+    output = make("status")
+    assert len(re.findall(r"3/3 up", output)) == 2
+    assert len(output.splitlines()) < 25, output
+
+
+@pytest.mark.parametrize("name", BOXES)
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+def test_the_services_do_their_work(up: str, name: str, family: int) -> None:
+    """From the peer: sshd shows its key, the node exporter its page, and squid fetches the other VO-box's page."""
+    address, other = BOXES[name][family], BOXES["vobox2" if name == "vobox1" else "vobox1"][family]
+    host, other_host = (f"[{address}]", f"[{other}]") if family else (address, other)
+    assert "ssh-ed25519" in in_netns(PEER, "ssh-keyscan", "-p", "1975", "-T", "5", address).stdout
+    page = in_netns(PEER, "curl", "-sS", "-g", "-m", "10", f"http://{host}:9100/metrics").stdout
+    assert f'nodename="{name}.demo.example"' in page
+    # Port 9100 is not one that the cache fetches from; its refusal is squid's own page.
+    refused = in_netns(
+        PEER, "curl", "-sS", "-g", "-m", "10", "-i", "-x", f"http://{host}:3128", f"http://{other_host}:9100/"
+    ).stdout
+    assert re.match(r"HTTP/1\.1 403 ", refused) and "squid" in refused
+
+
+def test_each_vobox_is_a_machine_of_its_own_on_the_lan(up: str) -> None:
+    """A8, A9: own MACs in the peer's neighbour table; the host itself does not see its containers."""
+    neighbours = in_netns(PEER, "ip", "neighbour", "show").stdout
+    macs = set()
+    for name, addresses in BOXES.items():
+        mac = inspect(name)["NetworkSettings"]["Networks"]["site"]["MacAddress"]
+        macs.add(mac)
+        for address in addresses:
+            assert re.search(rf"^{re.escape(address)} .*lladdr {mac}", neighbours, re.MULTILINE), neighbours
+    parent = json.loads(in_netns(HOST, "ip", "-json", "link", "show", "site0").stdout)[0]["address"]
+    assert len(macs | {parent}) == 3
+    assert in_netns(PEER, "ping", "-c1", "-W2", BOXES["vobox1"][0]).returncode == 0
+    assert in_netns(HOST, "ping", "-c1", "-W1", BOXES["vobox1"][0], check=False).returncode != 0
+
+
+def test_the_image_holds_no_key_and_no_password(up: str, tmp_path: Path) -> None:
+    docker("create", "--name", "look", "--network", "none", "vobox:reference")
+    try:
+        docker("export", "--output", str(tmp_path / "image.tar"), "look")
+    finally:
+        docker("rm", "--volumes", "look")
+    with tarfile.open(tmp_path / "image.tar") as tar:
+        names = tar.getnames()
+        shadow = t.cast("t.IO[bytes]", tar.extractfile("etc/shadow")).read().decode()
+        machine_id = t.cast("t.IO[bytes]", tar.extractfile("etc/machine-id")).read()
+    keys = [name for name in names if re.search(r"ssh_host_|authorized_keys|id_(rsa|ed25519)|\.pem$|\.key$", name)]
+    assert [name for name in keys if "share/ca-certificates" not in name and "etc/ssl/certs" not in name] == []
+    with_password = [
+        line.split(":")[0] for line in shadow.splitlines() if line.split(":")[1] not in ("*", "!", "!*", "!!")
+    ]
+    assert with_password == []
+    assert machine_id == b""
+
+
+def test_host_keys_are_each_voboxes_own_and_last(up: str) -> None:
+    keys = {
+        name: docker("exec", name, "cat", "/var/lib/vobox/ssh/ssh_host_ed25519_key.pub").split()[1] for name in BOXES
+    }
+    assert len(set(keys.values())) == 2
+    docker("restart", "vobox1")
+    assert docker("exec", "vobox1", "cat", "/var/lib/vobox/ssh/ssh_host_ed25519_key.pub").split()[1] == keys["vobox1"]
+
+
+def test_a_killed_vobox_restores_its_services(up: str) -> None:
+    """A17, B4: PID 1 killed; the engine starts it again, and the init script its services, with nobody logging in."""
+    _wait_for_services("vobox2", 60)
+    pid = inspect("vobox2")["State"]["Pid"]
+    began = time.monotonic()
+    os.kill(pid, 9)
+    while inspect("vobox2")["State"]["Pid"] in (0, pid):
+        assert time.monotonic() - began < 60
+        time.sleep(0.05)
+    _wait_for_services("vobox2", 60)
+    print(f"A17: all services of a killed VO-box answered again after {time.monotonic() - began:.2f} s")
+
+
+def _wait_for_services(name: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for address in BOXES[name]:
+        for port in PORTS:
+            connect = ("timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{port}")
+            while in_netns(PEER, *connect, check=False).returncode:
+                assert time.monotonic() < deadline, f"{name}: nothing listens at {address} port {port}"
+                time.sleep(0.1)
+
+
+def test_the_init_script_changes_in_place(up: str, tmp_path: Path) -> None:
+    """A19: another key for the service account; same image, same container, and the login works."""
+    first = ids()
+    key = tmp_path / "key"
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a visitor's key", "-f", str(key))
+    wish = {"squid_clients": ["198.51.100.0/24"], "authorized_keys": [(tmp_path / "key.pub").read_text().strip()]}
+    playbook("vobox", "-e", json.dumps({"vobox_init": wish, "vobox_max_disruption": "service"}))
+    assert ids() == first
+    for address in BOXES["vobox1"]:
+        assert in_netns(PEER, *_ssh(key, address), "-tt", "id -un").stdout.split() == ["sgm"]
+    # Nobody comes in as root, with that key or without.
+    assert in_netns(PEER, *_ssh(key, BOXES["vobox1"][0], "root"), "true", check=False).returncode == 255
+
+
+def _ssh(key: Path, address: str, user: str = "sgm") -> list[str]:
+    options = (
+        "BatchMode=yes",
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        "LogLevel=ERROR",
+        "ConnectTimeout=5",
+    )
+    return ["ssh", "-i", str(key), "-p", "1975", *(f"-o{one}" for one in options), f"{user}@{address}"]
+
+
+def test_no_capability_is_too_many(up: str, tmp_path: Path) -> None:
+    """A12: with the role's list all tools work; with any one taken away, one of them does not."""
+    granted = sorted(name.removeprefix("CAP_") for name in inspect("vobox1")["HostConfig"]["CapAdd"])
+    key = tmp_path / "key"
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    script = tmp_path / "init.sh"
+    text = docker("exec", "vobox1", "cat", "/etc/hep.gridbox/current/init.sh")
+    public = (tmp_path / "key.pub").read_text().strip()
+    text = text.replace(
+        "/usr/sbin/sshd -E", f"echo '{public}' > /var/lib/vobox/authorized_keys/sgm\n/usr/sbin/sshd -E", 1
+    )
+    script.write_text(text + "\nsleep 600\n")
+    script.chmod(0o755)
+    missing: dict[str, list[str]] = {}
+    for without in ["", *granted]:
+        capabilities = [name for name in granted if name != without]
+        missing[without] = _what_fails(capabilities, script, key)
+        print(f"A12: without {without or 'nothing'}: {', '.join(missing[without]) or 'all works'}")
+    assert missing.pop("") == []
+    assert [name for name, failures in missing.items() if not failures] == []
+
+
+def _what_fails(capabilities: list[str], script: Path, key: Path) -> list[str]:
+    """Which tools fail in a container with just these capabilities."""
+    address = "198.51.100.50"
+    grants = [f"--cap-add={name}" for name in capabilities]
+    docker(
+        "run", "--detach", "--name", "least", "--init", "--network", "site", "--ip", address,
+        "--hostname", "least.demo.example", "--cap-drop", "ALL", *grants,
+        "--volume", f"{script}:/etc/init.sh:ro", "vobox:reference",
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 15
+        health = ["exec", "least", "/usr/local/bin/vobox-health", *map(str, PORTS)]
+        while (listening := _works("docker", "--host", ENGINE, *health)) is False and time.monotonic() < deadline:
+            if inspect("least")["State"]["Status"] != "running":
+                break
+            time.sleep(0.3)
+        # With a neighbour's entry of the container before, the first packets would go to the wrong MAC.
+        in_netns(PEER, "ip", "neighbour", "flush", "to", address, check=False)
+        crontab = "echo '* * * * * true' > /tmp/tab && crontab -u sgm /tmp/tab && cat /var/spool/cron/crontabs/sgm"
+        tools = {
+            "services": listening,
+            "login": _works("nsenter", f"--net=/run/netns/{PEER}", *_ssh(key, address), "true"),
+            "terminal": _works("nsenter", f"--net=/run/netns/{PEER}", *_ssh(key, address), "-tt", "true"),
+            "ping": _works("docker", "--host", ENGINE, "exec", "least", "ping", "-c1", "-W2", "198.51.100.1"),
+            "crontab": _works("docker", "--host", ENGINE, "exec", "least", "sh", "-c", crontab),
+            "log rotation": _works(
+                "docker", "--host", ENGINE, "exec", "least", "logrotate", "-f", "/etc/logrotate.d/vobox"
+            ),
+            "restart": _works("docker", "--host", ENGINE, "exec", "least", "pkill", "-TERM", "prometheus-node"),
+        }
+        return [name for name, works in tools.items() if not works]
+    finally:
+        docker("rm", "--force", "--volumes", "least")
+
+
+def _works(*argv: str) -> bool:
+    return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
+
+
+def test_down_leaves_the_machine_as_it_was(up: str, before: dict[str, set[str]]) -> None:
+    make("down")
+    after = machine()
+    for what, was in before.items():
+        assert after[what] == was, f"{what}: gone {sorted(was - after[what])}, new {sorted(after[what] - was)}"
+
+
+def test_status_without_the_demo_says_so(before: dict[str, set[str]]) -> None:
+    output = make("status")
+    assert len(re.findall(r"absent", output)) == 2
+    assert "2 of 2 VO-boxes need a look." in output
