@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import typing as t
@@ -99,13 +100,26 @@ class Actor:
 
     def _do_remove_container(self, step: Step, journal: Journal) -> None:
         container = self.engine.container(step.target)
-        if container and container["State"].get("Running"):
-            journal.will_do(f"start {step.target}", "stop", container=step.target)
+        running = bool(container and container["State"].get("Running"))
+        if step.target == self.wish.name:
+            journal.will_do(
+                f"take the removal of {step.target} back, or finish it",
+                "remove",
+                container=step.target,
+                running=running,
+            )
+        if running:
             self.engine.stop_container(step.target, self._grace())
         # Its anonymous volumes stay too: what is removed by mistake must not take data along.
         self.engine.remove_container(step.target, force=True)
-        # From here on there is no way back.
-        journal.settle()
+
+    def _undo_remove(self, data: t.Mapping[str, t.Any]) -> None:
+        if self.engine.container(data["container"]) is None:
+            # There is no way back any more, so the way is forward.
+            self.folder.remove()
+            self._prune_files()
+        elif data["running"]:
+            self.engine.start_container(data["container"])
 
     def _do_remove_files(self, step: Step, journal: Journal) -> None:
         self.folder.remove()
@@ -216,13 +230,18 @@ class Actor:
             self._gate().wait(new["Id"])
         journal.settle()
         if not self.wish.swap.keep_previous:
+            journal.will_do(f"remove the container that {name} was before", "retire", id=old["Id"])
             self.engine.remove_container(old["Id"], force=True)
+            journal.settle()
         self._drop_old_launch_folders()
         self.swap = {
             "old_id": old["Id"], "new_id": new["Id"], "strategy": "sequential", "announced": False,
             "kept": previous if self.wish.swap.keep_previous else None,
             "seconds": round(time.monotonic() - began, 3), "phases": {},
         }  # fmt: skip
+
+    def _undo_retire(self, data: t.Mapping[str, t.Any]) -> None:
+        self.engine.remove_container(data["id"], force=True)
 
     def _undo_rename(self, data: t.Mapping[str, t.Any]) -> None:
         container = self.engine.container(data["id"])
@@ -341,11 +360,11 @@ class Actor:
 
     def _prune_files(self) -> None:
         """Remove the folder of all VO-boxes' files with the last of them."""
-        for path in (Path(self.wish.files), Path(self.wish.files).parent):
-            try:
-                path.rmdir()
-            except OSError:  # not empty, or not there
-                return
+        files = Path(self.wish.files)
+        for path in (files, files.parent):
+            if path == files or path.name == "hep.gridbox":
+                with contextlib.suppress(OSError):  # not empty, or not there
+                    path.rmdir()
 
 
 def identity_on(network: Json, values: Values, make: t.Callable[..., t.Any]) -> t.Any:

@@ -1,0 +1,135 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""vobox_container, killed by SIGKILL before and after each request that changes something: the state before or the
+state after, and a next run that makes it right. (What a killed swap does is in test_handover.py.)"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Lab
+from tests.integration.test_vobox_container import WEB, Box, network  # noqa: F401
+from tests.lab.modules import COLLECTION
+
+# Runs the module with an engine that kills the process at one of its requests; the guard, another process, is spared.
+_START = """
+import os, runpy, signal, sys
+from ansible.module_utils import basic
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
+die_at, when, log = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+me, real, count = os.getpid(), DockerApi.send, 0
+
+def send(self, request, method, path, **more):
+    global count
+    counts = os.getpid() == me and method != "GET" and "exec" not in path
+    if counts:
+        count += 1
+        with open(log, "a") as out:
+            print(request, file=out)
+        if count == die_at and when == "before":
+            os.kill(me, signal.SIGKILL)
+    answer = real(self, request, method, path, **more)
+    if counts and count == die_at:
+        os.kill(me, signal.SIGKILL)
+    return answer
+
+DockerApi.send = send
+basic._ANSIBLE_ARGS = sys.stdin.buffer.read()
+basic._ANSIBLE_PROFILE = "legacy"
+runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
+
+
+def run_and_die(box: Box, arguments: dict[str, t.Any], die_at: int, when: str, log: Path) -> int:
+    payload = {"engine_url": box.lab.engine.url, **arguments, "_ansible_check_mode": False, "_ansible_diff": False}
+    done = subprocess.run(
+        [
+            "nsenter", f"--net=/run/netns/{box.lab.engine.netns}", sys.executable, "-c", _START,
+            f"{COLLECTION}.vobox_container", str(die_at), when, str(log),
+        ],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": payload}).encode(), capture_output=True, timeout=120,
+        env={key: value for key, value in os.environ.items() if key != "DOCKER_HOST"}, check=False,
+    )  # fmt: skip
+    return done.returncode
+
+
+def picture(box: Box, known: str | None) -> dict[str, t.Any]:
+    """The state, without what differs from run to run."""
+    there = box.containers()
+    shown: dict[str, t.Any] = {"containers": there, "files": sorted(path.name for path in box.files.glob("*/*"))}
+    if box.name in there:
+        inspect = box.inspect()
+        current = box.files / box.name / "init" / "current"
+        shown["same"] = inspect["Id"] == known
+        shown["running"] = inspect["State"]["Running"]
+        shown["policy"] = inspect["HostConfig"]["RestartPolicy"]["Name"]
+        shown["environment"] = [line for line in inspect["Config"]["Env"] or () if line.startswith("A=")]
+        shown["script"] = os.readlink(current) if current.is_symlink() else None
+        if shown["running"]:
+            states = [path.read_text().split() for path in (box.files / box.name / "run").glob("*/state")]
+            shown["launched"] = states
+    return shown
+
+
+Scenario = tuple[dict[str, t.Any], dict[str, t.Any]]
+
+SCENARIOS: dict[str, Scenario | None] = {
+    "create": ({"state": "absent"}, {}),
+    "update": ({}, {"restart_policy": "always"}),
+    "init script": ({}, {"init_script": WEB + "httpd -p 81 -h /www\n"}),
+    "replace a stopped one": ({"state": "present"}, {"environment": {"A": "1"}}),
+    "stop": ({}, {"state": "stopped"}),
+    "start": ({"state": "present"}, {}),
+    "absent": ({}, {"state": "absent"}),
+}
+
+
+@pytest.fixture()
+def box(lab: Lab, network: str, tmp_path: Path, request: pytest.FixtureRequest) -> t.Iterator[Box]:  # noqa: F811
+    number = list(SCENARIOS).index(request.node.callspec.params["scenario"]) + 230
+    made = Box(lab, f"killed{number}", number, tmp_path / "voboxes")
+    made.arguments["wire_check"] = False
+    yield made
+    if made.containers():
+        lab.docker("rm", "--force", "--volumes", *made.containers())
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_killed_run_ends_before_or_after(box: Box, scenario: str, tmp_path: Path) -> None:
+    first, second = t.cast("Scenario", SCENARIOS[scenario])
+
+    def begin() -> str | None:
+        box.bare(state="absent")
+        if first.get("state") != "absent":
+            box.run(**first)
+        return box.id if box.name in box.containers() else None
+
+    known = begin()
+    before = picture(box, known)
+    log = tmp_path / "requests"
+    assert run_and_die(box, {**box.arguments, **second}, 0, "never", log) == 0
+    after = picture(box, known)
+    assert after != before
+    requests = log.read_text().splitlines()
+    assert requests
+    for number, request in enumerate(requests, 1):
+        for when in ("before", "after"):
+            known = begin()
+            assert run_and_die(box, {**box.arguments, **second}, number, when, log) == -9, (request, when)
+            deadline = time.monotonic() + 30
+            while (now := picture(box, known)) not in (before, after):
+                assert time.monotonic() < deadline, f"killed {when} {request}: {now} is neither {before} nor {after}"
+                time.sleep(0.2)
+            print(f"{scenario}: killed {when} {request}: the state {'before' if now == before else 'after'}")
+    box.run(**second)
+    assert picture(box, known) in (after, {**after, "same": True})
