@@ -2,17 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A LAN of network namespaces: a bridge in one, ports in others. Nothing of the machine's own network is touched.
-
-The bridge has a namespace to itself because the engine's packet filter (FORWARD DROP, seen by bridges through
-br_netfilter) drops what a bridge in the engine's namespace carries.
-"""
+"""The collection's own LAN of network namespaces, for tests. Nothing of the machine's own network is touched."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.lab import netns as namespaces
+from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import LanWork, Port, Wish
 
 
 def run(*argv: str, timeout: float = 30, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -31,40 +29,40 @@ def in_netns(netns: str, *argv: str, timeout: float = 30, check: bool = True) ->
 def add_netns(netns: str) -> None:
     """Make a namespace, fresh: one left behind by a killed run is removed first."""
     delete_netns(netns)
-    run("ip", "netns", "add", netns)
-    run("ip", "-n", netns, "link", "set", "lo", "up")
+    namespaces.add(netns)
 
 
 def delete_netns(netns: str) -> None:
-    if os.path.exists(f"/run/netns/{netns}"):
-        run("ip", "netns", "delete", netns)
+    """Remove a namespace; fine if it is gone."""
+    namespaces.delete(netns)
 
 
-@dataclass
 class Lan:
-    """One Ethernet segment.
+    """One Ethernet segment, fresh: one left behind by a killed run is removed first.
 
-    :ivar netns: the namespace of the bridge, made and removed with the LAN.
+    :param netns: its name, and that of the bridge's namespace, which is made and removed with it.
     """
 
-    netns: str
-    ports: int = 0
-
-    def __post_init__(self) -> None:
-        add_netns(self.netns)
-        run("ip", "-n", self.netns, "link", "add", "lan0", "type", "bridge", "mcast_snooping", "0")
-        run("ip", "-n", self.netns, "link", "set", "lan0", "up")
+    def __init__(self, netns: str) -> None:
+        self.netns = netns
+        self._ports: list[Port] = []
+        self.remove()
+        self._apply(absent=False)
 
     def plug(self, netns: str, link: str, *addresses: str) -> None:
         """Give namespace ``netns`` a link on the LAN, up, with these addresses (``10.0.0.1/24``)."""
-        self.ports += 1
-        port = f"port{self.ports}"
-        run("ip", "-n", self.netns, "link", "add", port, "type", "veth", "peer", "name", link, "netns", netns)
-        run("ip", "-n", self.netns, "link", "set", port, "master", "lan0", "up")
-        for address in addresses:
-            nodad = ("nodad",) if ":" in address else ()
-            run("ip", "-n", netns, "address", "add", address, "dev", link, *nodad)
-        run("ip", "-n", netns, "link", "set", link, "up")
+        self._ports.append(Port(netns, link, addresses))
+        self._apply(absent=False)
 
     def remove(self) -> None:
-        delete_netns(self.netns)
+        """Take the bridge and all links on it away."""
+        self._apply(absent=True)
+
+    def _apply(self, absent: bool) -> None:
+        work = LanWork(Wish(self.netns, tuple(self._ports), 1500, absent))
+        observed = work.observe()
+        plan = work.plan(observed)
+        work.preflight(plan, observed)
+        journal = Journal(work.undo, work.before_guard_undo)
+        for step in plan.steps:
+            work.do(step, journal)

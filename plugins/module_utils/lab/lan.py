@@ -266,9 +266,15 @@ class LanWork:
 
     def observe(self) -> Observed:
         wish = self.wish
-        names = netns.names()
-        links = {name: read_links(name) for name in names}
-        own = frozenset(name for name in names if links[name].get("lo", Link("", False, 0)).alias == wish.mark)
+        links: dict[str, dict[str, Link]] = {}
+        for name in netns.names():
+            try:
+                links[name] = read_links(name)
+            except GridboxError:
+                if netns.exists(name):
+                    raise
+                # It was somebody else's and has gone since it was listed.
+        own = frozenset(name for name, found in links.items() if "lo" in found and found["lo"].alias == wish.mark)
         concerned = own | set(wish.namespaces)
         kept = {name: found for name, found in links.items() if name in concerned}
         kept[""] = read_links("")
@@ -315,6 +321,7 @@ class LanWork:
             netns.ip(what, wish.name, "link", "delete", step.details["side"])
         elif step.action == "remove_namespace":
             netns.delete(step.target)
+            netns.forget_folder()
         elif step.action == "add_namespace":
             journal.will_do(f"removed namespace {step.target}", "remove_namespace", netns=step.target)
             netns.add(step.target)

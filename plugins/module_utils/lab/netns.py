@@ -13,6 +13,7 @@ import json
 import os
 import typing as t
 
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 
 #: Where iproute2 keeps the names (ip-netns(8)).
@@ -53,6 +54,20 @@ def delete(name: str) -> None:
     """Remove a namespace's name, and the namespace with the last process in it; fine if it is gone."""
     if os.path.exists(path_of(name)):
         run(f"Removing network namespace {name}", ["ip", "netns", "delete", name])
+
+
+def forget_folder() -> None:
+    """Take away the empty folder of names, and its mount: ``ip netns add`` makes both when they are not there."""
+    if not os.path.isdir(FOLDER) or os.listdir(FOLDER):
+        return
+    try:
+        if os.path.ismount(FOLDER):
+            run(f"Unmounting {FOLDER}", ["umount", FOLDER])
+        os.rmdir(FOLDER)
+    except (GridboxError, OSError):
+        if not os.path.isdir(FOLDER) or os.listdir(FOLDER):
+            return  # Somebody else has made a namespace meanwhile, or took the folder away.
+        raise
 
 
 def processes_in(name: str) -> list[str]:
