@@ -40,9 +40,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link imp
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import (
     NO_RESTART,
     REPLACES_LABEL,
+    endpoints_move,
     is_retired,
     make_record,
     next_name,
+    policies_change,
     previous_name,
     put_back,
     record_in,
@@ -85,6 +87,7 @@ class SwapReport:
     """What a swap did.
 
     :ivar strategy: ``overlap`` or ``sequential``.
+    :ivar remark: why the strategy is another one than was asked for; empty if it is not.
     :ivar announced: whether the addresses were handed over by an interim link.
     :ivar kept: name of the replaced container if it was kept, else None.
     :ivar seconds: of the whole swap.
@@ -96,6 +99,7 @@ class SwapReport:
     strategy: str
     announced: bool = False
     kept: t.Optional[str] = None
+    remark: str = ""
     seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
 
@@ -134,11 +138,9 @@ def swap(
         raise GridboxError(f"There is no network {identity.network} to swap {name} on.")
     _refuse_leftovers(engine, name)
     running = bool(old["State"]["Running"])
-    # Podman 4.3 tells neither the parent of a network nor whether a container is connected, and cannot change a restart
-    # policy (its own comes into force with the container, and lets a stopped one rest).
-    docker = engine.platform.name == "docker"
-    parent = Parent.of(network) if docker else None
-    if not running or not docker:
+    movable, why_not = endpoints_move(engine.platform)
+    parent = Parent.of(network) if movable else None
+    if not running or not movable:
         strategy = "sequential"
     if old["HostConfig"].get("AutoRemove") and (strategy == "sequential" or keep_previous):
         raise RefusedError(
@@ -148,17 +150,17 @@ def swap(
             "Take swap.strategy: overlap and swap.keep_previous: false.",
         )
     record = make_record(engine, old, name, identity.network, keep_previous, timeouts.stop)
-    report = SwapReport(old["Id"], "", strategy, announced=parent is not None)
+    report = SwapReport(old["Id"], "", strategy, announced=parent is not None, remark=why_not)
     clock = _Clock(report)
     body = _labelled(create, record)
     policy = body["HostConfig"].get("RestartPolicy") or NO_RESTART
-    if docker:
+    if policies_change(engine.platform):
         body["HostConfig"]["RestartPolicy"] = NO_RESTART
     endpoint = ((create.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}).get(identity.network) or {}
 
     journal.will_do(f"put {name} back into service as it was", PUT_BACK, record=record)
     report.new_id = engine.create_container(next_name(name), body)
-    if docker:
+    if movable:
         engine.disconnect(identity.network, report.new_id)
     clock.lap("create")
     if strategy == "sequential" and running:
@@ -168,7 +170,7 @@ def swap(
     engine.start_container(report.new_id)
     clock.lap("start")
     with _told_if_ended(engine, report.new_id):
-        if docker:
+        if movable:
             lend_addresses(netns_of(pid_of(engine, report.new_id)), identity)
             if strategy == "overlap":
                 wait_for_health(engine, report.new_id, ready, timeouts.ready, "to get ready")
@@ -179,7 +181,7 @@ def swap(
             announce_engines_link(engine, report.new_id, identity, timeouts.link)
     clock.lap("take_over")
     # In this order, and at once: a reboot from here on starts the one that has the network.
-    if docker:
+    if policies_change(engine.platform):
         engine.update_container(report.new_id, {"RestartPolicy": policy})
     if record["policy"]:
         engine.update_container(old["Id"], {"RestartPolicy": NO_RESTART})

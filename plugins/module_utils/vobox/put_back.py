@@ -14,7 +14,7 @@ import json
 import time
 import typing as t
 
-from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json, Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import Parent
@@ -38,6 +38,22 @@ NO_RESTART = {"Name": "no", "MaximumRetryCount": 0}
 _LINK_SECONDS = 5
 
 
+def endpoints_move(platform: Platform) -> tuple[bool, str]:
+    """Whether an endpoint can be moved between containers with its MAC; if not, why not."""
+    if platform.name != "docker":
+        # Nor does it tell the parent of a network, which the interim link needs.
+        return False, f"{platform} does not tell whether a container is connected to a network"
+    if platform.version >= (25,):
+        # moby/moby#48192, seen with 26.1 and in the source of 29: the MAC of an endpoint is heeded at creation only.
+        return False, f"{platform} ignores the MAC when it connects a container to a network"
+    return True, ""
+
+
+def policies_change(platform: Platform) -> bool:
+    """Whether a living container's restart policy can be changed. Podman 4.3 has no such request."""
+    return platform.name == "docker"
+
+
 def next_name(name: str) -> str:
     """Name of the new container until it is found well."""
     return f"{name}.next"
@@ -56,17 +72,19 @@ def make_record(engine: DockerApi, old: Json, name: str, network: str, keep: boo
     :param keep: whether it is kept once it is retired.
     :param stop: seconds between SIGTERM and SIGKILL.
     """
-    docker = engine.platform.name == "docker"
+    movable, _why_not = endpoints_move(engine.platform)
     identity = Identity.of(old, network)
     host_config = old["HostConfig"]
     return {
         "name": name,
         "old_id": old["Id"],
         "network": network,
-        "endpoint": endpoint_of(engine, old, network) if docker else None,
+        "endpoint": endpoint_of(old, network) if movable else None,
         "identity": identity.as_data() if identity else None,
         # The engine refuses to change the policy of a container that it removes by itself.
-        "policy": host_config.get("RestartPolicy") if docker and not host_config.get("AutoRemove") else None,
+        "policy": host_config.get("RestartPolicy")
+        if policies_change(engine.platform) and not host_config.get("AutoRemove")
+        else None,
         "running": bool(old["State"]["Running"]),
         "keep": keep,
         "stop": stop,
@@ -79,7 +97,7 @@ def record_in(container: t.Optional[Json]) -> t.Optional[Json]:
     return t.cast(Json, json.loads(text)) if text else None
 
 
-def endpoint_of(engine: DockerApi, container: Json, network: str) -> t.Optional[Json]:
+def endpoint_of(container: Json, network: str) -> t.Optional[Json]:
     """The ``EndpointConfig`` with which a container gets back what it has on a network; None if it is not on it."""
     now = container["NetworkSettings"]["Networks"].get(network)
     if now is None:
@@ -96,9 +114,7 @@ def endpoint_of(engine: DockerApi, container: Json, network: str) -> t.Optional[
         endpoint["Aliases"] = aliases
     if now.get("DriverOpts"):
         endpoint["DriverOpts"] = now["DriverOpts"]
-    # Before API 1.44 (Docker 25) the MAC is the container's, and goes with the network that its NetworkMode names.
-    if engine.platform.api >= (1, 44) and now.get("MacAddress"):
-        endpoint["MacAddress"] = now["MacAddress"]
+    # The MAC is the container's own (Config.MacAddress), and goes with the network that its NetworkMode names.
     return endpoint
 
 
