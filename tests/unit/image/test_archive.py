@@ -24,7 +24,7 @@ Item = t.Union[str, t.Tuple[str, str]]
 def layer(*items: Item) -> io.BytesIO:
     """Make a layer.
 
-    ``name/`` is a folder, ``name`` a file that holds its own name, ``(name, target)`` a hard link, and with ``->`` before
+    ``name/`` is a folder, ``name`` a file that holds its own name, ``(name, target)`` a hard link, with ``->`` before
     the target a symbolic one.
     """
     out = io.BytesIO()
