@@ -68,8 +68,8 @@ def test_an_announcement_moves_the_neighbours_entries(machines: tuple[str, str])
             in_netns(told, "ping", "-c3", "-W2", address)
             assert _neighbour(told, address) == _mac(telling)
         assert announcer.send() == 3
-        for address in ("10.9.0.1", "fd09::1"):
-            wait_until(lambda address=address: _neighbour(told, address) == NEW_MAC, f"{address} to move")  # type: ignore[misc]
+        moved = [NEW_MAC, NEW_MAC]
+        wait_until(lambda: [_neighbour(told, one) for one in ("10.9.0.1", "fd09::1")] == moved, "both entries to move")
     index = _link(telling)["ifindex"]
     with wire.Announcer(f"/run/netns/{telling}", index, _mac(telling), ipv4="10.9.0.1") as announcer:
         assert announcer.send() == 2

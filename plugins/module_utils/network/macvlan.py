@@ -83,8 +83,9 @@ class MacvlanWork:
                     )
 
     def _refuse_taken(self, shim: links.Shim, seen: decide.Observed) -> None:
-        have = {address for one in seen.shims for address in one.addresses}
-        own_macs = {one.mac for one in seen.shims}
+        here = [one for one in seen.shims if one.parent == shim.parent]
+        have = {address for one in here for address in one.addresses}
+        own_macs = {one.mac for one in here}
         asked = [str(address) for address in shim.addresses if address not in have]
         if shim.mac not in own_macs:
             asked.append(shim.mac)

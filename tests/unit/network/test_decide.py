@@ -34,8 +34,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
 OLD = Platform("docker", (20, 10, 24), (1, 41))
 NEW = Platform("docker", (29, 0, 0), (1, 52))
 PODMAN = Platform("podman", (4, 3, 1), (1, 41))
-IPV4 = {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1", "ip_range": None, "reserved": {}}
-IPV6 = {"subnet": "2001:db8:1::/64", "gateway": "2001:db8:1::1", "ip_range": None, "reserved": {}}
+IPV4: dict[str, t.Any] = {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1", "ip_range": None, "reserved": {}}
+IPV6: dict[str, t.Any] = {"subnet": "2001:db8:1::/64", "gateway": "2001:db8:1::1", "ip_range": None, "reserved": {}}
 LINKS = (
     Link("lo", 1, True, 65536, "00:00:00:00:00:00"),
     Link("eth0", 2, True, 1500, "52:54:00:00:00:01", addresses=("192.0.2.10/24",)),
