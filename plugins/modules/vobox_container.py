@@ -442,7 +442,7 @@ EXAMPLES = r"""
     init_script: |
       #!/bin/sh
       httpd -p 80 -h /www
-      crond
+      httpd -p 8080 -h /www
     max_disruption: service
   register: vobox1
 
