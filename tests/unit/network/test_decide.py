@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import typing as t
 from dataclasses import replace
 
@@ -383,6 +384,7 @@ def test_with_systemd_the_engine_waits_for_the_parent_and_a_unit_makes_the_shim(
     assert [step.split()[0] for step in actions(wish(), known)] == ["remove_file"] * 2
 
 
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs the command systemctl")
 def test_files_are_written_enabled_found_and_removed(tmp_path: t.Any) -> None:
     """With the real systemctl, below another root, so that no systemd has to run."""
     systemd = boot.BootHost(systemd=True, network_manager=False)
