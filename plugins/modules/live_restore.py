@@ -44,8 +44,8 @@ options:
     default: /var/run/docker.pid
   unit:
     description:
-      - The systemd unit that runs the daemon, for the check of its C(KillMode).
-      - Without it, the unit whose main process the daemon is. Not used where systemd does not run.
+      - The systemd unit that runs the daemon. Without it, the unit in whose control group the daemon is.
+      - Not used where systemd does not run.
     type: str
   wait_timeout:
     description:
@@ -59,8 +59,9 @@ options:
     default: 0
 notes:
   - Refused while the engine is in swarm mode; Docker does not have both.
-  - Refused for a unit whose C(KillMode) is not V(process) (or V(none)), because systemd then kills the containers with the
-    daemon, live restore or not.
+  - Refused where a systemd unit that holds containerd, or the shims of running containers, has another C(KillMode) than
+    V(process) or V(none). Mostly that is C(containerd.service); it is C(docker.service) where the daemon starts its own
+    containerd. systemd would kill the shims with the unit, and containers do not outlive them, live restore or not.
   - Needs a running daemon on this host, reached through a Unix socket. To write the configuration of a daemon that was
     never started, use the role P(hep.gridbox.docker_engine#role).
   - Podman has no daemon that its containers depend on, so nothing is changed there, and RV(msg) says so.

@@ -34,8 +34,8 @@ options:
     default: /var/run/docker.pid
   unit:
     description:
-      - The systemd unit that runs the daemon.
-      - Without it, the unit whose main process the daemon is. Not used where systemd does not run.
+      - The systemd unit that runs the daemon. Without it, the unit in whose control group the daemon is.
+      - Not used where systemd does not run.
     type: str
   budget_window:
     description:

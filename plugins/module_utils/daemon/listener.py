@@ -76,6 +76,22 @@ def config_file_of(process: Process) -> str:
     return os.path.realpath(os.path.join(f"/proc/{process.pid}/cwd", path))
 
 
+def find_containerd(process: Process) -> t.Optional[int]:
+    """The containerd that the daemon uses; None if it cannot be told.
+
+    dockerd takes the one it is told to, else the system's if it runs, else starts its own (18.09 to 29).
+    """
+    exec_root = flag_value(process.flags, "--exec-root") or "/var/run/docker"
+    told = flag_value(process.flags, "--containerd")
+    for path in (told, "/run/containerd/containerd.sock", f"{exec_root}/containerd/containerd.sock"):
+        if path and os.path.exists(path):
+            try:
+                return _listening_pid(path)
+            except EngineError:
+                continue  # a socket that was left behind
+    return None
+
+
 def _listening_pid(path: str) -> int:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -99,6 +99,7 @@ class Daemon:
     :ivar config_file: the file it reads, with symbolic links followed.
     :ivar enabled: what it says itself.
     :ivar swarm: its state in a swarm, ``inactive`` for none.
+    :ivar units: the systemd units it depends on; none where systemd does not run it.
     """
 
     pid: int
@@ -107,7 +108,12 @@ class Daemon:
     config_file: str
     enabled: bool
     swarm: str
-    unit: Unit
+    units: tuple[Unit, ...] = ()
+
+    @property
+    def kill_mode(self) -> t.Optional[str]:
+        """Of the unit that runs the daemon; None where systemd does not."""
+        return next((unit.kill_mode for unit in self.units if unit.daemon), None)
 
 
 @dataclass(frozen=True)
@@ -227,8 +233,11 @@ def objections(observed: Observed) -> list[RefusedError]:
                 "Take the flag off its command line and restart it in a maintenance window.",
             )
         )
-    if daemon.unit.finding:
-        found.append(RefusedError("state: present", daemon.unit.finding, "Nothing was touched."))
+    found += [
+        RefusedError("state: present", unit.finding, "Then run systemctl daemon-reload; it restarts nothing.")
+        for unit in daemon.units
+        if unit.finding
+    ]
     return found
 
 
@@ -268,15 +277,17 @@ def observe(wish: Wish, engine: DockerApi) -> Observed:
     """
     if engine.platform.name == "podman":
         return Observed(None, ConfigFile(wish.config_file, None))
-    daemon = observe_daemon(wish, engine)
+    running = containers.running(engine)
+    daemon = observe_daemon(wish, engine, running)
     file = config_file.read(wish.config_file)
-    return Observed(daemon, file, value_in(wish.config_file, file.text), containers.running(engine))
+    return Observed(daemon, file, value_in(wish.config_file, file.text), running)
 
 
-def observe_daemon(wish: Wish, engine: DockerApi) -> Daemon:
+def observe_daemon(wish: Wish, engine: DockerApi, running: t.Sequence[Running]) -> Daemon:
     """Find the daemon and ask it."""
     process = listener.find_daemon(listener.socket_path(engine.url), wish.pidfile)
     info = engine.info()
+    shims = [containers.parent(container.pid) for container in running]
     return Daemon(
         pid=process.pid,
         start=process.start,
@@ -284,7 +295,9 @@ def observe_daemon(wish: Wish, engine: DockerApi) -> Daemon:
         config_file=listener.config_file_of(process),
         enabled=bool(info["LiveRestoreEnabled"]),
         swarm=str((info.get("Swarm") or {}).get("LocalNodeState", "")),
-        unit=unit.observe(wish.unit, process.pid),
+        units=unit.observe(
+            wish.unit, process.pid, listener.find_containerd(process), [shim for shim in shims if shim is not None]
+        ),
     )
 
 
@@ -479,8 +492,9 @@ def collect(params: dict[str, t.Any]) -> dict[str, t.Any]:
         value = value_in(wish.config_file, file.text)
     except GridboxError as exc:
         findings.append(str(exc))
-    daemon = observe_daemon(wish, engine)
-    observed = Observed(daemon, file, value, containers.running(engine))
+    running = containers.running(engine)
+    daemon = observe_daemon(wish, engine, running)
+    observed = Observed(daemon, file, value, running)
     findings += [str(refusal) for refusal in contradictions(wish, observed) + objections(observed)]
     if value is not _ABSENT and value is not daemon.enabled and not findings:
         findings.append(
@@ -504,7 +518,7 @@ def _facts(observed: Observed) -> dict[str, t.Any]:
         "configured": observed.configured,
         "config_file": observed.file.path,
         "daemon_pid": daemon.pid if daemon else None,
-        "kill_mode": daemon.unit.kill_mode if daemon else None,
+        "kill_mode": daemon.kill_mode if daemon else None,
     }
 
 

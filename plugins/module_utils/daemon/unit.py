@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The systemd unit that runs the daemon, and what it does to containers when it stops."""
+"""The systemd units that live restore depends on, and what they do to containers when they stop."""
 
 from __future__ import annotations
 
@@ -11,28 +11,47 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 
 #: A unit's name as systemd allows it (systemd.unit(5)); it cannot begin like an option.
 _UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*\.service")
 
-#: KillMode values with which containers outlive the stop of their daemon. ``control-group`` and ``mixed`` send SIGKILL
-#: to all that is left in the unit's control group (systemd.kill(5)).
+#: KillMode values with which containers outlive the stop of a unit. ``control-group`` and ``mixed`` send SIGKILL to all
+#: that is left in the unit's control group (systemd.kill(5)).
 KEEPS_CONTAINERS = ("process", "none")
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is known of the daemon's unit.
+    """A service unit of systemd on which live restore depends.
 
-    :ivar name: None where systemd does not run the daemon.
-    :ivar finding: a sentence about what is wrong with it; empty if nothing is.
+    :ivar name: for instance ``docker.service``.
+    :ivar kill_mode: its effective KillMode.
+    :ivar holds: what containers need of it, in words: ``containerd``, ``the shims of 2 containers``; empty for a unit
+        that runs the daemon only. A container's own processes have control groups apart from all units.
+    :ivar daemon: whether it is the one that runs the daemon.
     """
 
-    name: t.Optional[str] = None
-    kill_mode: t.Optional[str] = None
-    finding: str = ""
+    name: str
+    kill_mode: str
+    holds: tuple[str, ...] = ()
+    daemon: bool = False
+
+    @property
+    def finding(self) -> str:
+        """What is wrong with it, in a sentence; empty if containers outlive it.
+
+        Measured with systemd 252 and Docker 20.10: with a containerd of its own unit, as packages have it, the end of
+        docker.service leaves containers alone whatever its KillMode; the end of containerd.service does not. A dockerd
+        that starts its own containerd has the shims in its own unit.
+        """
+        if self.kill_mode in KEEPS_CONTAINERS or not self.holds:
+            return ""
+        return (
+            f"{self.name} has KillMode={self.kill_mode} and holds {' and '.join(self.holds)}, which systemd kills with"
+            f" it; set KillMode=process in the [Service] section of a drop-in (systemctl edit {self.name})"
+        )
 
 
 def check_name(name: t.Optional[str]) -> None:
@@ -58,44 +77,61 @@ def unit_of(cgroups: str) -> t.Optional[str]:
     return None
 
 
-def judge(name: str, asked: bool, shown: str, pid: int) -> Unit:
-    """Decide from ``systemctl show`` whether the unit lets containers live. Pure.
+def check_asked(name: str, shown: t.Mapping[str, str], pid: int) -> None:
+    """Refuse a unit that the operator named if it is not the one that runs the daemon. Pure.
 
-    :param asked: whether the operator named the unit; else it was found by the daemon's control group.
-    :param shown: the output of ``systemctl show -p LoadState -p MainPID -p KillMode``.
-    :param pid: the daemon.
+    :param shown: what systemd says about it.
+    :raises RefusedError: saying which process it runs.
     """
-    properties = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-    if properties.get("LoadState") == "not-found":
-        return Unit(name, None, f"systemd knows no unit {name}; correct the option unit, or leave it out")
-    if properties.get("MainPID") != str(pid):
-        if not asked:
-            return Unit()  # started by hand from within some other service
-        main = properties.get("MainPID", "0")
-        runs = "runs no process" if main == "0" else f"runs process {main}"
-        return Unit(
-            name, None, f"{name} {runs}, but the daemon is process {pid}; correct the option unit, or leave it out"
+    wanted, remedy = f"unit: {name}", "Correct the option, or leave it out."
+    if shown.get("LoadState") == "not-found":
+        raise RefusedError(wanted, "systemd knows no such unit", remedy)
+    main = shown.get("MainPID", "0")
+    if main != str(pid):
+        runs = "no process" if main == "0" else f"process {main}"
+        raise RefusedError(wanted, f"it runs {runs}, but the daemon is process {pid}", remedy)
+
+
+def observe(
+    asked: t.Optional[str], daemon: int, containerd: t.Optional[int], shims: t.Collection[int]
+) -> tuple[Unit, ...]:
+    """Ask systemd about the units in which these processes are; none where systemd does not run (sd_booted(3)).
+
+    :raises RefusedError: as :func:`check_asked`.
+    """
+    if not os.path.isdir("/run/systemd/system"):
+        return ()
+    if asked is not None:
+        check_asked(asked, _show(asked), daemon)
+    daemons = asked or _unit_of_process(daemon)
+    holds: dict[str, list[str]] = {daemons: []} if daemons else {}
+    containerds = _unit_of_process(containerd) if containerd is not None else None
+    if containerds:
+        holds.setdefault(containerds, []).append("containerd")
+    of_shims = [_unit_of_process(shim) for shim in shims]
+    for name in sorted({name for name in of_shims if name}):
+        number = of_shims.count(name)
+        holds.setdefault(name, []).append(
+            f"the shim{'s' if number > 1 else ''} of {number} container{'s' if number > 1 else ''}"
         )
-    mode = properties.get("KillMode", "")
-    if mode in KEEPS_CONTAINERS:
-        return Unit(name, mode)
-    return Unit(
-        name,
-        mode,
-        f"{name} has KillMode={mode}, so systemd kills the containers with the daemon; set KillMode=process in the"
-        f" [Service] section of a drop-in (systemctl edit {name}) and run systemctl daemon-reload",
+    return tuple(
+        Unit(name, _show(name).get("KillMode", ""), tuple(held), name == daemons) for name, held in holds.items()
     )
 
 
-def observe(asked: t.Optional[str], pid: int) -> Unit:
-    """Ask systemd about the daemon's unit; nothing where systemd does not run (sd_booted(3))."""
-    if not os.path.isdir("/run/systemd/system"):
-        return Unit()
-    name = asked
-    if name is None:
+def _unit_of_process(pid: int) -> t.Optional[str]:
+    try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
-            name = unit_of(file.read())
-    if name is None:
-        return Unit()
+            return unit_of(file.read())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _show(name: str) -> dict[str, str]:
     argv = ["systemctl", "show", "-p", "LoadState", "-p", "MainPID", "-p", "KillMode", "--", name]
-    return judge(name, asked is not None, run(f"Asking systemd about {name}", argv, timeout=20), pid)
+    return parse_shown(run(f"Asking systemd about {name}", argv, timeout=20))
+
+
+def parse_shown(text: str) -> dict[str, str]:
+    """The output of ``systemctl show``. Pure."""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)

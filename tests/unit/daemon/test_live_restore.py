@@ -41,7 +41,7 @@ def _wish(**params: t.Any) -> Wish:
 
 
 def _seen(text: str | None, enabled: bool = False, flag: bool | None = None, **daemon: t.Any) -> Observed:
-    known = {"config_file": FILE, "swarm": "inactive", "unit": Unit(), **daemon}
+    known = {"config_file": FILE, "swarm": "inactive", **daemon}
     return Observed(Daemon(812, 1, flag, enabled=enabled, **known), ConfigFile(FILE, text), value_in(FILE, text))
 
 
@@ -118,8 +118,12 @@ def test_nothing_objects_to_an_ordinary_daemon() -> None:
             ),
         ),
         (
-            _seen(NONE, unit=Unit("docker.service", "mixed", "docker.service has KillMode=mixed")),
-            "state: present: docker.service has KillMode=mixed. Nothing was touched.",
+            _seen(NONE, units=(Unit("docker.service", "mixed", ("containerd",), True),)),
+            (
+                "state: present: docker.service has KillMode=mixed and holds containerd, which systemd kills with it;"
+                " set KillMode=process in the [Service] section of a drop-in (systemctl edit docker.service). Then run"
+                " systemctl daemon-reload; it restarts nothing."
+            ),
         ),
     ],
 )

@@ -2,14 +2,20 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the daemon's systemd unit means for its containers, over recorded output of systemd 252 and 257."""
+"""What systemd's units mean for containers, over recorded output of systemd 252."""
 
 from __future__ import annotations
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.daemon.unit import check_name, judge, unit_of
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon.unit import (
+    Unit,
+    check_asked,
+    check_name,
+    parse_shown,
+    unit_of,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 
 
 @pytest.mark.parametrize(
@@ -33,43 +39,58 @@ def test_the_unit_is_found_by_the_control_group(cgroups: str, unit: str | None) 
     assert unit_of(cgroups) == unit
 
 
-def _shown(kill_mode: str = "process", main_pid: int = 812, load_state: str = "loaded") -> str:
-    return f"LoadState={load_state}\nMainPID={main_pid}\nKillMode={kill_mode}\n"
+def _shown(main_pid: int = 812, load_state: str = "loaded") -> dict[str, str]:
+    return parse_shown(f"LoadState={load_state}\nMainPID={main_pid}\nKillMode=process\n")
 
 
-@pytest.mark.parametrize("kill_mode", ["process", "none"])
-def test_a_unit_that_leaves_the_containers_alone(kill_mode: str) -> None:
-    unit = judge("docker.service", False, _shown(kill_mode), 812)
-    assert (unit.name, unit.kill_mode, unit.finding) == ("docker.service", kill_mode, "")
+@pytest.mark.parametrize(
+    ("kill_mode", "holds", "finding"),
+    [
+        ("process", ("containerd", "the shims of 2 containers"), ""),
+        ("none", ("containerd",), ""),
+        ("control-group", (), ""),  # the daemon alone: measured, see Unit.finding
+        (
+            "control-group",
+            ("containerd", "the shims of 2 containers"),
+            (
+                "containerd.service has KillMode=control-group and holds containerd and the shims of 2 containers,"
+                " which systemd kills with it; set KillMode=process in the [Service] section of a drop-in (systemctl edit"
+                " containerd.service)"
+            ),
+        ),
+        (
+            "mixed",
+            ("the shim of 1 container",),
+            (
+                "containerd.service has KillMode=mixed and holds the shim of 1 container, which systemd kills with it;"
+                " set KillMode=process in the [Service] section of a drop-in (systemctl edit"
+                " containerd.service)"
+            ),
+        ),
+    ],
+)
+def test_a_unit_is_at_fault_if_it_would_take_what_containers_need(
+    kill_mode: str, holds: tuple[str, ...], finding: str
+) -> None:
+    assert Unit("containerd.service", kill_mode, holds).finding == finding
 
 
-@pytest.mark.parametrize("kill_mode", ["control-group", "mixed"])
-def test_a_unit_that_would_kill_the_containers(kill_mode: str) -> None:
-    unit = judge("docker.service", False, _shown(kill_mode), 812)
-    assert unit.kill_mode == kill_mode
-    assert unit.finding == (
-        f"docker.service has KillMode={kill_mode}, so systemd kills the containers with the daemon; set"
-        " KillMode=process in the [Service] section of a drop-in (systemctl edit docker.service) and run"
-        " systemctl daemon-reload"
-    )
+@pytest.mark.parametrize(
+    ("shown", "sentence"),
+    [
+        (_shown(0, "not-found"), "systemd knows no such unit"),
+        (_shown(0), "it runs no process, but the daemon is process 812"),
+        (_shown(99), "it runs process 99, but the daemon is process 812"),
+    ],
+)
+def test_a_named_unit_that_does_not_run_the_daemon(shown: dict[str, str], sentence: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        check_asked("docker.service", shown, 812)
+    assert str(caught.value) == f"unit: docker.service: {sentence}. Correct the option, or leave it out."
 
 
-def test_a_unit_that_does_not_exist() -> None:
-    unit = judge("dokcer.service", True, _shown("control-group", 0, "not-found"), 812)
-    assert unit.finding == "systemd knows no unit dokcer.service; correct the option unit, or leave it out"
-
-
-@pytest.mark.parametrize(("main_pid", "words"), [(0, "runs no process"), (99, "runs process 99")])
-def test_a_named_unit_that_runs_something_else(main_pid: int, words: str) -> None:
-    unit = judge("docker.service", True, _shown("process", main_pid), 812)
-    assert unit.finding == (
-        f"docker.service {words}, but the daemon is process 812; correct the option unit, or leave it out"
-    )
-
-
-def test_a_daemon_started_by_hand_within_a_service_has_no_unit() -> None:
-    unit = judge("ssh.service", False, _shown("control-group", 99), 812)
-    assert (unit.name, unit.kill_mode, unit.finding) == (None, None, "")
+def test_a_named_unit_that_runs_it() -> None:
+    check_asked("docker.service", _shown(), 812)
 
 
 @pytest.mark.parametrize("name", ["docker.service", "docker@two.service", "snap.docker.dockerd.service", None])
