@@ -31,7 +31,7 @@ options:
     default: dockerd
   config_file:
     description:
-      - The daemon's configuration file. It need not exist.
+      - The daemon's configuration file. An empty one is made if there is none, for dockerd insists on it.
     type: path
     default: /etc/docker/daemon.json
   socket:

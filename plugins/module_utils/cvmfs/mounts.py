@@ -15,11 +15,12 @@ import stat
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import mount_table, units
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mount_table import Mount
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import units
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Repository, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
+from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step

@@ -18,6 +18,7 @@ import time
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon import config_file
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd import pending
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.config import read_config
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.process import (
@@ -36,6 +37,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
@@ -151,6 +153,7 @@ class Observed:
     running_version: str
     installed_version: str
     pending: tuple[str, ...]
+    config_exists: bool = True
     live_restore: bool = False
     containers: int = 0
     containers_running: int = 0
@@ -193,6 +196,9 @@ def plan(wish: Wish, observed: Observed) -> Plan:
             )
         )
     if wish.state == "restarted" or (wish.state == "started" and process is None):
+        if not observed.config_exists:
+            reason = "dockerd insists on a file that it is told to read"
+            steps.append(Step("make_config", wish.config_file, reason))
         steps.append(Step("start", wish.socket, "it is to run", details={"flags": wish.flags()}))
     return Plan(tuple(steps), before, {"running": wish.state != "stopped"})
 
@@ -210,7 +216,7 @@ def installed_version(executable: str) -> str:
 
 
 def observe(
-    executable: str, config_file: str, socket: str, pidfile: str, netns: str, seconds: int, ask: bool = True
+    executable: str, config: str, socket: str, pidfile: str, netns: str, seconds: int, ask: bool = True
 ) -> Observed:
     """Look at the daemon that a pidfile names.
 
@@ -229,7 +235,8 @@ def observe(
         wanted_netns=wanted_netns,
         running_version=str(answer.get("ServerVersion", "")),
         installed_version=installed_version(executable),
-        pending=tuple(pending.reasons(config_file, process.pid, process.start)) if process else (),
+        pending=tuple(pending.reasons(config, process.pid, process.start)) if process else (),
+        config_exists=os.path.exists(config),
         live_restore=bool(answer.get("LiveRestoreEnabled")),
         containers=int(answer.get("Containers", 0)),
         containers_running=int(answer.get("ContainersRunning", 0)),
@@ -312,7 +319,10 @@ class DaemonWork:
                 )
 
     def do(self, step: Step, journal: Journal) -> None:
-        if step.action == "stop":
+        if step.action == "make_config":
+            journal.will_do(f"no {step.target}", "remove_config")
+            config_file.replace(step.target, "{}\n")
+        elif step.action == "stop":
             pid, start = step.details["pid"], step.details["start"]
             stop(pid, start, self.wish.wait_timeout)
             pending.write(self.wish.config_file, pid, start, {})
@@ -320,9 +330,15 @@ class DaemonWork:
             self._start(journal)
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        if name == "remove_config":
+            config_file.remove(self.wish.config_file)
+            return
         for process in processes():
             if list(process.flags) == list(data["flags"]):
                 stop(process.pid, process.start, self.wish.wait_timeout)
+        # dockerd binds its data-root to itself, and leaves that behind when it cannot start.
+        if not data["mounted"] and _is_mounted(self.wish.data_root):
+            run(f"Unmounting {self.wish.data_root}", ["umount", "--", self.wish.data_root])
 
     def before_guard_undo(self) -> None:
         """Nothing is shared with the process that died."""
@@ -352,7 +368,12 @@ class DaemonWork:
             argv = ["nsenter", f"--net={wish.netns}", *argv]
         environment = {key: value for key, value in os.environ.items() if key in KEPT_VARIABLES}
         environment["PATH"] = SYSTEM_PATH
-        journal.will_do("stopped the dockerd that did not come up", "stop_started", flags=list(wish.flags()))
+        journal.will_do(
+            "stopped the dockerd that did not come up",
+            "stop_started",
+            flags=list(wish.flags()),
+            mounted=_is_mounted(wish.data_root),
+        )
         with open(wish.log_file, "ab") as log:
             os.chmod(wish.log_file, 0o640)
             begin = log.tell()
@@ -393,6 +414,11 @@ def _socket_answers(path: str) -> bool:
     except EngineError:
         return False
     return True
+
+
+def _is_mounted(path: str) -> bool:
+    """Whether something is mounted at ``path``; os.path.ismount does not see a bind within one file system."""
+    return mount_table.at(mount_table.read(), os.path.realpath(path)) is not None
 
 
 def _remove_stale_pidfile(path: str) -> None:

@@ -18,6 +18,7 @@ import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 
@@ -199,7 +200,7 @@ class RecordWork:
     def observe(self) -> Observed:
         record = read(self.wish.role)
         concerned = {*record.paths, *record.trees, *self.wish.paths, *self.wish.trees}
-        mounted = [line.split()[4] for line in _mountinfo()]
+        mounted = [mount.point for mount in mount_table.read()]
         recorded = {*record.paths, *record.trees}
         return Observed(
             record=record,
@@ -259,8 +260,3 @@ class RecordWork:
             "settings": {path: dict(keys) for path, keys in observed.record.settings.items()},
             "kept": sorted(observed.kept) if self.wish.remove else [],
         }
-
-
-def _mountinfo() -> list[str]:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return file.read().splitlines()

@@ -10,11 +10,12 @@ import typing as t
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import mount_table, mounts, units
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mount_table import Mount
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import mounts, units
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import Observed, Unit
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
 
 CONFIG, ALICE = "cvmfs-config.cern.ch", "alice.cern.ch"
@@ -127,7 +128,7 @@ def all_there(wish: Wish, **more: Unit) -> Observed:
 
 def test_a_bare_host_with_systemd() -> None:
     bare = Observed((Mount("/", "ext4", "/dev/a", True),), frozenset(), {mounts.AUTOFS: Unit(None, "loaded", "active")})
-    root, config, alice = units.units(make())
+    root, config, alice = list(units.units(make()))
     assert actions(make(), bare) == [
         ("mask", "autofs.service"),
         ("write_unit", root), ("write_unit", config), ("write_unit", alice),

@@ -1,0 +1,170 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The modules that start and configure a dockerd, on a real one, and what they leave when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lan import add_netns, delete_netns
+from tests.lab.modules import ModuleFailed, run_module, start_module
+
+if os.geteuid() != 0:
+    pytest.skip("needs root: a network namespace and an engine of its own", allow_module_level=True)
+
+
+class Place:
+    """Folders and a network namespace for one daemon of the module's own."""
+
+    def __init__(self, folder: Path, netns: str) -> None:
+        self.folder, self.netns = folder, netns
+        self.config = folder / "daemon.json"
+        self.arguments = {
+            "config_file": str(self.config),
+            "socket": str(folder / "sock"),
+            "data_root": str(folder / "data"),
+            "exec_root": str(folder / "exec"),
+            "pidfile": str(folder / "pid"),
+            "log_file": str(folder / "log"),
+            "netns": netns,
+        }
+
+    def daemon(self, state: str = "started", check: bool = False, **more: t.Any) -> dict[str, t.Any]:
+        return run_module(
+            "dockerd", {**self.arguments, "state": state, "max_disruption": "daemon", **more}, check=check
+        )
+
+    def configure(self, check: bool = False, **more: t.Any) -> dict[str, t.Any]:
+        chosen = {key: self.arguments[key] for key in ("config_file", "pidfile", "socket")}
+        return run_module("daemon_config", {**chosen, "wait_timeout": 5, **more}, check=check)
+
+    def running(self) -> list[int]:
+        """The daemons of this place, as pgrep sees them."""
+        found = subprocess.run(
+            ["pgrep", "-f", f"^/usr/sbin/dockerd .*{self.folder}/pid"], capture_output=True, text=True, check=False
+        )
+        return [int(pid) for pid in found.stdout.split()]
+
+    def docker(self, *arguments: str) -> str:
+        argv = ["docker", "--host", f"unix://{self.folder}/sock", *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.fixture()
+def place(tmp_path: Path) -> t.Iterator[Place]:
+    made = Place(tmp_path, f"gbd{os.getpid()}")
+    add_netns(made.netns)
+    yield made
+    for pid in made.running():
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while made.running():
+        assert time.monotonic() < deadline, "the daemon does not end"
+        time.sleep(0.1)
+    delete_netns(made.netns)
+
+
+def test_start_again_and_stop(place: Place) -> None:
+    announced = place.daemon(check=True)
+    assert place.running() == [] and not (place.folder / "log").exists()
+    done = place.daemon()
+    assert done["actions"] == announced["actions"] != []
+    assert place.running() == [done["pid"]]
+    here, there = (os.stat(f"/proc/{pid}/ns/net").st_ino for pid in (os.getpid(), done["pid"]))
+    assert here != there == os.stat(f"/run/netns/{place.netns}").st_ino
+    again = place.daemon()
+    assert not again["changed"] and again["pid"] == done["pid"] and again["restart_needed"] == []
+    other = place.daemon(extra_arguments=["--debug"])
+    assert not other["changed"] and other["pid"] == done["pid"] and "--debug" in other["restart_needed"][0]
+    assert place.daemon("stopped")["changed"]
+    assert place.running() == []
+    assert not place.daemon("stopped")["changed"]
+
+
+def test_a_daemon_that_does_not_take_its_configuration_says_why_and_is_gone(place: Place) -> None:
+    place.config.write_text('{"storage-driver": "no-such"}')
+    with pytest.raises(ModuleFailed) as failed:
+        place.daemon()
+    assert "no-such" in failed.value.result["msg"]
+    assert "exception" not in failed.value.result
+    assert place.running() == []
+
+
+def test_what_is_a_flag_may_not_be_in_the_file(place: Place) -> None:
+    place.config.write_text('{"data-root": "/elsewhere"}')
+    for check in (True, False):
+        with pytest.raises(ModuleFailed, match="sets data-root"):
+            place.daemon(check=check)
+
+
+def test_a_killed_start_leaves_no_daemon_behind(place: Place) -> None:
+    process = start_module("dockerd", {**place.arguments, "state": "started"})
+    deadline = time.monotonic() + 30
+    while not place.running():
+        assert time.monotonic() < deadline, "no daemon came up"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    while place.running() and not _settled(place):
+        assert time.monotonic() < deadline + 30, "the daemon of a killed module still runs"
+        time.sleep(0.1)
+    after = place.daemon()
+    assert place.running() == [after["pid"]]
+
+
+def _settled(place: Place) -> bool:
+    """The start was over before the kill: the daemon answers, so it is the state after, not before."""
+    done = subprocess.run(
+        ["docker", "--host", f"unix://{place.folder}/sock", "version"], capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
+def test_two_daemons_on_one_folder_are_refused(place: Place) -> None:
+    place.daemon()
+    other = {"pidfile": str(place.folder / "pid2"), "socket": str(place.folder / "sock2")}
+    with pytest.raises(ModuleFailed, match="works on it"):
+        place.daemon(**other)
+    with pytest.raises(ModuleFailed, match="an engine answers there"):
+        place.daemon(pidfile=other["pidfile"], data_root=str(place.folder / "data2"))
+
+
+def test_keys_come_in_by_a_reload_and_others_wait(place: Place) -> None:
+    place.config.write_text('{\n    "max-concurrent-uploads" : 3\n}')
+    pid = place.daemon()["pid"]
+    announced = place.configure(keys={"labels": ["a=1"], "log-driver": "local"}, check=True)
+    assert json.loads(place.config.read_text()) == {"max-concurrent-uploads": 3}
+    done = place.configure(keys={"labels": ["a=1"], "log-driver": "local"})
+    assert [step["action"] for step in done["actions"]] == ["write_config", "reload"]
+    assert done["actions"] == announced["actions"]
+    assert place.config.read_text().startswith('{\n    "max-concurrent-uploads" : 3,\n')
+    assert place.docker("info", "--format", "{{.Labels}} {{.LoggingDriver}}").strip() == "[a=1] json-file"
+    assert place.running() == [pid]
+    again = place.configure(keys={"labels": ["a=1"], "log-driver": "local"})
+    assert not again["changed"] and again["restart_needed"] == [f"log-driver in {place.config} was changed"]
+    place.daemon("restarted")
+    assert place.configure(keys={"log-driver": "local"})["restart_needed"] == []
+    assert place.docker("info", "--format", "{{.LoggingDriver}}").strip() == "local"
+
+
+def test_a_refused_reload_is_taken_back(place: Place) -> None:
+    place.daemon()
+    before = '{"labels": ["a=1"]}'
+    place.config.write_text(before)
+    os.kill(place.running()[0], signal.SIGHUP)
+    # Two values for one label: valid JSON, and dockerd does not take it.
+    with pytest.raises(ModuleFailed, match="to take over labels after SIGHUP") as failed:
+        place.configure(keys={"labels": ["a=1", "a=2"]})
+    assert failed.value.result["changed"] is True
+    assert place.config.read_text() == before
+    assert place.docker("info", "--format", "{{.Labels}}").strip() == "[a=1]"
