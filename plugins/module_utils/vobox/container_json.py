@@ -139,7 +139,8 @@ def create_body(
             config[field] = list(values[key])
     if values.get("init_script"):
         config["Entrypoint"], config["Cmd"], config["StopSignal"] = [START_PATH], [], "SIGTERM"
-        host["Init"] = True
+        # Podman's own init is a package that need not be there; a shell as PID 1 reaps orphans too.
+        host["Init"] = platform == "docker"
     if "health" in values:
         config["Healthcheck"] = _write_health(values["health"])
     if values.get("stop_timeout") is not None:

@@ -15,7 +15,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json i
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Values, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.mac import mac_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import EngineProcess, Privileges, grantable
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import Privileges, grantable
 
 #: What the engine changes in a living container (POST /containers/x/update). Podman 4.3 has no such request.
 IN_PLACE = ("restart_policy", "limits.memory", "limits.memory_swap", "limits.cpus", "limits.pids")
@@ -81,7 +81,7 @@ def _create(wish: Wish, wished: Values, seen: Observed) -> Decision:
                 option, None, f"{what}, for there is no container {wish.name} yet and it has to be created"
             )
     image = str((seen.wished_image or {})["Id"])
-    values = _complete({**_defaults(wished, seen.process), **wished}, wished)
+    values = _complete({**_defaults(wished, seen), **wished}, wished)
     steps = [_leftover_step(wish, seen)]
     steps += _script_steps(wish, seen, launched=False)
     steps.append(
@@ -94,14 +94,18 @@ def _create(wish: Wish, wished: Values, seen: Observed) -> Decision:
     return _decision(wish, seen, steps, {"state": "absent"}, after, values, image)
 
 
-def _defaults(wished: Values, process: t.Optional[EngineProcess]) -> dict[str, t.Any]:
+def _defaults(wished: Values, seen: Observed) -> dict[str, t.Any]:
     """What is pinned in a new VO-box although nobody asked: engines changed their minds about each of these."""
-    nofile = _NOFILE
+    nofile, nproc, process = _NOFILE, None, seen.process
     if process is not None and not process.raises_limits:
         nofile = min(nofile, process.hard_limits.get("Max open files") or nofile)
+        if seen.platform.name == "podman":
+            # It sets this limit too as soon as any other is set, and higher than it may here.
+            nproc = process.hard_limits.get("Max processes")
     values = {
         "network.mac": mac_of(wished["hostname"]),
         "limits.nofile": (nofile, nofile),
+        "limits.nproc": (nproc, nproc) if nproc else None,
         "limits.core": (0, 0),
         "limits.pids": 32768,
         "limits.memory": 0,
