@@ -54,8 +54,8 @@ def _shown(main_pid: int = 812, load_state: str = "loaded") -> dict[str, str]:
             ("containerd", "the shims of 2 containers"),
             (
                 "containerd.service has KillMode=control-group and holds containerd and the shims of 2 containers,"
-                " which systemd kills with it; set KillMode=process in the [Service] section of a drop-in (systemctl edit"
-                " containerd.service)"
+                " which systemd kills with it; set KillMode=process in the [Service] section of a drop-in (systemctl"
+                " edit containerd.service)"
             ),
         ),
         (
