@@ -54,5 +54,6 @@ class CallbackModule(CallbackBase):
             return
         troubled = [host for host in hosts if stats.failures.get(host) or stats.dark.get(host)]
         changed = {host: int(stats.changed.get(host, 0)) for host in hosts}
-        colour = constants.COLOR_ERROR if troubled else constants.COLOR_CHANGED if any(changed.values()) else constants.COLOR_OK
+        calm = constants.COLOR_CHANGED if any(changed.values()) else constants.COLOR_OK
+        colour = constants.COLOR_ERROR if troubled else calm
         self._display.display(sentence(changed, troubled), color=colour)
