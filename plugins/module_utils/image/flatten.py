@@ -337,6 +337,12 @@ class Flatten:
             return
         files = self._files()
         if isinstance(files, Archive):
+            if not os.path.isdir(files.folder):
+                raise RefusedError(
+                    f"TMPDIR: {files.folder}",
+                    "there is no such folder for the temporary copy of the layers",
+                    "Make it, or set TMPDIR in the task's environment. Nothing was touched.",
+                )
             self._refuse_full(files.folder, self._source["Size"], 0, "a temporary copy of the layers")
         if observed.root is None:
             return
