@@ -395,9 +395,10 @@ extends_documentation_fragment:
   - hep.gridbox.engine
   - hep.gridbox.plan
 notes:
-  - Podman 4.3 through its socket is supported for creation, start, stop, absence, the init script and what is compared.
-    It refuses the log driver V(local), cannot change limits or the restart policy in place and leaves out the parent of a
-    macvlan network when asked for it; the documentation of the collection lists the differences.
+  - Podman 4.3 through its socket does all of this, with these differences. Limits and the restart policy are changed by a
+    swap, since it has no request for it. A swap stops the old container first. The log driver V(local) does not exist. The
+    addresses of a container that is stopped are not told, so they are not compared then, and without a parent link told,
+    the LAN is not asked for them. The runner of the init script is PID 1 itself.
 seealso:
   - module: hep.gridbox.vobox_info
   - module: hep.gridbox.macvlan_net

@@ -52,7 +52,7 @@ def values_of(container: Json, image: Json, platform: str) -> dict[str, t.Any]:
     """
     config, host = container["Config"], container["HostConfig"]
     values: dict[str, t.Any] = {"hostname": _hostname(config)}
-    values.update(_read_network(container))
+    values.update(_read_network(container, platform))
     values.update(_read_mounts(container, image))
     values.update(_read_limits(host))
     values.update(
@@ -169,7 +169,7 @@ def create_body(
         if values.get(key):
             endpoint["IPAMConfig"][field] = values[key]
     if values.get("network.mac"):
-        if api < (1, 44):
+        if api < (1, 44) and platform == "docker":
             config["MacAddress"] = values["network.mac"]
         else:
             endpoint["MacAddress"] = values["network.mac"]
@@ -202,7 +202,7 @@ def _hostname(config: Json) -> str:
     return f"{config.get('Hostname', '')}.{domain}" if domain else str(config.get("Hostname", ""))
 
 
-def _read_network(container: Json) -> dict[str, t.Any]:
+def _read_network(container: Json, platform: str) -> dict[str, t.Any]:
     """Name, addresses and MAC. An address that the engine chose is told as such: it may change at a restart."""
     networks = (container.get("NetworkSettings") or {}).get("Networks") or {}
     mode = container["HostConfig"].get("NetworkMode", "")
@@ -213,7 +213,10 @@ def _read_network(container: Json) -> dict[str, t.Any]:
     def address(pinned: str, current: str) -> t.Optional[str]:
         if fixed.get(pinned):
             return str(fixed[pinned])
-        return f"{endpoint[current]} (not fixed)" if endpoint.get(current) else None
+        if not endpoint.get(current):
+            return None
+        # Podman 4.3 does not tell which addresses are fixed.
+        return str(endpoint[current]) if platform == "podman" else f"{endpoint[current]} (not fixed)"
 
     pinned_mac = container["Config"].get("MacAddress") or (endpoint.get("DriverOpts") or {}).get("mac")
     mac = endpoint.get("MacAddress") or pinned_mac
