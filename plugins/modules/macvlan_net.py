@@ -51,6 +51,7 @@ options:
   ipv4:
     description:
       - The IPv4 subnet of the LAN. At least one of O(ipv4) and O(ipv6) is required with O(state=present).
+      - Docker before 28 gives every network an IPv4 subnet, so with it a network of IPv6 alone is refused.
     type: dict
     suboptions: &family
       subnet:
