@@ -161,6 +161,8 @@ notes:
   - An engine before 27.0 lets only one macvlan network have a parent. The message names the one that has it.
   - Docker before 25 can give a container back its own MAC only if the MAC follows from the IPv4 address, or was given with
     C(--mac-address) for its first network. O(recreate=move_endpoints) refuses where it could not.
+  - The engine names the link inside a container. After a move that failed and was taken back it may be C(eth1) instead of
+    C(eth0), until the container is restarted.
   - A switch port or hypervisor that allows one MAC only drops the containers' frames; no check on the host can see that.
 seealso:
   - module: hep.gridbox.macvlan_net_info
