@@ -61,22 +61,27 @@ def run(*argv: str, timeout: float = 60) -> str:
 
 
 def image() -> Path:
-    """The root folder that machines are made from; made now if it is not there, or its recipe has changed."""
-    recipe = hashlib.sha256(f"{SUITE} {BASE} {REPOSITORY} 4".encode()).hexdigest()[:12]
+    """What machines are made from: the folders ``root`` and ``packages`` in this one.
+
+    It is made now if it is not there, or if its recipe has changed.
+    """
+    recipe = hashlib.sha256(f"{SUITE} {BASE} {REPOSITORY} 5".encode()).hexdigest()[:12]
     CACHE.mkdir(parents=True, exist_ok=True)
-    root = CACHE / f"machine-{SUITE}-{recipe}"
+    folder = CACHE / f"machine-{SUITE}-{recipe}"
     with (CACHE / "machine.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second test run waits for the first one's image
-        if not root.exists():
+        if not folder.exists():
             for old in CACHE.glob(f"machine-{SUITE}-*"):
                 shutil.rmtree(old)
             new = CACHE / f"machine-{SUITE}-{recipe}.new"
             _bootstrap(new)
-            new.rename(root)
-    return root
+            new.rename(folder)
+    return folder
 
 
-def _bootstrap(root: Path) -> None:
+def _bootstrap(folder: Path) -> None:
+    root = folder / "root"
+    folder.mkdir()
     sources = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main")
     mirror = next(line for line in sources.splitlines() if "security" not in line)
     download = (
@@ -103,6 +108,8 @@ def _bootstrap(root: Path) -> None:
         for file in (root / name).glob("*mmdebstrap*"):
             file.unlink()
     run("chroot", str(root), "apt-get", "-qq", "update")
+    packages.rename(folder / "packages")  # machines share it
+    packages.mkdir()
     (root / "etc/hostname").write_text("machine\n")
     # What acts on hardware, or wants a network, is not for a machine without either.
     run("chroot", str(root), "systemctl", "mask", "getty@tty1.service", "console-getty.service", "apt-daily.timer",
@@ -131,7 +138,7 @@ class Machine:
         """Boot it and wait until systemd says that it runs."""
         self.stop()
         self.folder.mkdir(parents=True)
-        run("cp", "--archive", "--reflink=auto", str(image()), str(self.root), timeout=300)
+        run("cp", "--archive", "--reflink=auto", str(image() / "root"), str(self.root), timeout=300)
         for group in self._cgroups():
             group.mkdir(exist_ok=True)
             for name in ("cpuset.cpus", "cpuset.mems"):  # cgroup v1: a new cpuset is empty and takes no process
@@ -228,6 +235,7 @@ class Machine:
         """As PID 1 of the new namespaces: make its root and become systemd."""
         root = str(self.root)
         _mount(root, root, "", "bind")  # pivot_root wants a mount point
+        _mount(str(image() / "packages"), f"{root}/srv/packages", "", "bind,ro")
         _mount("proc", f"{root}/proc", "proc", "nosuid,nodev,noexec")
         _mount(f"{root}/proc/sys", f"{root}/proc/sys", "", "bind")
         _mount(f"{root}/proc/sys/net", f"{root}/proc/sys/net", "", "bind")
