@@ -38,8 +38,10 @@ def site(lab: Lab) -> t.Iterator[Lab]:
 @pytest.fixture()
 def vobox(site: Lab) -> t.Iterator[str]:
     """A VO-box in service; its id."""
-    yield make_vobox(site)
-    remove_voboxes(site)
+    try:
+        yield make_vobox(site)
+    finally:
+        remove_voboxes(site)
 
 
 def make_network(lab: Lab, *options: str) -> None:
@@ -286,6 +288,37 @@ def test_a_parent_for_one_link_only_is_handed_over_without_an_interim_link(own_l
     assert in_service(own_lab)
     assert network_state(own_lab) == before
     print(f"unreachable for {reach.longest_outage:.3f} s")
+
+
+# ---- engines that cannot move an endpoint with its MAC (Docker 25 and later) -----------------------------------------
+
+
+def test_a_stand_in_serves_while_the_engine_replaces_the_container(site: Lab, vobox: str) -> None:
+    before = network_state(site)
+    with Reach(site.peer, VOBOX) as reach:
+        report = swap(Job(site.engine.url, stand_in=True), site.engine.netns)
+    assert (report["old_id"], report["strategy"], report["announced"]) == (vobox, "overlap", True)
+    assert inspect(site)["Id"] == report["new_id"]
+    assert in_service(site)
+    assert network_state(site) == before
+    assert reach.longest_outage < 0.1, reach.outages
+
+
+def test_the_old_container_comes_back_when_the_one_after_the_stand_in_is_not_well(site: Lab, vobox: str) -> None:
+    before = network_state(site)
+    outcome = swap(Job(site.engine.url, stand_in=True, unwell="queue stuck"), site.engine.netns)
+    assert "queue stuck" in outcome["error"]
+    assert outcome["rollback"]["failed"] == []
+    assert in_service(site)
+    assert inspect(site)["Id"] == vobox
+    assert network_state(site) == before
+
+
+@pytest.mark.parametrize(("number", "during"), [(3, True), (5, False), (7, True), (8, True), (9, False), (12, False)])
+def test_a_killed_swap_with_a_stand_in_ends_before(site: Lab, vobox: str, number: int, during: bool) -> None:
+    assert swap(Job(site.engine.url, stand_in=True, die_at=number, during=during), site.engine.netns) == {}
+    eventually(lambda: in_service(site))
+    assert inspect(site)["Id"] == vobox
 
 
 # ---- SIGKILL at every step -------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ The announced handover (strategy ``overlap``), its longest time without service 
    as the engine makes it, so restart policy, reboot and restart of the daemon work as ever.
 5. If it is well in service it gets the name; the old one becomes ``<name>.previous`` and is stopped.
 
+Where the engine cannot do step 3 (:func:`.put_back.endpoints_move`), a stand-in serves meanwhile (:mod:`.stand_in`).
 With ``sequential`` the old one is stopped before the new one starts, for services that may never run twice.
 
 What ends in any case: connections that are open to the old container.
@@ -50,6 +51,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import 
     record_in,
     retire,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.stand_in import StandIn
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.take_over import (
     announce_engines_link,
     pid_of,
@@ -87,7 +89,7 @@ class SwapReport:
     """What a swap did.
 
     :ivar strategy: ``overlap`` or ``sequential``.
-    :ivar remark: why the strategy is another one than was asked for; empty if it is not.
+    :ivar remark: what the engine cannot do, so that the swap takes another way; empty if there is nothing.
     :ivar announced: whether the addresses were handed over by an interim link.
     :ivar kept: name of the replaced container if it was kept, else None.
     :ivar seconds: of the whole swap.
@@ -138,11 +140,14 @@ def swap(
         raise GridboxError(f"There is no network {identity.network} to swap {name} on.")
     _refuse_leftovers(engine, name)
     running = bool(old["State"]["Running"])
-    movable, why_not = endpoints_move(engine.platform)
-    parent = Parent.of(network) if movable else None
-    if not running or not movable:
+    movable, remark = endpoints_move(engine.platform)
+    parent = Parent.of(network) if engine.platform.name == "docker" else None
+    stand_in = None
+    if strategy == "overlap" and running and parent and not movable:
+        stand_in = StandIn(engine, name, network, parent, identity)
+    elif not running or not movable:
         strategy = "sequential"
-    if old["HostConfig"].get("AutoRemove") and (strategy == "sequential" or keep_previous):
+    if old["HostConfig"].get("AutoRemove") and (strategy == "sequential" or stand_in or keep_previous):
         raise RefusedError(
             f"name: {name}",
             "the engine removes the container as soon as it stops (docker run --rm), so it could neither be kept nor"
@@ -150,7 +155,8 @@ def swap(
             "Take swap.strategy: overlap and swap.keep_previous: false.",
         )
     record = make_record(engine, old, name, identity.network, keep_previous, timeouts.stop)
-    report = SwapReport(old["Id"], "", strategy, announced=parent is not None, remark=why_not)
+    announced = parent is not None and (movable or stand_in is not None)
+    report = SwapReport(old["Id"], "", strategy, announced=announced, remark=remark)
     clock = _Clock(report)
     body = _labelled(create, record)
     policy = body["HostConfig"].get("RestartPolicy") or NO_RESTART
@@ -159,26 +165,41 @@ def swap(
     endpoint = ((create.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}).get(identity.network) or {}
 
     journal.will_do(f"put {name} back into service as it was", PUT_BACK, record=record)
-    report.new_id = engine.create_container(next_name(name), body)
-    if movable:
-        engine.disconnect(identity.network, report.new_id)
-    clock.lap("create")
-    if strategy == "sequential" and running:
-        journal.will_do(f"let {name} come to its stop", LET_STOP, record=record)
-        engine.stop_container(old["Id"], timeouts.stop)
-        clock.lap("stop")
-    engine.start_container(report.new_id)
-    clock.lap("start")
-    with _told_if_ended(engine, report.new_id):
+    try:
+        if stand_in:
+            made = stand_in.make(body)
+            with _told_if_ended(engine, made):
+                wait_for_health(engine, made, ready, timeouts.ready, "to get ready")
+                stand_in.serve(timeouts.link)
+            clock.lap("stand_in")
+        report.new_id = engine.create_container(next_name(name), body)
         if movable:
-            lend_addresses(netns_of(pid_of(engine, report.new_id)), identity)
+            engine.disconnect(identity.network, report.new_id)
+        clock.lap("create")
+        if running and (strategy == "sequential" or stand_in):
+            journal.will_do(f"let {name} come to its stop", LET_STOP, record=record)
+            engine.stop_container(old["Id"], timeouts.stop)
+            clock.lap("stop")
+        engine.start_container(report.new_id)
+        clock.lap("start")
+        with _told_if_ended(engine, report.new_id):
+            if movable:
+                lend_addresses(netns_of(pid_of(engine, report.new_id)), identity)
             if strategy == "overlap":
                 wait_for_health(engine, report.new_id, ready, timeouts.ready, "to get ready")
                 clock.lap("ready")
-            take_over(engine, network, parent, identity, endpoint, old["Id"], report.new_id, timeouts.link)
-            return_addresses(netns_of(pid_of(engine, report.new_id)), identity)
-        else:
-            announce_engines_link(engine, report.new_id, identity, timeouts.link)
+            if stand_in:
+                stand_in.fall_silent()
+            if movable:
+                take_over(engine, network, parent, identity, endpoint, old["Id"], report.new_id, timeouts.link)
+                return_addresses(netns_of(pid_of(engine, report.new_id)), identity)
+            else:
+                announce_engines_link(engine, report.new_id, identity, timeouts.link)
+    finally:
+        if stand_in:
+            stand_in.fall_silent()
+    if stand_in:
+        stand_in.remove()
     clock.lap("take_over")
     # In this order, and at once: a reboot from here on starts the one that has the network.
     if policies_change(engine.platform):

@@ -15,6 +15,7 @@ before that is up; everything else after it, so that the engine finds its own li
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 import typing as t
@@ -72,22 +73,21 @@ class Parent:
         return cls(link, mode)
 
 
-def interim_mac(mac: str, taken: t.Container[str] = (), back: bool = False) -> str:
-    """A MAC for the interim link: the VO-box's own with one bit flipped, locally administered, unicast.
+def interim_macs(mac: str, taken: t.Container[str] = ()) -> list[str]:
+    """MACs for the interim link, best first: the VO-box's own with one bit flipped, locally administered, unicast.
 
     :param taken: MACs in use on the network.
-    :param back: for the way back; while it begins the link of the way forth is still there.
     """
     octets = [int(octet, 16) for octet in mac.split(":")]
     octets[0] = (octets[0] | 0x02) & 0xFE
-    for position in (3, 2, 4, 5, 1):
-        for bit in (0x40, 0x10) if back else (0x80, 0x20):
-            candidate = list(octets)
-            candidate[position] ^= bit
-            text = ":".join(f"{octet:02x}" for octet in candidate)
-            if text not in taken and text != mac:
-                return text
-    raise GridboxError(f"No MAC near {mac} is free for the interim link: {len(octets)} octets tried.")
+    found = []
+    for position in (3, 2, 4):
+        for bit in (0x80, 0x40, 0x20, 0x10):
+            flipped = [octet ^ bit if place == position else octet for place, octet in enumerate(octets)]
+            text = ":".join(f"{octet:02x}" for octet in flipped)
+            if text not in taken:
+                found.append(text)
+    return found
 
 
 def netns_of(pid: int) -> str:
@@ -135,6 +135,13 @@ class NamespaceLinks:
         found = list(self.netlink.link_lookup(ifname=link))
         return int(found[0]) if found else None
 
+    def mac_of(self, link: str) -> t.Optional[str]:
+        """The MAC of a link, or None if there is none of that name."""
+        for found in self.netlink.get_links():
+            if found.get_attr("IFLA_IFNAME") == link:
+                return str(found.get_attr("IFLA_ADDRESS")).lower()
+        return None
+
     def link_with(self, mac: str) -> t.Optional[tuple[str, bool]]:
         """Name of the link that has this MAC, and whether it carries traffic; None if there is none."""
         for link in self.netlink.get_links():
@@ -146,7 +153,7 @@ class NamespaceLinks:
         """A host address without prefix route and without duplicate address detection; fine if it is there."""
         version = 6 if ":" in address else 4
         flags = {"flags": _NODAD_NOPREFIXROUTE} if version == 6 else {}
-        with _fine_if(17):  # EEXIST
+        with _fine_if(errno.EEXIST):
             self.netlink.addr(
                 "add", index=index, address=address, prefixlen=_HOST_PREFIX[version], family=_FAMILY[version], **flags
             )
@@ -154,7 +161,7 @@ class NamespaceLinks:
     def drop_address(self, index: int, address: str) -> None:
         """Take a host address away; fine if it is not there."""
         version = 6 if ":" in address else 4
-        with _fine_if(99):  # EADDRNOTAVAIL
+        with _fine_if(errno.EADDRNOTAVAIL):
             self.netlink.addr(
                 "del", index=index, address=address, prefixlen=_HOST_PREFIX[version], family=_FAMILY[version]
             )
@@ -165,13 +172,15 @@ class InterimLink:
 
     :param netns: path of the container's network namespace.
     :param identity: whose addresses it carries.
-    :param mac: its own MAC, see :func:`interim_mac`.
+    :param macs: one of them is taken, see :func:`interim_macs`.
+    :ivar mac: its own, once it is up.
     """
 
-    def __init__(self, netns: str, identity: Identity, mac: str) -> None:
+    def __init__(self, netns: str, identity: Identity, macs: t.Sequence[str]) -> None:
         self.netns = netns
         self.identity = identity
-        self.mac = mac
+        self.mac = ""
+        self._macs = macs
 
     def put_up(self, parent: Parent, seconds: float) -> None:
         """Make the link, with addresses, routes and rules, and wait until it carries traffic.
@@ -192,16 +201,16 @@ class InterimLink:
             descriptor = os.open(self.netns, os.O_RDONLY)
             try:
                 host.netlink.link(
-                    "add", ifname=LINK, kind="macvlan", link=parent_index, macvlan_mode=parent.mode, address=self.mac,
+                    "add", ifname=LINK, kind="macvlan", link=parent_index, macvlan_mode=parent.mode,
                     net_ns_fd=descriptor,
                 )  # fmt: skip
             finally:
                 os.close(descriptor)
-            index = inner.index_of(LINK)
+            index = t.cast(int, inner.index_of(LINK))
             # The engine's link is about to carry the same IPv6 address: neither may take the other for a duplicate.
             switches = ("accept_dad", "dad_transmits", "accept_ra")
             set_sysctls(self.netns, {f"ipv6/conf/{LINK}/{switch}": 0 for switch in switches})
-            inner.netlink.link("set", index=index, state="up")
+            self._raise(inner, index)
             me = self.identity
             for address, subnet, gateway in (
                 (me.ipv4, me.subnet4, me.gateway4),
@@ -211,7 +220,7 @@ class InterimLink:
                     continue
                 version = 6 if ":" in address else 4
                 family, whole = _FAMILY[version], _HOST_PREFIX[version]
-                inner.add_address(t.cast(int, index), address)
+                inner.add_address(index, address)
                 scope = {"scope": _RT_SCOPE_LINK} if version == 4 else {}
                 inner.netlink.route(
                     "add", dst=subnet, oif=index, table=TABLE, family=family, prefsrc=address, **scope
@@ -228,9 +237,27 @@ class InterimLink:
         # A link that is "up" drops what it is given until the kernel's link watch has run, which may take a second.
         wait_until_it_carries(self.netns, self.mac, seconds)
 
+    def _raise(self, inner: NamespaceLinks, index: int) -> None:
+        """Set the link up with the first MAC that is free on the parent."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        for mac in self._macs:
+            try:
+                inner.netlink.link("set", index=index, address=mac)
+                inner.netlink.link("set", index=index, state="up")
+            except NetlinkError as exc:
+                # On the way back the link of the way forth is still there; and a link whose namespace has gone stays
+                # until the kernel comes to clear it, which takes seconds on a busy machine.
+                if exc.code != errno.EADDRINUSE or mac == self._macs[-1]:
+                    raise
+            else:
+                self.mac = mac
+                return
+
     def _is_whole(self) -> bool:
         with NamespaceLinks(self.netns) as inner:
-            if inner.link_with(self.mac) != (LINK, True):
+            self.mac = inner.mac_of(LINK) or ""
+            if not self.mac or inner.link_with(self.mac) != (LINK, True):
                 return False
             # They are made last.
             return all(

@@ -59,6 +59,11 @@ def next_name(name: str) -> str:
     return f"{name}.next"
 
 
+def stand_in_name(name: str) -> str:
+    """Name of the stand-in, see :mod:`.stand_in`."""
+    return f"{name}.stand-in"
+
+
 def previous_name(name: str) -> str:
     """Name of the replaced container."""
     return f"{name}.previous"
@@ -148,14 +153,14 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
     old = engine.container(record["old_id"])
     if old is None:
         raise GridboxError(f"The container that {name} was before, {record['old_id'][:12]}, is gone.")
-    new = next(
-        (
-            made
-            for made in (engine.container(next_name(name)), engine.container(name))
-            if made and (record_in(made) or {}).get("old_id") == record["old_id"]
-        ),
-        None,
-    )
+    ours = {
+        called: made
+        for called in (next_name(name), name, stand_in_name(name))
+        for made in (engine.container(called),)
+        if made and (record_in(made) or {}).get("old_id") == record["old_id"]
+    }
+    new = ours.get(next_name(name)) or ours.get(name)
+    stand_in = ours.get(stand_in_name(name))
     mended = announced = False
     identity = Identity(**record["identity"]) if record["identity"] else None
     if record["endpoint"] is not None and not is_on(old, network_name):
@@ -165,10 +170,8 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
             if network is None:
                 raise GridboxError(f"The network {network_name} is gone.")
             giver = new["Id"] if new else None
-            take_over(
-                engine, network, Parent.of(network), identity, record["endpoint"], giver, old["Id"], _LINK_SECONDS,
-                back=True,
-            )  # fmt: skip
+            parent = Parent.of(network)
+            take_over(engine, network, parent, identity, record["endpoint"], giver, old["Id"], _LINK_SECONDS)
             announced = True
         else:
             give(engine, network_name, new["Id"] if new else None)
@@ -178,7 +181,7 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
         if new:
             engine.stop_container(new["Id"], 0)
         engine.start_container(old["Id"])
-    if new and record["running"] and identity and not announced:
+    if (new or stand_in) and record["running"] and identity and not announced:
         # The LAN may have been told of the new one; unless it is told otherwise, it goes on asking there for a while.
         announce_engines_link(engine, old["Id"], identity, _LINK_SECONDS)
     if record["policy"] and old["HostConfig"]["RestartPolicy"] != record["policy"]:
@@ -190,6 +193,9 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
     if old["Name"].lstrip("/") != name:
         mended = True
         engine.rename_container(old["Id"], name)
+    if stand_in:
+        mended = True
+        engine.remove_container(stand_in["Id"], force=True, volumes=True)
     if new:
         # Last, for its label is what a later look has to go by.
         mended = True

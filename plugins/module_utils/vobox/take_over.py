@@ -22,7 +22,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link imp
     LINK,
     InterimLink,
     Parent,
-    interim_mac,
+    interim_macs,
     netns_of,
     wait_until_it_carries,
 )
@@ -37,19 +37,17 @@ def take_over(
     giver: t.Optional[str],
     taker: str,
     link_seconds: float,
-    back: bool = False,
 ) -> None:
     """Move the endpoint of a network from one running container to another one, announced where that can be done.
 
     :param parent: of the network; None: there can be no interim link, so the service is unreachable in between.
     :param endpoint: the Engine API's ``EndpointConfig`` for the taker.
     :param giver: id of the container that has the endpoint; None, or one that has none, is fine.
-    :param back: this is the way back of a handover that has failed.
     """
     netns = netns_of(pid_of(engine, taker))
     interim = None
     if parent:
-        interim = InterimLink(netns, identity, interim_mac(identity.mac, _macs_on(network), back))
+        interim = InterimLink(netns, identity, interim_macs(identity.mac, macs_on(network)))
         interim.put_up(parent, link_seconds)
         with Announcements(netns, LINK, interim.mac, identity) as announcements:
             # Peers have heard it before the old link goes, and hear it until the engine is done: the old container may
@@ -141,7 +139,8 @@ def is_on(container: Json, network: str) -> bool:
     return endpoint is not None and (bool(endpoint.get("EndpointID")) or not container["State"]["Running"])
 
 
-def _macs_on(network: Json) -> set[str]:
+def macs_on(network: Json) -> set[str]:
+    """The MACs of a network's endpoints."""
     return {str(end.get("MacAddress", "")).lower() for end in (network.get("Containers") or {}).values()}
 
 
