@@ -6,11 +6,6 @@
 
 from __future__ import annotations
 
-import typing as t
-
-from ansible import constants
-from ansible.plugins.callback import CallbackBase
-
 DOCUMENTATION = r"""
 ---
 name: changes
@@ -24,6 +19,11 @@ requirements:
 author:
   - the hep.gridbox authors (@hep-gridbox)
 """
+
+import typing as t
+
+from ansible import constants
+from ansible.plugins.callback import CallbackBase
 
 
 def sentence(changed: t.Mapping[str, int], troubled: t.Collection[str]) -> str:

@@ -118,7 +118,7 @@ def test_b6_more_than_two_voboxes_meet_a_limit_of_the_account_not_of_open_files(
     expected = instances // INOTIFY + 1  # the first that does not fit
 
     # One account, as sites have it.
-    boxes = [load(ACCOUNT, EL7) for _ in range(4)]
+    boxes = [load(ACCOUNT, EL7) for _number in range(4)]
     first = next(number for number, box in enumerate(boxes, 1) if box["refused"])
     assert first == expected
     assert {box["refused"] for box in boxes[: first - 1]} == {None}

@@ -174,7 +174,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run)
         self._failure: OSError | None = None
 
-    def __enter__(self) -> t.Self:
+    def __enter__(self) -> Watch:
         self._thread.start()
         return self
 
@@ -232,7 +232,7 @@ def test_a17_services_come_back_by_themselves(lab: Lab, voboxes: Voboxes, claim:
     seconds = []
     with Watch(lab.peer, targets) as watch:
         watch.all_since(time.monotonic())
-        for _ in range(20):
+        for _number in range(20):
             pid = int(voboxes.inspect(3, "{{.State.Pid}}"))
             ended = os.pidfd_open(pid)
             os.kill(pid, signal.SIGKILL)

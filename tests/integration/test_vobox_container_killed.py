@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Lab
-from tests.integration.test_vobox_container import WEB, Box, network  # noqa: F401
+from tests.integration.test_vobox_container import WEB, Box, network  # noqa: F401  # pylint: disable=unused-import
 from tests.lab.modules import COLLECTION
 
 # Runs the module with an engine that kills the process at one of its requests; the guard, another process, is spared.

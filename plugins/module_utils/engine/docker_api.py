@@ -313,7 +313,7 @@ class DockerApi:
 
     @staticmethod
     def _progress(request: str, response: t.Any) -> None:
-        """Read an answer that is a stream of messages; a failure in mid-stream comes as one of them, with status 200."""
+        """Read an answer that is a stream of messages; a failure in mid-stream is one of them, with status 200."""
         import json
 
         for line in response.text.splitlines():
@@ -346,7 +346,7 @@ class DockerApi:
     def connect(self, network: str, container: str, endpoint: t.Mapping[str, t.Any]) -> None:
         """Attach a container to a network. ``endpoint``: the Engine API's ``EndpointConfig``."""
         if self.platform.name == "podman":
-            # Its Docker-compatible request forgets the MAC (seen with 4.3.1); its own has the same facts, otherwise named.
+            # Its Docker-compatible request forgets the MAC (seen with 4.3.1); its own has the facts by other names.
             asked = endpoint.get("IPAMConfig") or {}
             own = {
                 "container": container,

@@ -248,7 +248,7 @@ def _picture(wish: Wish, observed: Observed) -> dict[str, t.Any]:
         if not link.alias.startswith(f"{wish.mark}: "):
             continue
         title = link.alias.split(": ", 1)[1]
-        place, _, name = title.rpartition("/")
+        place, _slash, name = title.rpartition("/")
         there = observed.links.get("" if place == "this machine" else place, {}).get(name)
         if there is not None:
             ports[title] = {"addresses": sorted(there.addresses), "mtu": there.mtu, "up": there.up and link.up}

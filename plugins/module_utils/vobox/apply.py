@@ -384,5 +384,5 @@ def identity_on(network: Json, values: Values, make: t.Callable[..., t.Any]) -> 
         if mine and ipaddress.ip_address(mine) in subnet:
             known[f"prefix{subnet.version}"] = subnet.prefixlen
             gateway = pool.get("Gateway")
-            known[f"gateway{subnet.version}"] = str(gateway).split("/")[0] if gateway else None
+            known[f"gateway{subnet.version}"] = str(gateway).split("/", maxsplit=1)[0] if gateway else None
     return make(**known)

@@ -331,7 +331,7 @@ def refuse_address(option: str, address: str, network: Json) -> None:
             wanted, f"it is the first or last address of {subnet}, which no machine can have", "Give another one."
         )
     gateway = fitting[0].get("Gateway")
-    if gateway and mine == ipaddress.ip_address(str(gateway).split("/")[0]):
+    if gateway and mine == ipaddress.ip_address(str(gateway).split("/", maxsplit=1)[0]):
         raise RefusedError(wanted, f"it is the gateway of {subnet}", "Give another one.")
     reserved = fitting[0].get("AuxiliaryAddresses") or fitting[0].get("AuxAddress") or {}
     for label, other in reserved.items():
