@@ -67,8 +67,9 @@ notes:
   - Podman has no daemon that its containers depend on, so nothing is changed there, and RV(msg) says so.
   - When the key vanishes from the file, a running daemon keeps the value it has. V(absent) therefore first writes V(false)
     and reloads, and then takes the key out.
-  - A daemon older than 23.0 cannot check a configuration beforehand. If another key of the file makes it refuse the reload,
-    only the real run finds out, and takes the change back.
+  - From 23.0 on the daemon's own program is asked beforehand, in check mode too, whether it would accept the file. An older
+    one cannot tell. If another key of the file makes it refuse the reload, only the real run finds out, and takes the change
+    back.
 seealso:
   - module: hep.gridbox.live_restore_info
   - name: Live restore

@@ -353,16 +353,24 @@ def test_a_flag_on_the_command_line(tmp_path_factory: pytest.TempPathFactory, fl
 # ---- faults ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"debug": "perhaps"}',  # a wrong type
-        '{"live_restore": true}',  # an unknown key
-        '{"data-root": "/elsewhere"}',  # a key that is a flag, too
-        '{"registry-mirrors": ["::"]}',  # a value that is found wrong late
-    ],
-)
+REFUSED = {
+    '{"debug": "perhaps"}': "cannot unmarshal string into Go struct field",
+    '{"live_restore": true}': "the following directives don't match any configuration option: live_restore",
+    '{"data-root": "/elsewhere"}': "the following directives are specified both as a flag and in the configuration file",
+}
+#: Found wrong late, by every version.
+REFUSED_LATE = '{"registry-mirrors": ["::"]}'
+
+
+def _validates(box: Box) -> bool:
+    """Whether this machine's dockerd can check a configuration beforehand."""
+    return int(box.engine.docker("version", "--format", "{{.Server.Version}}").stdout.split(".")[0]) >= 23
+
+
+@pytest.mark.parametrize("text", [*REFUSED, REFUSED_LATE])
 def test_a_reload_that_the_daemon_refuses_is_taken_back(box: Box, text: str) -> None:
+    if text in REFUSED and _validates(box):
+        pytest.skip("this machine's dockerd can tell beforehand, see the next test")
     box.config.write_text(text)
     pid = box.engine.pid
     with pytest.raises(ModuleFailed) as caught:
@@ -379,6 +387,17 @@ def test_a_reload_that_the_daemon_refuses_is_taken_back(box: Box, text: str) -> 
     )
     assert (box.config.read_text(), box.enabled(), box.engine.pid) == (text, False, pid)
     assert [path.name for path in box.folder.iterdir()] == ["daemon.json"]
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.items())
+def test_a_file_that_the_daemon_would_refuse_is_known_beforehand(box: Box, text: str, words: str) -> None:
+    if not _validates(box):
+        pytest.skip("this machine's dockerd is older than 23.0 and cannot tell")
+    box.config.write_text(text)
+    for check in (True, False):
+        refusal = box.refusal(check)
+        assert refusal.startswith(f"config_file: {box.config}: the daemon would refuse it. ")
+        assert words in refusal
 
 
 def test_a_daemon_that_is_gone(own_box: Box) -> None:
@@ -481,7 +500,7 @@ def test_told_to_end_it_puts_back_and_says_so(box: Box, number: str) -> None:
 
 
 def test_a_file_that_someone_else_changes_meanwhile_is_left_alone(box: Box) -> None:
-    box.config.write_text('{"debug": "perhaps"}')
+    box.config.write_text(REFUSED_LATE)
     other = box.folder.parent / "other.json"
     other.write_text('{"debug": 2}')
     edit = ["cp", str(other), str(box.config)]

@@ -18,7 +18,13 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.daemon import config_file, containers, listener, unit
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon import (
+    config_file,
+    containers,
+    listener,
+    unit,
+    validation,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.daemon.config_file import ConfigFile
 from ansible_collections.hep.gridbox.plugins.module_utils.daemon.containers import Running
 from ansible_collections.hep.gridbox.plugins.module_utils.daemon.json_text import parse, with_value, without
@@ -95,7 +101,8 @@ class Wish:
 class Daemon:
     """The running daemon.
 
-    :ivar flag: ``--live-restore`` on its command line; None without it.
+    :ivar flags: its command line.
+    :ivar flag: ``--live-restore`` on it; None without it.
     :ivar config_file: the file it reads, with symbolic links followed.
     :ivar enabled: what it says itself.
     :ivar swarm: its state in a swarm, ``inactive`` for none.
@@ -109,6 +116,8 @@ class Daemon:
     enabled: bool
     swarm: str
     units: tuple[Unit, ...] = ()
+    flags: tuple[str, ...] = ()
+    version: tuple[int, ...] = ()
 
     @property
     def kill_mode(self) -> t.Optional[str]:
@@ -298,6 +307,8 @@ def observe_daemon(wish: Wish, engine: DockerApi, running: t.Sequence[Running]) 
         units=unit.observe(
             wish.unit, process.pid, listener.find_containerd(process), [shim for shim in shims if shim is not None]
         ),
+        flags=process.flags,
+        version=engine.platform.version,
     )
 
 
@@ -348,6 +359,11 @@ class LiveRestoreWork:
         if texts:
             size = max(len((text or "").encode()) for text in (*texts, text_with(observed.file.text, False)))
             config_file.check_replaceable(observed.file.path, size)
+        daemon = observed.daemon
+        if plan.steps and daemon is not None and daemon.version >= validation.SINCE:
+            for text in texts or [observed.file.text]:
+                if text is not None:
+                    validation.check(daemon.pid, daemon.flags, observed.file.path, text)
         self._texts = [observed.file.text, *texts, *(text_with(observed.file.text, value) for value in (False, True))]
 
     def do(self, step: Step, journal: Journal) -> None:

@@ -22,6 +22,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.daemon.live_restore im
     value_in,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.daemon.unit import Unit
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon.validation import without_config_file
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
 
@@ -170,6 +171,18 @@ def test_where_the_file_and_the_daemon_are_two_things(observed: Observed, senten
 )
 def test_the_flag_on_the_command_line(flags: list[str], value: bool | None) -> None:
     assert live_restore_flag(flags) is value
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ([], []),
+        (["-H", "fd://", "--config-file", "/a", "--debug"], ["-H", "fd://", "--debug"]),
+        (["--config-file=/a", "--debug"], ["--debug"]),
+    ],
+)
+def test_the_daemons_flags_are_checked_with_another_file(flags: list[str], kept: list[str]) -> None:
+    assert without_config_file(flags) == kept
 
 
 @pytest.mark.parametrize(
