@@ -10,6 +10,7 @@ rm -f, run         the engine removes the container, then makes and starts the n
 reconnect          the new one is running already; the engine disconnects the old one and connects the new one
 overlap            the handover of this collection
 overlap, slow      the same, with a service that takes half a second to listen
+stand-in           the same, as on engines that cannot move an endpoint with its MAC (Docker 25 and later)
 sequential         the handover of this collection for services that must not run twice
 
 Another machine of the LAN connects to a TCP service of the VO-box every millisecond, over IPv4 and IPv6, 5 ms per
@@ -70,6 +71,7 @@ WAYS: dict[str, t.Callable[[Lab, DockerApi], None]] = {
     "reconnect": reconnect,
     "overlap": lambda lab, _engine: ours(lab),
     "overlap, slow": lambda lab, _engine: ours(lab, create=vobox_body(*SLOW)),
+    "stand-in": lambda lab, _engine: ours(lab, stand_in=True),
     "sequential": lambda lab, _engine: ours(lab, strategy="sequential"),
 }
 

@@ -98,7 +98,7 @@ def make_record(engine: DockerApi, old: Json, name: str, network: str, keep: boo
 
 def record_in(container: t.Optional[Json]) -> t.Optional[Json]:
     """The record in a container's label, or None."""
-    text = ((container or {}).get("Config") or {}).get("Labels", {}).get(REPLACES_LABEL)
+    text = (((container or {}).get("Config") or {}).get("Labels") or {}).get(REPLACES_LABEL)
     return t.cast(Json, json.loads(text)) if text else None
 
 
