@@ -356,7 +356,7 @@ def test_a_flag_on_the_command_line(tmp_path_factory: pytest.TempPathFactory, fl
 REFUSED = {
     '{"debug": "perhaps"}': "cannot unmarshal string into Go struct field",
     '{"live_restore": true}': "the following directives don't match any configuration option: live_restore",
-    '{"data-root": "/elsewhere"}': "the following directives are specified both as a flag and in the configuration file",
+    '{"data-root": "/elsewhere"}': "directives are specified both as a flag and in the configuration file",
 }
 #: Found wrong late, by every version.
 REFUSED_LATE = '{"registry-mirrors": ["::"]}'
