@@ -318,7 +318,7 @@ class LanWork:
         wish = self.wish
         what = f"{step.action.replace('_', ' ')} {step.target}"
         if step.action == "remove_port":
-            netns.ip(what, wish.name, "link", "delete", step.details["side"])
+            self._delete_link(what, wish.name, step.details["side"])
         elif step.action == "remove_namespace":
             netns.delete(step.target)
             netns.forget_folder()
@@ -368,7 +368,16 @@ class LanWork:
         if name == "remove_namespace":
             netns.delete(data["netns"])
         elif netns.exists(data["netns"]) and data["link"] in netns.links(data["netns"]):
-            netns.ip(f"Removing {data['link']}", data["netns"], "link", "delete", data["link"])
+            self._delete_link(f"Removing {data['link']}", data["netns"], data["link"])
+
+    @staticmethod
+    def _delete_link(what: str, name: str, link: str) -> None:
+        """Delete a link; fine if it goes by itself meanwhile, as it does a moment after its other end's namespace."""
+        try:
+            netns.ip(what, name, "link", "delete", link)
+        except GridboxError:
+            if link in netns.links(name):
+                raise
 
     def before_guard_undo(self) -> None:
         """Nothing is shared with the process that died."""

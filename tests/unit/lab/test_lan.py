@@ -10,8 +10,17 @@ import typing as t
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
-from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import BRIDGE, Link, Observed, Port, Wish, plan
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.lab import netns
+from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import (
+    BRIDGE,
+    LanWork,
+    Link,
+    Observed,
+    Port,
+    Wish,
+    plan,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
 
 A = Port("a", "eth0", ("10.0.0.1/24", "fd00::1/64"))
@@ -108,3 +117,16 @@ def test_bad_input_is_refused_in_a_sentence(changed: dict[str, t.Any], sentence:
     with pytest.raises(InputError) as refused:
         wish(**changed)
     assert sentence in str(refused.value)
+
+
+def test_a_port_that_goes_by_itself_while_it_is_removed_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes a cable away a moment after the namespace of its other end, between our look and our hand."""
+
+    def refuse(*_arguments: str) -> str:
+        raise GridboxError("remove port failed: Cannot find device.")
+
+    monkeypatch.setattr(netns, "ip", refuse)
+    monkeypatch.setattr(netns, "links", lambda _name: {"lan0": {}})
+    LanWork._delete_link("remove port peer/eth0", "lan", "port1")
+    with pytest.raises(GridboxError, match="Cannot find device"):
+        LanWork._delete_link("remove bridge", "lan", "lan0")
