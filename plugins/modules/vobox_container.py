@@ -640,6 +640,10 @@ swap:
       description: Name of the replaced container if it was kept.
       type: str
       sample: vobox1.previous
+    remark:
+      description: Why it was not done as asked for, for instance because the engine cannot; empty if it was.
+      type: str
+      sample: ''
     seconds:
       description: How long the whole swap took.
       type: float

@@ -205,6 +205,7 @@ class Actor:
             "strategy": report.strategy,
             "announced": report.announced,
             "kept": report.kept,
+            "remark": report.remark,
             "seconds": report.seconds,
             "phases": dict(report.phases),
         }
@@ -237,6 +238,7 @@ class Actor:
         self.swap = {
             "old_id": old["Id"], "new_id": new["Id"], "strategy": "sequential", "announced": False,
             "kept": previous if self.wish.swap.keep_previous else None,
+            "remark": "",
             "seconds": round(time.monotonic() - began, 3), "phases": {},
         }  # fmt: skip
 

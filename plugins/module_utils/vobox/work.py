@@ -73,6 +73,8 @@ class VoboxWork:
             result["init_script"]["drift"] = self._drift
         if self._actor is not None and self._actor.swap is not None:
             result["swap"] = self._actor.swap
+            if self._actor.swap["remark"]:
+                result["warnings"] = [self._actor.swap["remark"]]
         return result
 
     def _acting(self) -> t.Any:
