@@ -574,3 +574,17 @@ def test_cvmfs_mounts_made_later_are_seen_inside(box: Box, tmp_path: Path) -> No
         if box.containers():
             box.lab.docker("rm", "--force", *box.containers())
         subprocess.run(["umount", "--recursive", "--lazy", str(root)], check=True, timeout=30)
+
+
+def test_a_replaced_container_is_kept_on_request_and_goes_with_the_vobox(box: Box) -> None:
+    first = box.run()["container"]["id"]
+    kept = {"environment": {"A": "1"}, "swap": {"keep_previous": True, "health_timeout": 10}}
+    swapped = box.run(**kept)
+    assert (swapped["swap"]["old_id"], swapped["swap"]["kept"]) == (first, f"{box.name}.previous")
+    assert box.containers() == [box.name, f"{box.name}.previous"]
+    assert box.run(**kept)["changed"] is False
+    [vobox] = box.lab.module("vobox_info", name=box.name, files=str(box.files))["voboxes"]
+    assert vobox["leftovers"] == [f"{box.name}.previous"]
+    box.bare(state="absent")
+    assert box.containers() == []
+    assert not box.files.exists()

@@ -167,7 +167,8 @@ def _the_one_before(engine: DockerApi, upcoming: Json) -> t.Optional[Json]:
     if record["endpoint"] is not None and record["network"] not in networks:
         networks[record["network"]] = record["endpoint"]
     container["State"]["Running"] = record["running"]
-    container["HostConfig"]["RestartPolicy"] = record["policy"]
+    if record["policy"] is not None:
+        container["HostConfig"]["RestartPolicy"] = record["policy"]
     return container
 
 
