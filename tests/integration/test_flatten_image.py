@@ -132,7 +132,7 @@ def punch_hole(lab: Lab, image: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["tree", "archive"])
-def test_nothing_is_lost(lab: Lab, source: str, method: str) -> None:
+def test_nothing_is_lost(lab: Lab, source: str, method: str, claim: t.Callable[..., None]) -> None:
     """Claim A25: one layer, and configuration and files as before; the papers' export and import loses them."""
     result = lab.module("flatten_image", source=source, tag="vobox:flat", method=method)
     assert result["method"] == method
@@ -172,7 +172,13 @@ def test_nothing_is_lost(lab: Lab, source: str, method: str) -> None:
     control = inspect(lab, "vobox:control")["Config"]
     lost = [key for key in CONFIG if not control.get(key)]
     assert len(lost) == len(CONFIG)
-    print(f"A25: 5 layers became 1; keys of the configuration lost: 0 of {len(CONFIG)}; by export|import: {len(lost)}")
+    claim(
+        "A25",
+        method=method,
+        layers="5 to 1",
+        keys_lost=f"0/{len(CONFIG)}",
+        by_export_import=f"{len(lost)}/{len(CONFIG)}",
+    )
 
 
 def test_holes_stay_holes(lab: Lab, source: str) -> None:
