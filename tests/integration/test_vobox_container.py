@@ -91,9 +91,12 @@ class Box:
     def everything(self) -> dict[str, t.Any]:
         """All that a change could touch, looked at with other tools than the module's."""
         there = self.containers()
+        inspect = self.inspect() if self.name in there else None
+        if inspect:
+            inspect["Mounts"].sort(key=lambda mount: mount["Destination"])  # the engine tells them in any order
         return {
             "containers": there,
-            "inspect": self.inspect() if self.name in there else None,
+            "inspect": inspect,
             "files": {
                 str(path.relative_to(self.files)): path.read_bytes() if path.is_file() else path.is_symlink()
                 for path in sorted(self.files.rglob("*"))
