@@ -46,20 +46,15 @@ def machine() -> t.Iterator[Machine]:
 def _live_restore(machine: Machine, folder: Path, *tasks: dict[str, t.Any]) -> list[dict[str, t.Any]]:
     """Run the module, with these options, one after the other; what each said."""
     results = folder / "results"
-    play = [{"hosts": "all", "gather_facts": False, "tasks": []}]
+    steps: list[dict[str, t.Any]] = []
     for number, options in enumerate(tasks):
         check = options.pop("check", False)
-        play[0]["tasks"] += [
-            {
-                "hep.gridbox.live_restore": options,
-                "register": f"result{number}",
-                "failed_when": False,
-                "check_mode": check,
-            },
-        ]
+        name = f"result{number}"
+        steps.append({"hep.gridbox.live_restore": options, "register": name, "failed_when": False, "check_mode": check})
     content = "{{ [" + ", ".join(f"result{number}" for number in range(len(tasks))) + "] | to_json }}"
     copy = {"content": content, "dest": str(results)}
-    play[0]["tasks"].append({"ansible.builtin.copy": copy, "delegate_to": "localhost"})
+    steps.append({"ansible.builtin.copy": copy, "delegate_to": "localhost"})
+    play = [{"hosts": "all", "gather_facts": False, "tasks": steps}]
     (folder / "play.yml").write_text(yaml.safe_dump(play))
     (folder / "inventory").write_text(
         f"{machine.name} ansible_connection=machine ansible_python_interpreter=/usr/bin/python3\n"
