@@ -61,7 +61,7 @@ def forget_folder() -> None:
     if not os.path.isdir(FOLDER) or os.listdir(FOLDER):
         return
     try:
-        if os.path.ismount(FOLDER):
+        while _is_mounted(FOLDER):
             run(f"Unmounting {FOLDER}", ["umount", FOLDER])
         os.rmdir(FOLDER)
     except (GridboxError, OSError):
@@ -95,3 +95,9 @@ def links(name: str) -> dict[str, dict[str, t.Any]]:
     """The links of a namespace by name, each with its ``addr_info``, as ``ip -json`` prints them."""
     text = ip(f"Listing the links of {name or 'this machine'}", name, "-json", "-details", "address", "show")
     return {link["ifname"]: link for link in json.loads(text or "[]") if link}
+
+
+def _is_mounted(path: str) -> bool:
+    # os.path.ismount() does not see a folder that is mounted over itself, as this one is.
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return any(line.split()[4] == path for line in file)
