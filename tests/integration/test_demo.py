@@ -318,6 +318,21 @@ def _works(*argv: str) -> bool:
     return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("guide", ["operations"])
+def test_every_command_of_a_guide_runs(up: str, guide: str) -> None:
+    """The blocks marked ``sh``, in their order, as a person types them with the virtual environment active."""
+    commands = re.findall(r"^```sh\n(.*?)^```", (ROOT / f"docs/{guide}.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(commands) > 5
+    environment = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"}
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-euc", command],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}exit {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-2000:]}"
+
+
 def test_down_leaves_the_machine_as_it_was(up: str, before: dict[str, set[str]]) -> None:
     make("down")
     after = machine()

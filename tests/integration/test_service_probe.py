@@ -59,7 +59,7 @@ def listening(server: socketserver.BaseServer) -> t.Iterator[int]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield int(server.server_address[1])
+        yield server.socket.getsockname()[1]
     finally:
         server.shutdown()
         server.server_close()

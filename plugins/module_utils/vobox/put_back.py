@@ -30,7 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.take_over import
 REPLACES_LABEL = "hep.gridbox.replaces"
 
 #: How long to go on trying to put a container back.
-PUT_BACK_SECONDS = 30
+PUT_BACK_SECONDS: float = 30
 
 NO_RESTART = {"Name": "no", "MaximumRetryCount": 0}
 
