@@ -55,7 +55,7 @@ class _Silent(socketserver.BaseRequestHandler):
 
 
 @contextlib.contextmanager
-def listening(server: socketserver.BaseServer) -> t.Iterator[int]:
+def listening(server: socketserver.TCPServer) -> t.Iterator[int]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
