@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.process import (
@@ -17,6 +15,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.process import
     flag_value,
     process_of,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.peer import listening_pid
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, RefusedError
 
 #: Where dockerd reads its configuration unless told otherwise (as root).
@@ -47,7 +46,7 @@ def find_daemon(path: str, pidfile: str) -> Process:
     :raises EngineError: if nothing answers at the socket.
     :raises RefusedError: if the daemon cannot be told for sure.
     """
-    listener = process_of(_listening_pid(path))
+    listener = process_of(listening_pid(path))
     named = find_process(pidfile)
     if listener is not None:
         return listener
@@ -86,18 +85,7 @@ def find_containerd(process: Process) -> t.Optional[int]:
     for path in (told, "/run/containerd/containerd.sock", f"{exec_root}/containerd/containerd.sock"):
         if path and os.path.exists(path):
             try:
-                return _listening_pid(path)
+                return listening_pid(path)
             except EngineError:
                 continue  # a socket that was left behind
     return None
-
-
-def _listening_pid(path: str) -> int:
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(10)
-            connection.connect(path)
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    except OSError as exc:
-        raise EngineError("Connecting to the daemon", f"no answer at {path} ({exc})") from exc
-    return int(struct.unpack("3i", credentials)[0])

@@ -6,14 +6,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.host.namespace import enter_network
 from ansible_collections.hep.gridbox.plugins.module_utils.lab import netns
-
-#: From linux/sched.h.
-CLONE_NEWNET = 0x40000000
 
 
 def enter(name: str) -> None:
@@ -24,13 +19,7 @@ def enter(name: str) -> None:
     if not netns.exists(name):
         there = ", ".join(netns.names()) or "none"
         raise RefusedError(f"netns: {name}", f"there is no such network namespace (there: {there})", "Make it first.")
-    descriptor = os.open(netns.path_of(name), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # os.setns() is there from Python 3.12 on only.
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(descriptor, CLONE_NEWNET) != 0:
-            raise RefusedError(
-                f"netns: {name}", os.strerror(ctypes.get_errno()), "Entering it needs root; use become: true."
-            )
-    finally:
-        os.close(descriptor)
+        enter_network(netns.path_of(name))
+    except OSError as exc:
+        raise RefusedError(f"netns: {name}", str(exc.strerror), "Entering it needs root; use become: true.") from exc

@@ -7,18 +7,14 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.peer import listening_pid
 from ansible_collections.hep.gridbox.plugins.module_utils.network import boot, links, picture, wire
 from ansible_collections.hep.gridbox.plugins.module_utils.network.decide import Observed
 from ansible_collections.hep.gridbox.plugins.module_utils.network.links import Link, Route
-
-_PEERCRED = struct.Struct("3i")
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def _taken(engine: DockerApi) -> dict[str, str]:
 def enter_namespace_of(engine: DockerApi) -> None:
     """Move this process into the network namespace in which the engine listens, if that is another.
 
-    A parent is a link that the engine sees. Its namespace is that of the process behind its socket (``SO_PEERCRED``);
+    A parent is a link that the engine sees. Its namespace is that of the process behind its socket;
     for an engine that is reached over the network nothing is done.
 
     :raises EngineError: if nobody listens at the socket.
@@ -94,15 +90,7 @@ def enter_namespace_of(engine: DockerApi) -> None:
     scheme, _separator, path = engine.url.partition("://")
     if scheme != "unix":
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(engine.timeout)
-        try:
-            probe.connect(path)
-        except OSError as exc:
-            raise EngineError("Talking to the engine", f"no answer at {engine.url} ({exc.strerror})") from exc
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
-    pid = _PEERCRED.unpack(credentials)[0]
-    namespace = f"/proc/{pid}/ns/net"
+    namespace = f"/proc/{listening_pid(path, engine.timeout)}/ns/net"
     try:
         elsewhere = os.stat(namespace).st_ino != os.stat("/proc/self/ns/net").st_ino
     except (PermissionError, FileNotFoundError):

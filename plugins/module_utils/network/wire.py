@@ -27,6 +27,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.host.namespace import enter_network, enter_network_of
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 _NO_MAC = "00:00:00:00:00:00"
@@ -35,7 +36,6 @@ _NO_MAC = "00:00:00:00:00:00"
 _ETH_P_ARP, _ETH_P_IP6, _ETH_P_ALL = 0x0806, 0x86DD, 0x0003
 _PACKET_OUTGOING = 4
 _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_ALLMULTI = 263, 1, 2
-_CLONE_NEWNET = 0x40000000
 _SIOCGIFNAME, _SIOCGIFHWADDR = 0x8910, 0x8927
 _SO_ATTACH_FILTER = 26
 
@@ -198,7 +198,7 @@ def inside(netns: t.Optional[str]) -> t.Iterator[None]:
         try:
             yield
         finally:
-            _setns(home.fileno())
+            enter_network_of(home.fileno())
 
 
 def enter(netns: str) -> None:
@@ -207,20 +207,11 @@ def enter(netns: str) -> None:
     :raises GridboxError: if there is no such namespace, or it may not be entered.
     """
     try:
-        with open(netns, "rb") as target:
-            _setns(target.fileno())
+        enter_network(netns)
     except OSError as exc:
         raise GridboxError(
             f"The network namespace {netns} cannot be entered ({exc.strerror}). Is what it belongs to still running?"
         ) from exc
-
-
-def _setns(descriptor: int) -> None:
-    # os.setns exists from Python 3.12 on.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, _CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def _packet_socket(netns: t.Optional[str]) -> socket.socket:

@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import typing as t
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.peer import listening_pid
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 
 #: By number, linux/capability.h of Linux 5.9 and later.
@@ -227,13 +226,9 @@ def _engine_pid(url: str) -> t.Union[int, str]:
     """The engine's process: who listens at the socket, unless that is a service manager that listens for it."""
     scheme, _separator, path = url.partition("://")
     if scheme == "unix":
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
-            connection.connect(path)
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid = struct.unpack("3i", credentials)[0]
+        pid = listening_pid(path)
         if pid and _comm(pid) in ("dockerd", "podman"):
-            return int(pid)
+            return pid
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and _comm(int(entry.name)) == "dockerd":
             return int(entry.name)
