@@ -2,67 +2,130 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The order of a whole run, and a word on what takes long."""
+"""The order of a whole run, what runs beside what, and a word on what takes long.
+
+Most of a run is waiting for engines, so ``make test`` lets three workers (pytest-xdist) share it. A file's tests stay
+together, for they share a lab. The demo compares the whole machine before and after, so while it is there nothing else
+that makes namespaces or starts engines runs: the others wait for it.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 import typing as t
 from pathlib import Path
 
 import pytest
 
-from tests.gate.tools import ROOT
-
-#: Quick answers first; last what has been running in the background since the start.
-ORDER = ("gate", "unit", "integration", "molecule", "slow gate")
+#: The demo first, for others wait for it; then quick answers. Last what runs in the background since the start.
+ORDER = ("demo", "gate", "unit", "integration", "molecule", "slow gate")
 
 #: Parts whose tests take long enough, one by one, that a person wants to know which is running.
-ANNOUNCED = ("molecule", "slow gate")
+ANNOUNCED = ("demo", "molecule", "slow gate")
+
+#: Seconds that the demo may take, on a slow machine.
+DEMO_SECONDS = 2400
 
 
-def part_of(item: pytest.Item) -> str:
-    part = item.path.relative_to(ROOT / "tests").parts[0]
-    return "slow gate" if part == "gate" and item.get_closest_marker("slow") else part
+def part_of(nodeid: str, slow: bool = False) -> str:
+    """The part of the run that a test belongs to, by its path."""
+    parts = nodeid.partition("::")[0].split("/")
+    if parts[-1] == "test_demo.py":
+        return "demo"
+    return "slow gate" if slow else parts[1]
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: ORDER.index(part_of(item)))
+def _part(item: pytest.Item) -> str:
+    return part_of(item.nodeid, item.get_closest_marker("slow") is not None)
+
+
+def _together(item: pytest.Item) -> str:
+    """Tests with the same answer run in one worker, in their order."""
+    part = _part(item)
+    if part == "molecule":
+        return item.nodeid
+    return "gate" if part == "slow gate" else part if part in ("gate", "unit") else item.nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.index(_part(item)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_together(item)))
+
+
+# ---- the demo has the machine to itself --------------------------------------------------------------------------
+
+
+def _demo_pending(config: pytest.Config) -> Path | None:
+    """A file that is there until the demo has been taken down; None without workers: then tests run one by one."""
+    if not hasattr(config, "workerinput"):
+        return None
+    base: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    return base.parent / "demo-pending"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and not session.config.option.collectonly:
+        session.config.pluginmanager.register(Progress(reporter), "progress")
+    pending = _demo_pending(session.config)
+    if pending and any(_part(item) == "demo" for item in session.items):
+        pending.touch()  # by each worker, before any of them is told to run a test
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _machine_of_its_own(request: pytest.FixtureRequest) -> t.Iterator[None]:
+    pending = _demo_pending(request.config)
+    part = part_of(request.node.nodeid)
+    deadline = time.monotonic() + DEMO_SECONDS
+    while pending and part in ("integration", "molecule") and pending.exists():
+        assert time.monotonic() < deadline, f"waited {DEMO_SECONDS} s for the demo to be over, in vain"
+        time.sleep(0.5)
+    yield
+    if pending and part == "demo":
+        pending.unlink()
+
+
+# ---- what a person sees ------------------------------------------------------------------------------------------
 
 
 class Progress:
     """Says which part begins, and in the slow ones which test."""
 
-    def __init__(self, reporter: t.Any, items: list[pytest.Item]) -> None:
+    def __init__(self, reporter: t.Any) -> None:
         self.reporter = reporter
-        self.parts = {item.nodeid: part_of(item) for item in items}
-        self.current = ""
+        self.begun: set[str] = set()
 
     def _say(self, line: str) -> None:
         self.reporter.ensure_newline()
         self.reporter.write_line(line)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        part = self.parts[nodeid]
-        if part != self.current:
-            self.current = part
-            self._say(f"--- {part}: {list(self.parts.values()).count(part)} tests")
+        part = part_of(nodeid)
+        if part not in self.begun:
+            self.begun.add(part)
+            self._say(f"--- {part}")
         if part in ANNOUNCED:
             self._say(f"    {nodeid.rpartition('::')[2]}")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    reporter = session.config.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None and not session.config.option.collectonly:
-        session.config.pluginmanager.register(Progress(reporter, session.items), "progress")
+#: The names of properties that are figures of the papers' claims.
+CLAIM = "CLAIM "
+
+
+def _claims(reporter: t.Any) -> list[str]:
+    reports = [report for reports in reporter.stats.values() for report in reports]
+    properties = [one for report in reports for one in getattr(report, "user_properties", ())]
+    return sorted({f"{name}: {figures}" for name, figures in properties if name.startswith(CLAIM)})
 
 
 LEFT_BEHIND = pytest.StashKey[list[str]]()
 
 
 def left_behind(config: pytest.Config) -> list[str]:
-    """What this run made and did not remove: network namespaces by their names, mounts by their folder."""
+    """What this process made and did not remove: network namespaces by their names, mounts by their folder."""
     number = str(os.getpid())
     scratch = str(config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
     found = [f"network namespace {path.name}" for path in Path("/run/netns").glob("*") if number in path.name]
@@ -73,16 +136,29 @@ def left_behind(config: pytest.Config) -> list[str]:
     return found
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: t.Any) -> None:
+    """A worker has ended: what it left behind is this run's."""
+    node.config.stash.setdefault(LEFT_BEHIND, []).extend(getattr(node, "workeroutput", {}).get("left_behind", ()))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A run that leaves something on the machine has failed, whatever its tests say."""
-    left = left_behind(session.config)
-    session.config.stash[LEFT_BEHIND] = left
+    left = session.config.stash.setdefault(LEFT_BEHIND, [])
+    left += [line for line in left_behind(session.config) if line not in left]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_behind"] = left
     if left and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: t.Any, config: pytest.Config) -> None:
+    claims = _claims(terminalreporter)
+    if claims:
+        terminalreporter.section("claims of the papers, as measured in this run")
+        for line in claims:
+            terminalreporter.write_line(line)
     left = config.stash.get(LEFT_BEHIND, [])
     if left:
         terminalreporter.section("left behind: the run has failed", red=True)

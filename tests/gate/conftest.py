@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The gate's long parts are started as soon as it is known that they are wanted."""
+"""The gate's long parts are started with its first test, in the worker that runs the gate."""
 
 from __future__ import annotations
 
@@ -44,16 +44,13 @@ class LongParts:
 PARTS = pytest.StashKey[LongParts]()
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start what the chosen tests ask for."""
-    if session.config.option.collectonly:
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start what the chosen tests ask for, before the first of the gate's tests. Called for those only."""
+    if PARTS in item.config.stash:
         return
-    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    if not wanted & {"sanity", "galaxy_import", "tarball"}:
-        return
-    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
-    parts = LongParts(factory.mktemp("gate"))
-    session.config.stash[PARTS] = parts
+    wanted = {name for one in item.session.items for name in getattr(one, "fixturenames", ())}
+    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    item.config.stash[PARTS] = parts = LongParts(factory.mktemp("gate"))
     if wanted & {"galaxy_import", "tarball"}:
         parts.start_galaxy_import()
     if "sanity" in wanted:

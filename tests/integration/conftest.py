@@ -61,17 +61,13 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[PodmanService
 
 
 @pytest.fixture()
-def claim(
-    capsys: pytest.CaptureFixture[str], record_property: t.Callable[[str, object], None]
-) -> t.Callable[..., None]:
-    """Tell the figures of a claim of the papers, on the terminal and in the run's report: ``claim("A15", bytes=1)``."""
+def claim(record_property: t.Callable[[str, object], None]) -> t.Callable[..., None]:
+    """Tell the figures of a claim of the papers: ``claim("A15", bytes=1)``. They stand at the end of the run."""
 
     def tell(number: str, **figures: object) -> None:
         text = " ".join(
             f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in figures.items()
         )
         record_property(f"CLAIM {number}", text)
-        with capsys.disabled():
-            print(f"\nCLAIM {number}: {text}")
 
     return tell

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,10 @@ PORTS: list[dict[str, t.Any]] = [
 ]
 
 
+#: Of the machine, by name. Physical ones and bridges; a test's own are not there yet.
+LINKS_BEFORE = {link.name for link in Path("/sys/class/net").iterdir()}
+
+
 def lan(check: bool = False, **arguments: t.Any) -> dict[str, t.Any]:
     return run_module("lab_lan", {"name": LAN, **arguments}, check=check)
 
@@ -36,8 +41,12 @@ def world() -> tuple[set[str], set[str]]:
         {name for name in os.listdir("/run/netns") if name.startswith(NAME)} if os.path.isdir("/run/netns") else set()
     )
     links = json.loads(run("ip", "-json", "address").stdout)
-    # Links of other tests come and go; ours are the ones with a name of ours.
-    return names, {json.dumps([one["ifname"], one["flags"], one["addr_info"]]) for one in links}
+    # Links of other tests come and go: what counts is what has been there all along, and ours.
+    return names, {
+        json.dumps([one["ifname"], one["flags"], one["addr_info"]])
+        for one in links
+        if one["ifname"] in LINKS_BEFORE or one["ifname"].startswith("gbl")
+    }
 
 
 @pytest.fixture(autouse=True)
