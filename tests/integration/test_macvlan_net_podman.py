@@ -70,7 +70,8 @@ def test_podman_makes_compares_moves_and_removes(podman: PodmanService, peer: st
     after = json.loads(podman.podman("inspect", "--format", "{{json .NetworkSettings.Networks}}", "vb1").stdout)
     assert after == before
     in_netns(peer, "ping", "-c1", "-W2", "10.213.0.50")
-    in_netns(peer, "ping", "-c1", "-W2", "fd13:213::50")
+    # Podman lets the kernel look for a duplicate first (one to two seconds); until then the address is silent.
+    in_netns(peer, "ping", "-c8", "-i0.5", "-W2", "fd13:213::50")
 
     module(**SITE, host_access="shim", shim={"ipv4": "10.213.0.3", "ipv6": "fd13:213::3"})
     in_netns(podman.netns, "ping", "-c1", "-W2", "10.213.0.50")
