@@ -85,16 +85,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         pending.touch()  # by each worker, before any of them is told to run a test
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _machine_of_its_own(request: pytest.FixtureRequest) -> t.Iterator[None]:
-    pending = _demo_pending(request.config)
-    part = part_of(request.node.nodeid)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Wait for the demo before any fixture is made, for a lab's engine would be seen by it."""
+    pending = _demo_pending(item.config)
     deadline = time.monotonic() + DEMO_SECONDS
-    while pending and part in ("integration", "molecule") and pending.exists():
+    while pending and _part(item) in ("integration", "molecule") and pending.exists():
         assert time.monotonic() < deadline, f"waited {DEMO_SECONDS} s for the demo to be over, in vain"
         time.sleep(0.5)
-    yield
-    if pending and part == "demo":
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    pending = _demo_pending(item.config)
+    if pending and _part(item) == "demo" and (nextitem is None or _part(nextitem) != "demo"):
         pending.unlink()
 
 
