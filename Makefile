@@ -19,7 +19,7 @@ venv: ## make .venv with all Python requirements; no Debian package but Python's
 
 test: ## set-up and all checks
 	@scripts/bootstrap venv tools packages
-	@$(PYTEST) --numprocesses 3 --dist loadscope --no-loadscope-reorder
+	@$(PYTEST)
 
 lint: ## the fast part of the gate
 	@scripts/bootstrap venv tools

@@ -4,9 +4,9 @@
 
 """The order of a whole run, what runs beside what, and a word on what takes long.
 
-Most of a run is waiting for engines, so ``make test`` lets three workers (pytest-xdist) share it. A file's tests stay
-together, for they share a lab. The demo compares the whole machine before and after, so while it is there nothing else
-that makes namespaces or starts engines runs: the others wait for it.
+Most of a run is waiting for engines, so workers (pytest-xdist) can share it: ``--numprocesses 3 --dist loadscope
+--no-loadscope-reorder``. A file's tests stay together, for they share a lab. The demo compares the whole machine before
+and after, so while it is there nothing else that makes namespaces or starts engines runs: the others wait for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import typing as t
 from pathlib import Path
 
 import pytest
+
+from tests.gate.tools import ROOT
 
 #: The demo first, for others wait for it; then quick answers. Last what runs in the background since the start.
 ORDER = ("demo", "gate", "unit", "integration", "molecule", "slow gate")
@@ -45,7 +47,10 @@ def _together(nodeid: str) -> str:
     part = part_of(nodeid)
     if part == "molecule":
         return nodeid
-    return part if part in ("gate", "unit") else nodeid.partition("::")[0]
+    path = nodeid.partition("::")[0]
+    if part == "integration" and "podman: PodmanService" in (ROOT / path).read_text():
+        return "podman"  # its locks are shared memory of the whole machine, whatever its folders
+    return part if part in ("gate", "unit") else path
 
 
 @pytest.hookimpl(trylast=True)

@@ -68,7 +68,11 @@ def picture(box: Box, known: str | None) -> dict[str, t.Any]:
     there = box.containers()
     shown: dict[str, t.Any] = {"containers": there, "files": sorted(path.name for path in box.files.glob("*/*"))}
     if box.name in there:
-        inspect = box.inspect()
+        try:
+            inspect = box.inspect()
+        except RuntimeError:
+            # The guard takes it away while we look: neither before nor after, so it will be looked at again.
+            return {**shown, "going": True}
         current = box.files / box.name / "init" / "current"
         shown["same"] = inspect["Id"] == known
         shown["running"] = inspect["State"]["Running"]

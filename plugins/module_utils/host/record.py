@@ -179,12 +179,13 @@ def plan(wish: Wish, observed: Observed) -> Plan:
             + settings
         )
         return Plan(steps, before, {"paths": [*record.paths, *paths], "trees": [*record.trees, *trees]})
-    steps_away = [
-        Step("remove_tree", path, "the role brought it") for path in reversed(record.trees) if path in observed.there
-    ] + [
+    trees_away = [path for path in reversed(record.trees) if path in observed.there]
+    steps_away = [Step("remove_tree", path, "the role brought it") for path in trees_away] + [
         Step("remove", path, "the role brought it")
         for path in reversed(record.paths)
-        if path in observed.there and path not in observed.kept
+        if path in observed.there
+        and path not in observed.kept
+        and not any(f"{path}/".startswith(f"{tree}/") for tree in trees_away)  # it goes with its tree
     ]
     if record.paths or record.trees or record.settings:
         steps_away.append(Step("forget", wish.role, "nothing of it is left"))

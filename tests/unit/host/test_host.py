@@ -39,6 +39,13 @@ def test_the_newest_goes_first_and_a_folder_in_use_stays() -> None:
     assert actions(plan) == [("remove_tree", "/srv/t"), ("remove", "/etc/a/b"), ("remove", "/etc/a"), ("forget", "r")]
 
 
+def test_what_lies_in_a_tree_goes_with_it() -> None:
+    known = record.Record((), ("/run/d", "/run/d/plugins", "/run/dx"), ("/run/d",))
+    seen = record.Observed(known, frozenset({"/run/d", "/run/d/plugins", "/run/dx"}), EMPTY, EMPTY)
+    plan = record.plan(record.Wish("r", remove=True), seen)
+    assert actions(plan) == [("remove_tree", "/run/d"), ("remove", "/run/dx"), ("forget", "r")]
+
+
 def test_nothing_recorded_is_nothing_to_remove() -> None:
     seen = record.Observed(record.Record(("p",)), EMPTY, EMPTY, EMPTY)
     assert record.plan(record.Wish("r", remove=True), seen).steps == ()
