@@ -10,6 +10,7 @@ so whatever was on the host before a role came is never in its record, and a rol
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -245,7 +246,9 @@ class RecordWork:
         elif os.path.isdir(step.target) and not os.path.islink(step.target):
             os.rmdir(step.target)
         else:
-            os.unlink(step.target)
+            # A tree that went before may have held it under another name: /var/run is a link to /run.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(step.target)
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         raise GridboxError(f"{name}: recording and removing have no undo")

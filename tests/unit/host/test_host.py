@@ -46,6 +46,14 @@ def test_what_lies_in_a_tree_goes_with_it() -> None:
     assert actions(plan) == [("remove_tree", "/run/d"), ("remove", "/run/dx"), ("forget", "r")]
 
 
+def test_a_path_that_went_with_a_tree_under_another_name_is_removed(tmp_path: Path) -> None:
+    """As /run/docker/plugins goes with /var/run/docker."""
+    work = record.RecordWork(record.Wish("r", remove=True))
+    step = record.Step("remove", str(tmp_path / "gone"), "the role brought it")
+    with Journal(work.undo, work.before_guard_undo) as journal:
+        work.do(step, journal)
+
+
 def test_nothing_recorded_is_nothing_to_remove() -> None:
     seen = record.Observed(record.Record(("p",)), EMPTY, EMPTY, EMPTY)
     assert record.plan(record.Wish("r", remove=True), seen).steps == ()
