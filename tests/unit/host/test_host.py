@@ -15,6 +15,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.host import packages, record
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Step
 
 EMPTY: frozenset[str] = frozenset()
 
@@ -49,7 +50,7 @@ def test_what_lies_in_a_tree_goes_with_it() -> None:
 def test_a_path_that_went_with_a_tree_under_another_name_is_removed(tmp_path: Path) -> None:
     """As /run/docker/plugins goes with /var/run/docker."""
     work = record.RecordWork(record.Wish("r", remove=True))
-    step = record.Step("remove", str(tmp_path / "gone"), "the role brought it")
+    step = Step("remove", str(tmp_path / "gone"), "the role brought it")
     with Journal(work.undo, work.before_guard_undo) as journal:
         work.do(step, journal)
 
