@@ -70,7 +70,8 @@ def ids() -> dict[str, tuple[str, str]]:
 def machine() -> dict[str, set[str]]:
     """The machine's state, as far as the demo might touch it.
 
-    Network namespaces of other names are left out, for other tests and people may make and remove theirs meanwhile.
+    Network namespaces of other names are left out, for other tests and people may make and remove theirs meanwhile; so is
+    the folder of their names, which comes with the first and goes with the last of them.
     """
 
     def lines(*argv: str) -> set[str]:
@@ -89,9 +90,9 @@ def machine() -> dict[str, set[str]]:
         "routes": lines("ip", "-4", "route", "show", "table", "all")
         | lines("ip", "-6", "route", "show", "table", "all"),
         "namespaces": {name for name in lines("ip", "netns", "list") if "gridbox" in name},
-        "mounts": {point for point in mounts if not re.match(r"/tmp|/run/netns/(?!gridbox)", point)},
+        "mounts": {point for point in mounts if not re.match(r"/tmp|/run/netns(?!/gridbox)", point)},
         "daemons": processes & {"dockerd", "containerd", "squid", "sshd", "cron", "prometheus-node-exporter"},
-        "files": {str(path) for folder in folders if folder.is_dir() for path in folder.iterdir()},
+        "files": {str(path) for folder in folders if folder.is_dir() for path in folder.iterdir()} - {"/run/netns"},
         "packages": lines("dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Status}\n"),
         "filter": lines("iptables-save") | lines("ip6tables-save"),
     }
