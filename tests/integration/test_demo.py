@@ -70,8 +70,8 @@ def ids() -> dict[str, tuple[str, str]]:
 def machine() -> dict[str, set[str]]:
     """The machine's state, as far as the demo might touch it.
 
-    Network namespaces of other names are left out, for other tests and people may make and remove theirs meanwhile; so is
-    the folder of their names, which comes with the first and goes with the last of them.
+    Network namespaces of other names are left out, for other tests and people may make and remove theirs meanwhile; so
+    is the folder of their names, which comes with the first and goes with the last of them.
     """
 
     def lines(*argv: str) -> set[str]:
