@@ -17,6 +17,14 @@ from pathlib import Path
 from tests.lab.lan import add_netns, delete_netns
 
 
+def unmount_below(folder: Path) -> None:
+    """Unmount what an engine has left mounted in its folder, the newest first."""
+    for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+        mount_point = line.split()[1]
+        if mount_point.startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", mount_point], check=True, timeout=30)
+
+
 class Dockerd:
     """A dockerd that a test may kill, restart and reconfigure.
 
@@ -122,10 +130,7 @@ class Dockerd:
         if names:
             self.docker("rm", "--force", "--volumes", *names)
         self.kill(signal.SIGTERM)
-        for line in reversed(Path("/proc/mounts").read_text().splitlines()):
-            mount_point = line.split()[1]
-            if mount_point.startswith(f"{self.folder}/"):
-                subprocess.run(["umount", "--lazy", mount_point], check=True, timeout=30)
+        unmount_below(self.folder)
         shutil.rmtree(self.folder)
         delete_netns(self.netns)
 
@@ -183,9 +188,6 @@ class PodmanService:
         if self.process is not None:
             self.process.terminate()
             self.process.wait(timeout=30)
-        for line in reversed(Path("/proc/mounts").read_text().splitlines()):
-            mount_point = line.split()[1]
-            if mount_point.startswith(f"{self.folder}/"):
-                subprocess.run(["umount", "--lazy", mount_point], check=True, timeout=30)
+        unmount_below(self.folder)
         shutil.rmtree(self.folder)
         delete_netns(self.netns)
