@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
 
+if t.TYPE_CHECKING:
+    from ansible_collections.hep.gridbox.plugins.module_utils.engine.upload import Chunk
+
 Json = t.Dict[str, t.Any]
 
 #: Podman's own requests, below ``/libpod/``, have versions of their own; every Podman from 4.0 on takes this one.
@@ -287,20 +290,18 @@ class DockerApi:
             self.call(f"Reading the history of image {reference}", "GET", f"/images/{reference}/history"),
         )
 
-    def import_layer(self, name: str, layer: t.Iterable[t.Any]) -> None:
-        """``docker import``: make an image without configuration of one layer, streamed as an uncompressed tar."""
-        request = f"Importing a layer as {name}"
-        repository, _colon, tag = name.rpartition(":")
-        params = {"fromSrc": "-", "repo": repository, "tag": tag}
-        self._progress(request, self.send(request, "POST", "/images/create", data=iter(layer), params=params))
+    def import_layer(self, name: str, layer: t.Iterable[Chunk], changes: t.Optional[str] = None) -> None:
+        """``docker import``: make an image of one layer, streamed as an uncompressed tar.
 
-    def load_images(self, archive: t.Union[bytes, t.Iterable[t.Any]]) -> None:
+        :param changes: an instruction of a Dockerfile for its configuration, which is empty otherwise.
+        """
+        repository, _colon, tag = name.rpartition(":")
+        params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": changes}
+        self._upload(f"Importing a layer as {name}", "/images/create", params, layer)
+
+    def load_images(self, archive: t.Iterable[Chunk]) -> None:
         """``docker load``: make the images of an archive as ``docker save`` writes it."""
-        request = "Loading an image"
-        data = archive if isinstance(archive, bytes) else iter(archive)
-        headers = {"Content-Type": "application/x-tar"}
-        params = {"quiet": "true"}
-        self._progress(request, self.send(request, "POST", "/images/load", data=data, headers=headers, params=params))
+        self._upload("Loading an image", "/images/load", {"quiet": "true"}, archive)
 
     def tag_image(self, reference: str, name: str) -> None:
         """``docker tag``: give an image a name with a tag; another image that has it loses it, in one step."""
@@ -311,15 +312,34 @@ class DockerApi:
         """``docker image rm``: take a name away, and the image with its last name. Fine if there is no such image."""
         self.call(f"Removing image {reference}", "DELETE", f"/images/{reference}", ok=(404,))
 
-    @staticmethod
-    def _progress(request: str, response: t.Any) -> None:
-        """Read an answer that is a stream of messages; a failure in mid-stream is one of them, with status 200."""
+    def _upload(
+        self, request: str, path: str, params: t.Mapping[str, t.Optional[str]], chunks: t.Iterable[Chunk]
+    ) -> None:
+        """POST a long stream; the answer is a stream of messages. A failure in mid-stream is one of them, with status
+        200."""
         import json
+        from http.client import HTTPException
+        from urllib.parse import urlencode
 
-        for line in response.text.splitlines():
+        from ansible_collections.hep.gridbox.plugins.module_utils.engine.upload import upload
+
+        headers = {"Content-Type": "application/x-tar"}
+        if self.url.startswith("unix://"):
+            query = urlencode({key: value for key, value in params.items() if value is not None})
+            target = f"/v{self.client.api_version}{path}?{query}"
+            try:
+                status, text = upload(self.url[len("unix://") :], target, headers, chunks, self.timeout)
+            except (OSError, HTTPException) as exc:
+                raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
+            if status >= 400:
+                raise EngineError(request, _message(text), status)
+        else:
+            response = self.send(request, "POST", path, data=iter(chunks), headers=headers, params=params)
+            status, text = response.status_code, response.text
+        for line in text.splitlines():
             message = json.loads(line) if line.strip() else {}
             if message.get("error"):
-                raise EngineError(request, str(message["error"]), response.status_code)
+                raise EngineError(request, str(message["error"]), status)
 
     # ---- networks -------------------------------------------------------------------------------------------------
 
@@ -414,7 +434,13 @@ def _without_headers(raw: bytes) -> str:
 
 def _refusal(response: t.Any) -> str:
     """The engine's own words in a refused response."""
+    return _message(str(response.text)) or str(response.reason)
+
+
+def _message(text: str) -> str:
+    import json
+
     try:
-        return str(response.json()["message"])
+        return str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
-        return str(response.text or response.reason)
+        return text

@@ -10,15 +10,22 @@ import json
 import os
 import signal
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible.module_utils import basic
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hep.gridbox.plugins.module_utils import front_room
+from ansible_collections.hep.gridbox.plugins.module_utils import front_room, lock
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
+
+
+@pytest.fixture(autouse=True)
+def locks_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "folder", lambda: str(tmp_path))
+
 
 PAINT = Step("paint", "wall", "colour is grey", Disruption.service)
 VARNISH = Step("varnish", "wall", "coat is missing", Disruption.none)
@@ -26,6 +33,8 @@ VARNISH = Step("varnish", "wall", "coat is missing", Disruption.none)
 
 class Wall:
     """A work whose host is a dict in memory: the decision under test is the front room's."""
+
+    subject = "the wall"
 
     def __init__(self, **faults: t.Any) -> None:
         self.faults = faults
@@ -70,18 +79,31 @@ class Wall:
         pass
 
     def result(self, observed: t.Any, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        if self.faults.get("mute"):
+            raise EngineError("Looking at the wall", "no light")
         return {"wall": observed if applied else dict(plan.after)}
 
 
 def run(
-    wall: Wall, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], check: bool = False, **params: t.Any
+    wall: t.Union[Wall, Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    check: bool = False,
+    **params: t.Any,
 ) -> dict[str, t.Any]:
+    """Run the module on a wall; with an exception, that is what making the work ends in."""
+
+    def make_work(_params: dict[str, t.Any]) -> Wall:
+        if isinstance(wall, Exception):
+            raise wall
+        return wall
+
     arguments = {"ANSIBLE_MODULE_ARGS": {"_ansible_check_mode": check, "_ansible_diff": True, **params}}
     monkeypatch.setattr(basic, "_ANSIBLE_ARGS", json.dumps(arguments).encode())
     monkeypatch.setattr(basic, "_ANSIBLE_PROFILE", "legacy", raising=False)
     module = AnsibleModule(argument_spec=front_room.PLAN_ARGUMENTS, supports_check_mode=True)
     with pytest.raises(SystemExit) as end:
-        front_room.run(module, lambda _params: wall)
+        front_room.run(module, make_work)
     result = t.cast("dict[str, t.Any]", json.loads(capfd.readouterr().out))
     assert bool(end.value.code) == bool(result.get("failed"))
     return result
@@ -122,6 +144,32 @@ def test_a_preflight_refusal_touches_nothing(
     result = run(wall, monkeypatch, capfd, check=check)
     assert result["msg"] == "colour: blue: there is no blue paint. Buy some."
     assert not result["changed"] and wall.seen == []
+
+
+NO_ENGINE = RefusedError("engine: auto", "no engine listens here", "Install one.")
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("wall", [Wall(no_paint=True), NO_ENGINE], ids=["host", "bare host"])
+def test_options_alone_are_checked_without_a_look_at_the_host(
+    wall: t.Union[Wall, Exception], check: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = run(wall, monkeypatch, capfd, check=check, options_only=True)
+    assert not result["changed"] and result["actions"] == [] and "failed" not in result
+    assert isinstance(wall, Exception) or wall.state == {"colour": "grey", "coat": False}
+
+
+def test_options_that_cannot_be_right_are_refused_on_a_bare_host_too(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = run(InputError("colour", "loud", "a colour"), monkeypatch, capfd, options_only=True)
+    assert result["failed"] and result["msg"] == "colour: got 'loud', expected a colour."
+
+
+def test_a_host_that_is_not_ready_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "no engine listens here" in run(NO_ENGINE, monkeypatch, capfd)["msg"]
 
 
 def test_a_failing_step_is_undone_and_the_result_says_so(
@@ -171,6 +219,27 @@ def test_a_host_that_still_differs_afterwards_is_a_failure(
     assert result["msg"].endswith("the host still differs: varnish wall: coat is missing")
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_a_result_that_cannot_be_told_does_not_hide_what_was_done(
+    check: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = run(Wall(mute=True), monkeypatch, capfd, check=check)
+    assert result["failed"] and "no light" in result["msg"]
+    assert result["changed"] is not check
+    assert [action["action"] for action in result["actions"]] == ([] if check else ["paint", "varnish"])
+
+
 def test_bad_input_is_a_sentence() -> None:
     error = InputError("network.ipv4", "10.0.0", "an IPv4 address such as 10.0.0.5", "Correct the inventory.")
     assert str(error) == "network.ipv4: got '10.0.0', expected an IPv4 address such as 10.0.0.5. Correct the inventory."
+
+
+def test_nothing_is_looked_at_while_another_run_is_at_work_on_the_same_thing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(front_room, "Lock", lambda thing: lock.Lock(thing, 0))
+    wall = Wall()
+    with lock.Lock("the wall"):
+        result = run(wall, monkeypatch, capfd)
+    assert result["failed"] and not result["changed"] and wall.seen == []
+    assert "to leave the wall alone" in result["msg"]
