@@ -42,6 +42,10 @@ CONTROLS = (
     Control("sshd_passwords", "No ssh login by password", "it is guessed from the whole world"),
     Control("sshd_root", "No ssh login of root by password", "it is guessed from the whole world"),
     Control("sshd_sessions", "Few tries, no empty passwords, no X11", "each makes an attack easier and helps nobody"),
+    Control("sshd_agent", "No forwarding of ssh agents", "root of the host could use the operators' keys"),
+    Control("sshd_log", "sshd logs the key of each login", "else nobody can tell whose key opened an account"),
+    Control("core_dumps", "No core dumps of logins", "they hold keys and proxies, and fill the disk"),
+    Control("kernel_modules", "Protocols and buses that nobody uses are not loaded", "users can have them loaded"),
 )
 
 IDS = tuple(control.id for control in CONTROLS)
@@ -51,7 +55,13 @@ SSHD = {
     "sshd_passwords": {"PasswordAuthentication": "no", "KbdInteractiveAuthentication": "no"},
     "sshd_root": {"PermitRootLogin": "prohibit-password"},
     "sshd_sessions": {"PermitEmptyPasswords": "no", "MaxAuthTries": "4", "LoginGraceTime": "30", "X11Forwarding": "no"},
+    "sshd_agent": {"AllowAgentForwarding": "no"},
+    "sshd_log": {"LogLevel": "VERBOSE"},
 }
+
+#: What is kept from being loaded. Not sctp, which containers may publish ports of; not usb-storage, by which the remote
+#: console of a server brings its rescue medium.
+MODULES = ("dccp", "rds", "tipc", "firewire-core")
 
 
 def waivers(switches: t.Mapping[str, t.Any]) -> dict[str, str]:

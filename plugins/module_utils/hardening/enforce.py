@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.hardening import controls, host_state, judge, limits
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    GridboxError,
+    InputError,
+    RefusedError,
+    WaitError,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening import (
+    controls,
+    host_state,
+    judge,
+    limits,
+    way_back,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.host_state import Host
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.limits import Need
 from ansible_collections.hep.gridbox.plugins.module_utils.host import record
@@ -22,6 +34,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 
 HEADER = "# Written by hep.gridbox (host_controls).\n"
+
+#: Within which sshd has read its configuration again; it takes milliseconds.
+RELOAD_SECONDS = 20.0
 
 #: Who has to read a file again.
 READERS = {
@@ -38,6 +53,8 @@ class Wish:
     :ivar nofile: soft and hard limit of open files per process.
     :ivar waived: control to the reason for which it is off.
     :ivar max_offset: seconds by which the clock may be wrong.
+    :ivar absent: take everything of ours away.
+    :ivar prove: whether a change of sshd is taken back by the host unless it is kept within ``proof_timeout`` seconds.
     """
 
     voboxes: int
@@ -46,6 +63,9 @@ class Wish:
     waived: t.Mapping[str, str]
     max_offset: float
     record: str = ""
+    absent: bool = False
+    prove: bool = False
+    proof_timeout: int = 60
 
     @classmethod
     def from_params(cls, params: t.Mapping[str, t.Any]) -> Wish:
@@ -62,6 +82,8 @@ class Wish:
                 raise InputError(option, params[option], f"a number from {least} to {most}")
         if params["nofile_soft"] > params["nofile_hard"]:
             raise InputError("nofile_soft", params["nofile_soft"], f"at most nofile_hard, {params['nofile_hard']}")
+        if not 5 <= params.get("proof_timeout", 60) <= 3600:
+            raise InputError("proof_timeout", params["proof_timeout"], "a number of seconds from 5 to 3600")
         if not 0 < params["max_clock_offset"] <= 3600:
             raise InputError("max_clock_offset", params["max_clock_offset"], "a number of seconds above 0, up to 3600")
         return cls(
@@ -71,6 +93,9 @@ class Wish:
             controls.waivers(params["controls"]),
             params["max_clock_offset"],
             params.get("record") or "",
+            params.get("state") == "absent",
+            params.get("way_in") == "prove",
+            params.get("proof_timeout", 60),
         )
 
     def need(self, host: Host) -> Need:
@@ -82,6 +107,8 @@ def texts(wish: Wish, host: Host) -> dict[str, str]:
     """The wanted files and their text; a file whose controls are all off is not among them. Pure."""
     need = wish.need(host)
     found: dict[str, str] = {}
+    if wish.absent:
+        return found
     lines = [
         f"{name} = {value}\n"
         for control, names in need.sysctls.items()
@@ -97,6 +124,8 @@ def texts(wish: Wish, host: Host) -> dict[str, str]:
             logins += f"{who} soft nofile {soft}\n{who} hard nofile {hard}\n"
         if "nproc" not in wish.waived:
             logins += f"{who} - nproc {need.nproc}\n"
+        if "core_dumps" not in wish.waived:
+            logins += f"{who} hard core 0\n"
     if logins:
         found[host_state.LIMITS_FILE] = HEADER + logins
     if host.systemd and "systemd_limits" not in wish.waived:
@@ -104,6 +133,8 @@ def texts(wish: Wish, host: Host) -> dict[str, str]:
     settings = sshd_wanted(wish)
     if host.sshd is not None and settings:
         found[host_state.SSHD_FILE] = HEADER + "".join(f"{name} {value}\n" for name, value in settings.items())
+    if "kernel_modules" not in wish.waived:
+        found[host_state.MODULES_FILE] = HEADER + "".join(f"install {name} /bin/true\n" for name in controls.MODULES)
     return found
 
 
@@ -122,13 +153,16 @@ def plan(wish: Wish, host: Host) -> Plan:
     wanted = texts(wish, host)
     steps: list[Step] = []
     changed = [path for path in host_state.FILES if host.files.get(path) != wanted.get(path)]
+    if wish.prove and host_state.SSHD_FILE in changed:
+        reason = f"the host takes the change back after {wish.proof_timeout} s unless a second connection is made"
+        steps.append(Step("arm_way_back", host_state.SSHD_FILE, reason))
     for path in changed:
         if path in wanted:
             there = host.files.get(path) is not None
             reason = "its text differs" if there else "it is not there"
             steps.append(Step("write", path, reason, details={"text": wanted[path]}))
         else:
-            steps.append(Step("remove", path, "its controls are off"))
+            steps.append(Step("remove", path, "it is not wanted" if wish.absent else "its controls are off"))
     stale = {
         path for path, reader in READERS.items() if path in changed and (path in wanted or reader != "load_sysctls")
     }
@@ -154,6 +188,8 @@ class ControlsWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self.subject = "the host's controls"
+        self._armed = False
 
     def observe(self) -> Host:
         return host_state.read_host()
@@ -164,6 +200,15 @@ class ControlsWork:
     def preflight(self, plan: Plan, observed: Host) -> None:
         actions = {(step.action, step.target) for step in plan.steps}
         wish = self.wish
+        if observed.unproved:
+            raise RefusedError(
+                "a change of the controls",
+                "an earlier run has changed sshd, and no second connection has proved yet that one can log in; the host"
+                " takes that change back when its time is up",
+                f"Run again then. sh {host_state.WAY_BACK}/put_back takes it back now.",
+            )
+        if wish.absent:
+            return
         if wish.nofile[1] > observed.nr_open and not {"nofile", "systemd_limits"} <= set(wish.waived):
             raise RefusedError(
                 f"nofile_hard: {wish.nofile[1]}",
@@ -220,7 +265,11 @@ class ControlsWork:
             )
 
     def do(self, step: Step, journal: Journal) -> None:
-        if step.action in ("write", "remove"):
+        if step.action == "arm_way_back":
+            journal.will_do("the timer that takes the change of sshd back", "arm_way_back")
+            way_back.arm(host_state.read_text(step.target), self.wish.proof_timeout)
+            self._armed = True
+        elif step.action in ("write", "remove"):
             text = host_state.read_text(step.target)
             journal.will_do(f"{step.target} as it was", "file", path=step.target, text=text)
             self._put(step.target, step.details.get("text"))
@@ -245,6 +294,9 @@ class ControlsWork:
         if text is None:
             if os.path.exists(path):
                 os.unlink(path)
+            folder = os.path.dirname(path)
+            if path == host_state.SYSTEMD_FILE and os.path.isdir(folder) and not os.listdir(folder):
+                os.rmdir(folder)  # no distribution brings it
         else:
             os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
             write_atomically(path, text.encode(), 0o644)
@@ -263,6 +315,9 @@ class ControlsWork:
             reader = READERS.get(data["path"], "load_sysctls")
             if reader != "load_sysctls":
                 self._read_again(reader)
+        elif name == "arm_way_back":
+            if way_back.armed():
+                way_back.disarm()
         elif name == "sysctls":
             for key, value in data["values"].items():
                 run(f"Putting {key} back", ["sysctl", "--quiet", f"{key}={value}"])
@@ -274,11 +329,20 @@ class ControlsWork:
     def result(self, observed: Host, plan: Plan, applied: bool) -> dict[str, t.Any]:
         need = self.wish.need(observed)
         return {
+            "proof_timeout": self.wish.proof_timeout,
+            "way_in": "waits for the proof" if self._armed else "",
             "sysctls": {name: value for names in need.sysctls.values() for name, value in names.items()},
             "nofile": {"soft": need.nofile[0], "hard": need.nofile[1]},
             "nproc": need.nproc,
             "waived": dict(self.wish.waived),
         }
+
+
+def work_from(params: t.Mapping[str, t.Any]) -> t.Union[ControlsWork, way_back.WayBackWork]:
+    """The work that the module ``host_controls`` is asked for."""
+    if params["way_in"] in ("keep", "put_back"):
+        return way_back.WayBackWork(params["way_in"] == "keep")
+    return ControlsWork(Wish.from_params(params))
 
 
 def info(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -307,19 +371,47 @@ def table(findings: t.Sequence[judge.Finding]) -> list[str]:
 
 
 def _reload_sshd() -> None:
-    """Have sshd read its configuration again; connections stay. The configuration was checked in the preflight."""
+    """Have sshd read its configuration again, and wait until it has; connections stay.
+
+    The configuration was checked in the preflight.
+    """
+    settings = host_state.sshd_settings("/etc/ssh/sshd_config") or {}
+    # It removes the file when it is told to read its configuration again, and writes it when it listens again.
+    pidfile = settings.get("pidfile", "none")
+    before = _stamp(pidfile)
+    if not _tell_sshd() or before is None:
+        return
+    deadline = time.monotonic() + RELOAD_SECONDS
+    while _stamp(pidfile) in (None, before):
+        if time.monotonic() > deadline:
+            raise WaitError(f"sshd to read its configuration again and to write {pidfile}", RELOAD_SECONDS)
+        time.sleep(0.02)
+
+
+def _tell_sshd() -> bool:
+    """Tell sshd to read its configuration again; False if there is none that would have to."""
     if os.path.isdir("/run/systemd/system"):
         for unit in ("ssh.service", "sshd.service"):
             argv = ["systemctl", "show", "--property=ActiveState", "--value", unit]
             if run("Asking systemd for sshd", argv).strip() == "active":
                 run("Reloading sshd", ["systemctl", "reload", unit])
-                return
-        return  # socket activation, or not running: the next connection reads it
+                return True
+        return False  # socket activation, or not running: the next connection reads it
     pid = (host_state.read_text("/run/sshd.pid") or "").strip()
     if pid:
         try:
             os.kill(int(pid), 1)
         except ProcessLookupError:
-            return  # the pidfile of a daemon that is gone
+            return False  # the pidfile of a daemon that is gone
         except (OSError, ValueError) as exc:
             raise GridboxError(f"Reloading sshd failed: /run/sshd.pid holds {pid} ({exc}).") from exc
+    return bool(pid)
+
+
+def _stamp(path: str) -> t.Optional[tuple[int, int]]:
+    """What tells a file from the one written in its place; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns)

@@ -16,7 +16,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.hardening import limits
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening import controls, limits
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
 
 SYSCTL_FILE = "/etc/sysctl.d/90-hep.gridbox.conf"
@@ -24,7 +24,11 @@ LIMITS_FILE = "/etc/security/limits.d/90-hep.gridbox.conf"
 SYSTEMD_FILE = "/etc/systemd/system.conf.d/90-hep.gridbox.conf"
 #: Before what other drop-ins say: sshd takes the first value it finds (sshd_config(5)).
 SSHD_FILE = "/etc/ssh/sshd_config.d/01-hep.gridbox.conf"
-FILES = (SYSCTL_FILE, LIMITS_FILE, SYSTEMD_FILE, SSHD_FILE)
+MODULES_FILE = "/etc/modprobe.d/90-hep.gridbox.conf"
+FILES = (SYSCTL_FILE, LIMITS_FILE, SYSTEMD_FILE, SSHD_FILE, MODULES_FILE)
+
+#: What a change of sshd leaves here until it is kept (way_back.py).
+WAY_BACK = "/run/hep.gridbox-way-back"
 
 #: The connection for which sshd's settings are asked: Match blocks may give others for other connections.
 CONNECTION = "user=root,host=peer.example.org,addr=192.0.2.1,laddr=192.0.2.2,lport=22"
@@ -53,6 +57,8 @@ class Host:
     :ivar sshd: effective settings, lower-case names; None if there is no sshd.
     :ivar sshd_includes: whether sshd reads drop-ins.
     :ivar keys: accounts that can log in with a key.
+    :ivar loaded: kernel modules that the control ``kernel_modules`` forbids and that are loaded.
+    :ivar unproved: whether an earlier run's change of sshd waits to be kept.
     """
 
     sysctls: t.Mapping[str, int] = field(default_factory=dict)
@@ -71,6 +77,8 @@ class Host:
     sshd: t.Optional[t.Mapping[str, str]] = None
     sshd_includes: bool = False
     keys: tuple[str, ...] = ()
+    loaded: tuple[str, ...] = ()
+    unproved: bool = False
 
 
 def sysctl_path(name: str) -> str:
@@ -103,6 +111,8 @@ def read_host() -> Host:
         sshd=sshd_settings("/etc/ssh/sshd_config"),
         sshd_includes=sshd_reads_drop_ins(read_text("/etc/ssh/sshd_config") or ""),
         keys=tuple(_accounts_with_keys()),
+        loaded=tuple(name for name in controls.MODULES if os.path.exists(f"/sys/module/{name.replace('-', '_')}")),
+        unproved=os.path.exists(WAY_BACK),
     )
 
 

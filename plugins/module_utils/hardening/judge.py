@@ -11,7 +11,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening import host_state
-from ansible_collections.hep.gridbox.plugins.module_utils.hardening.controls import CONTROLS, SSHD
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening.controls import CONTROLS, MODULES, SSHD
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.host_state import Host
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.limits import Need
 
@@ -70,6 +70,8 @@ def judge(control: str, host: Host, need: Need, max_offset: float) -> tuple[bool
         ),
         "user_namespaces": lambda: (not host.userns, host.userns or "nothing forbids them"),
         "autofs": lambda: _autofs(host),
+        "core_dumps": lambda: _core_dumps(host),
+        "kernel_modules": lambda: _modules(host),
     }
     return judges[control]()
 
@@ -109,6 +111,20 @@ def _nproc(host: Host, need: Need) -> tuple[bool, str]:
     hard = login_limits(host.files.get(host_state.LIMITS_FILE)).get("hard nproc", 0)
     good = hard >= need.nproc
     return good, f"logins are given {hard or 'no limit of ours'}{'' if good else f', expected {need.nproc}'}"
+
+
+def _core_dumps(host: Host) -> tuple[bool, str]:
+    hard = login_limits(host.files.get(host_state.LIMITS_FILE)).get("hard core")
+    return hard == 0, "logins make none" if hard == 0 else "logins have no limit of ours, expected 0"
+
+
+def _modules(host: Host) -> tuple[bool, str]:
+    text = host.files.get(host_state.MODULES_FILE) or ""
+    free = [name for name in MODULES if f"install {name} /bin/true\n" not in text]
+    if free:
+        return False, f"nothing keeps {', '.join(free)} from being loaded"
+    loaded = f"; {', '.join(host.loaded)} stays until the next boot" if host.loaded else ""
+    return True, f"{', '.join(MODULES)} are not loaded any more{loaded}"
 
 
 def _systemd(host: Host, need: Need) -> tuple[bool, str]:

@@ -12,8 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.hardening import controls, enforce, host_state, judge, limits
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening import (
+    controls,
+    enforce,
+    host_state,
+    judge,
+    limits,
+    way_back,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.host_state import Host
 
 PARAMS: dict[str, t.Any] = {
@@ -98,8 +105,50 @@ def actions(wish: enforce.Wish, host: Host) -> list[str]:
 def test_a_stock_host() -> None:
     host = Host(sysctls=STOCK, default_nofile=(1024, 524288), sshd={}, sshd_includes=True, keys=("root",))
     assert [step.action for step in enforce.plan(make(), host).steps] == [
-        "write", "write", "write", "write", "load_sysctls", "reload_systemd", "reload_sshd",
+        "write", "write", "write", "write", "write", "load_sysctls", "reload_systemd", "reload_sshd",
     ]  # fmt: skip
+
+
+def test_the_way_back_is_armed_before_sshd_changes_and_only_then() -> None:
+    prove = make(way_in="prove", proof_timeout=30)
+    stock = Host(sysctls=STOCK, default_nofile=(1024, 524288), sshd={}, sshd_includes=True, keys=("root",))
+    step = enforce.plan(prove, stock).steps[0]
+    assert (step.action, step.target) == ("arm_way_back", host_state.SSHD_FILE)
+    assert step.reason == "the host takes the change back after 30 s unless a second connection is made"
+    assert actions(prove, good_host(prove)) == []
+    lowered = {**good_host(prove).sysctls, "fs.inotify.max_user_instances": 128}
+    assert actions(prove, good_host(prove, sysctls=lowered)) == ["load_sysctls 90-hep.gridbox.conf"]
+    no_sshd = make(way_in="prove", controls=dict.fromkeys(controls.SSHD, False))
+    assert "arm_way_back" not in {step.action for step in enforce.plan(no_sshd, stock).steps}
+
+
+def test_what_is_not_wanted_any_more_goes_and_sshd_is_proved_there_too() -> None:
+    gone = enforce.plan(make(state="absent", way_in="prove"), good_host(make()))
+    assert [step.action for step in gone.steps] == [
+        "arm_way_back", "remove", "remove", "remove", "remove", "remove", "reload_systemd", "reload_sshd",
+    ]  # fmt: skip
+    assert enforce.plan(make(state="absent"), Host(sysctls=STOCK)).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("keep", "waits", "wanted"),
+    [(True, True, ["keep_sshd"]), (False, True, ["put_back"]), (True, False, []), (False, False, [])],
+)
+def test_a_change_is_kept_or_put_back_while_it_waits(keep: bool, waits: bool, wanted: list[str]) -> None:
+    work = way_back.WayBackWork(keep)
+    plan = work.plan(waits)
+    assert [step.action for step in plan.steps] == wanted
+    if waits:
+        work.preflight(plan, waits)
+    else:
+        with pytest.raises(GridboxError, match="the time was up, and the host has taken it back by itself"):
+            work.preflight(plan, waits)
+
+
+def test_a_module_that_is_loaded_is_told() -> None:
+    host = good_host(make(), loaded=("tipc",))
+    found = {finding.id: finding for finding in judge.audit(host, make().need(host), {}, 1.0)}
+    assert found["kernel_modules"].finding.endswith("; tipc stays until the next boot")
 
 
 def test_a_host_as_wanted_is_left_alone() -> None:
@@ -133,6 +182,7 @@ def test_a_control_that_is_off_writes_nothing_and_takes_its_own_back() -> None:
         ({}, {"sysctls": {}}, "it is not there here"),
         ({}, {"keys": ()}, "no account can log in with a key"),
         ({}, {"sshd_includes": False}, "does not begin with Include"),
+        ({}, {"unproved": True}, "an earlier run has changed sshd, and no second connection has proved yet"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_set_is_refused_before(changes: dict[str, t.Any], host: dict[str, t.Any], sentence: str) -> None:
@@ -154,6 +204,7 @@ def test_what_cannot_be_set_is_refused_before(changes: dict[str, t.Any], host: d
         ({"controls": {"inotify": ""}}, r"controls\.inotify: got ''"),
         ({"controls": {"inotify": 0}}, r"controls\.inotify: got 0"),
         ({"record": "a/b"}, "record: got 'a/b'"),
+        ({"proof_timeout": 4}, "proof_timeout: got 4, expected a number of seconds from 5 to 3600"),
     ],
 )
 def test_wrong_values(changes: dict[str, t.Any], sentence: str) -> None:
@@ -186,6 +237,10 @@ def test_every_control_passes_on_a_good_host_and_each_is_reported() -> None:
         ("systemd_limits", {"default_nofile": (1024, 524288)}),
         ("nofile", {"nr_open": 1000}),
         ("nproc", {"files": {}}),
+        ("core_dumps", {"files": {}}),
+        ("kernel_modules", {"files": {}}),
+        ("sshd_log", {"sshd": {"loglevel": "INFO"}}),
+        ("sshd_agent", {"sshd": {"allowagentforwarding": "yes"}}),
     ],
 )
 def test_each_control_can_fail_and_be_waived(control: str, host: dict[str, t.Any]) -> None:
