@@ -5,7 +5,7 @@
 # Note that this doc fragment is **PRIVATE** to the collection. It can have breaking changes at any time.
 # Do not use this from other collections or standalone plugins/modules!
 
-"""Option and attributes of every module that observes, plans and applies."""
+"""Options and attributes of every module that observes, plans and applies."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ options:
     type: str
     choices: [none, reload, service, container, daemon]
     default: container
+  options_only:
+    description:
+      - Check the options, refuse what cannot be right, and end. The host is not looked at, so it need not be ready, nothing
+        is planned, and of the return values there are only RV(ignore:actions) and RV(ignore:disruption).
+      - With it a play refuses bad input before it installs anything.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.

@@ -10,6 +10,7 @@ in that order, stops before ``do`` in check mode, and turns the outcome into a m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import traceback
@@ -19,11 +20,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import DISRUPTIONS, Disruption, Plan, Step
 
 #: Matches the documentation fragment ``hep.gridbox.plan``.
 PLAN_ARGUMENTS: dict[str, t.Any] = {
     "max_disruption": {"type": "str", "choices": DISRUPTIONS, "default": "container"},
+    "options_only": {"type": "bool", "default": False},
 }
 
 #: Matches the documentation fragment ``hep.gridbox.engine``.
@@ -35,7 +38,13 @@ ENGINE_ARGUMENTS: dict[str, t.Any] = {
 
 
 class Work(t.Protocol):
-    """What a concern offers the front room. ``O`` is its own frozen picture of the host."""
+    """What a concern offers the front room.
+
+    :ivar subject: what is changed, in words that name it and nothing else on the host; for it there is one run at a
+        time.
+    """
+
+    subject: str
 
     def observe(self) -> t.Any:
         """Read the host. Anything but "not there" that goes wrong is an error, never "absent"."""
@@ -67,16 +76,37 @@ class _Terminated(BaseException):
 def run(module: AnsibleModule, make_work: t.Callable[[dict[str, t.Any]], Work]) -> t.NoReturn:
     """Run one module to its end.
 
-    :param make_work: builds the work from the module's parameters; raises :class:`InputError` for bad values.
+    :param make_work: builds the work from the module's parameters; raises :class:`InputError` for bad values, and only
+        after all of them :class:`RefusedError` for a host that is not ready, such as one without an engine.
     """
+    if module.params["options_only"]:
+        _check_options(module, make_work)
+    with contextlib.ExitStack() as held:
+        try:
+            work = make_work(module.params)
+            lock = held.enter_context(Lock(work.subject))
+            observed = work.observe()
+            plan = work.plan(observed)
+            refuse_above(plan, Disruption[module.params["max_disruption"]])
+            work.preflight(plan, observed)
+        except GridboxError as exc:
+            module.fail_json(msg=str(exc), changed=False, actions=[])
+        _carry_out(module, work, plan, observed, lock)
+
+
+def _check_options(module: AnsibleModule, make_work: t.Callable[[dict[str, t.Any]], Work]) -> t.NoReturn:
+    """Refuse options that cannot be right, on a host that may not be ready yet."""
     try:
-        work = make_work(module.params)
-        observed = work.observe()
-        plan = work.plan(observed)
-        refuse_above(plan, Disruption[module.params["max_disruption"]])
-        work.preflight(plan, observed)
+        make_work(module.params)
+    except RefusedError:
+        pass  # it is the host that is not ready; the options have been checked
     except GridboxError as exc:
         module.fail_json(msg=str(exc), changed=False, actions=[])
+    module.exit_json(changed=False, actions=[], disruption=Disruption.none.name)
+
+
+def _carry_out(module: AnsibleModule, work: Work, plan: Plan, observed: t.Any, lock: Lock) -> t.NoReturn:
+    """Apply the plan unless this is check mode, and end the module with the result."""
     result: dict[str, t.Any] = {
         "changed": bool(plan.steps),
         "actions": [step.as_result() for step in plan.steps],
@@ -84,17 +114,22 @@ def run(module: AnsibleModule, make_work: t.Callable[[dict[str, t.Any]], Work]) 
         "diff": {"before": dict(plan.before), "after": dict(plan.after)},
     }
     applied = bool(plan.steps) and not module.check_mode
+    left_over: t.Sequence[Step] = ()
     if applied:
-        result["actions"] = _apply(module, work, plan)
-        try:
+        result["actions"] = _apply(module, work, plan, lock)
+    try:
+        if applied:
             observed = work.observe()
             left_over = work.plan(observed).steps
-        except GridboxError as exc:
+        told = work.result(observed, plan, applied)
+    except GridboxError as exc:
+        if applied:
             module.fail_json(msg=f"All steps were carried out, but then: {exc}", **result)
-        if left_over:
-            still = "; ".join(f"{step.action} {step.target}: {step.reason}" for step in left_over)
-            module.fail_json(msg=f"All steps were carried out, but the host still differs: {still}", **result)
-    result.update(work.result(observed, plan, applied))
+        module.fail_json(msg=str(exc), changed=False, actions=[])
+    if left_over:
+        still = "; ".join(f"{step.action} {step.target}: {step.reason}" for step in left_over)
+        module.fail_json(msg=f"All steps were carried out, but the host still differs: {still}", **result)
+    result.update(told)
     for warning in result.pop("warnings", ()):
         module.warn(warning)
     module.exit_json(**result)
@@ -124,11 +159,11 @@ def refuse_above(plan: Plan, limit: Disruption) -> None:
         )
 
 
-def _apply(module: AnsibleModule, work: Work, plan: Plan) -> list[dict[str, str]]:
+def _apply(module: AnsibleModule, work: Work, plan: Plan, lock: Lock) -> list[dict[str, str]]:
     """Carry the plan out; on any failure undo, tell what was done and undone, and end the module."""
     done: list[dict[str, str]] = []
     step = plan.steps[0]
-    with Journal(work.undo, work.before_guard_undo) as journal, _signals_unwind():
+    with Journal(work.undo, work.before_guard_undo, lock.release) as journal, _signals_unwind():
         try:
             for step in plan.steps:
                 work.do(step, journal)

@@ -49,13 +49,17 @@ class Journal:
     :param undo: carries out an entry; called in this process or in the guard.
     :param before_guard_undo: called once in the guard before it undoes anything: drop connections that were shared
         with the process that died.
+    :param after_guard: called once in the guard of a process that was killed, when it is through.
 
     Use as a context manager: the guard lives inside the ``with`` block. Leaving the block normally dismisses it.
     """
 
-    def __init__(self, undo: Undo, before_guard_undo: t.Callable[[], None]) -> None:
+    def __init__(
+        self, undo: Undo, before_guard_undo: t.Callable[[], None], after_guard: t.Callable[[], None] = lambda: None
+    ) -> None:
         self._undo = undo
         self._before_guard_undo = before_guard_undo
+        self._after_guard = after_guard
         self._entries: list[dict[str, t.Any]] = []
         self._pipe: t.Optional[t.BinaryIO] = None
         self._guard = 0
@@ -65,7 +69,7 @@ class Journal:
         self._guard = os.fork()
         if self._guard == 0:
             os.close(write_end)
-            _guard(read_end, self._undo, self._before_guard_undo)
+            _guard(read_end, self._undo, self._before_guard_undo, self._after_guard)
         os.close(read_end)
         self._pipe = os.fdopen(write_end, "wb", buffering=0)
         return self
@@ -103,7 +107,7 @@ class Journal:
             self._pipe.write(json.dumps(message).encode() + b"\n")
 
 
-def _guard(read_end: int, undo: Undo, before_undo: t.Callable[[], None]) -> t.NoReturn:
+def _guard(read_end: int, undo: Undo, before_undo: t.Callable[[], None], after: t.Callable[[], None]) -> t.NoReturn:
     """The guard's life: collect entries; play them back if the pipe ends without a dismissal."""
     # Its own session, so that the kill of a process group passes it by; and none of the module's files, for whoever
     # started the module waits until the last holder has closed its output.
@@ -137,4 +141,6 @@ def _guard(read_end: int, undo: Undo, before_undo: t.Callable[[], None]) -> t.No
                 syslog.syslog(syslog.LOG_ERR, f"module was killed; NOT undone: {title}")
         except Exception as exc:  # noqa: BLE001  nobody is left to raise it to but the log
             syslog.syslog(syslog.LOG_ERR, f"module was killed; the undo itself failed: {exc!r}")
+    if not dismissed:
+        after()
     os._exit(0)

@@ -119,7 +119,9 @@ repositories:
       description: Where the file system says it comes from.
       type: str
     problem:
-      description: What is wrong with it, in a sentence; empty if it can be read and is not empty.
+      description:
+        - What is wrong with it, in a sentence; empty if it can be read and is not empty.
+        - Of one that is not mounted, with what systemd and the journal know, and who tries again.
       type: str
 """
 

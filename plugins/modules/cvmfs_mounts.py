@@ -13,8 +13,9 @@ version_added: "0.1.0"
 description:
   - Makes the folder of the repositories a shared mount point of its own and mounts each repository in it, the
     configuration repository first. A container that binds the folder with C(rslave) sees what is mounted later, too.
-  - Where systemd is PID 1, each is a mount unit that comes up at boot; C(autofs.service) is stopped and masked. Elsewhere
-    they are mounted directly, and RV(notes) says what that means.
+  - Where systemd is PID 1, each is a mount unit that comes up at boot, after the network and before the engine;
+    C(autofs.service) is stopped and masked. A timer, for O(root=/cvmfs) C(gridbox-cvmfs-heal.timer), has those that are not
+    mounted tried again each minute. Elsewhere they are mounted directly, and RV(notes) says what that means.
   - A repository that turns out empty is unmounted again, and the module fails.
 options:
   root:
@@ -72,6 +73,12 @@ options:
     type: str
     choices: [auto, kernel, fuse]
     default: auto
+  helpers_awaited:
+    description:
+      - Whether the programs that C(mount) runs for the sources (C(mount.cvmfs), C(squashfuse)) are yet to be installed, as
+        in check mode on a bare host. Without it their absence is refused before anything is touched.
+    type: bool
+    default: false
   wait_timeout:
     description:
       - Seconds that one mount may take, and the first look into a repository.
@@ -186,6 +193,7 @@ def main() -> None:
             },
             "config_repository": {"type": "str"},
             "squashfs_driver": {"type": "str", "choices": ["auto", "kernel", "fuse"], "default": "auto"},
+            "helpers_awaited": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 180},
             "state": {"type": "str", "choices": ["mounted", "absent"], "default": "mounted"},
             "supervisor": {"type": "str", "choices": ["auto", "systemd", "none"], "default": "auto"},

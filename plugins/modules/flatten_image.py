@@ -17,7 +17,7 @@ description:
   - Kept are the whole configuration (environment, command, entry point, user, working folder, labels, exposed ports,
     volumes, health check, stop signal, shell, C(ONBUILD) triggers), architecture and variant, the history as a record,
     and of every file its owner, mode, times to the nanosecond, hard links, extended attributes, ACLs and file
-    capabilities, holes, and its name byte for byte. Files that an upper layer deleted or replaced are gone.
+    capabilities, holes (see the notes), and its name byte for byte. Files that an upper layer deleted or replaced are gone.
   - The files go from where the engine keeps the layers straight into the engine's import call, so the memory needed does
     not grow with the image and there is no second copy on disk.
   - The tag moves last, after the result was verified against the source. Whatever happens before, the tag stays where it
@@ -84,12 +84,23 @@ notes:
     the image comes and goes as an archive, whatever O(method) could do otherwise, and the engine keeps a temporary copy of
     the result while it loads it. Podman's Docker-compatible API shows neither health check nor shell nor C(ONBUILD); they are
     kept, but only the other parts of the configuration are compared afterwards.
+  - Holes stay holes with O(method=tree) only. An archive has none, so with O(method=archive), with Podman and with an image
+    store of containerd's a sparse file comes out with the same bytes and takes its full size on disk.
   - Sockets in the tree are left out, for no image format can hold them. Of times before 1970 the engines keep only the
     epoch.
   - Runs with Docker 20.10 and 26.1, with C(overlay2) and with an image store of containerd's, and with Podman 4.3.
 extends_documentation_fragment:
   - hep.gridbox.engine
   - hep.gridbox.plan
+attributes:
+  check_mode:
+    support: partial
+    details:
+      - The same plan and the same preflight as the real run. The RV(actions) predicted are the actions the real run takes.
+      - The preflight does not read the image's files, for to read an archive is half of the work. What only they tell makes
+        the real run fail, before O(tag) has moved and with nothing left behind, but not check mode. That is an archive with
+        layers that are damaged or compressed with zstd; and in the engine's own store a file whose name begins with
+        C(.wh.), or an extended attribute with C(=) in its name, which no engine puts there.
 seealso:
   - module: hep.gridbox.image_layers_info
   - module: hep.gridbox.vobox_container

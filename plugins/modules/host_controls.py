@@ -16,8 +16,33 @@ description:
     kernel has more of.
   - Writes a drop-in for sshd after sshd itself took the whole configuration as it would be, for a real connection, and
     reloads it; connections stay. Logins by password are switched off only if some account can log in with a key.
+  - With a connection by ssh the way in is proved - before the drop-in changes, the host starts a timer that takes the
+    change back; then a second, new connection with the same user, key and options keeps it. If that cannot be made, the
+    drop-in is put back at once through the first connection, which is still open, or by the timer, also when Ansible and
+    the connection are gone. The module fails then.
   - If a step fails, all files and values are put back.
 options:
+  state:
+    description:
+      - V(present) brings the controls into force; V(absent) removes the files again, and has their readers read what is left.
+        The kernel keeps its values until the next boot.
+    type: str
+    choices: [present, absent]
+    default: present
+  way_in:
+    description:
+      - V(prove) has the way in proved after a change of sshd, V(skip) does not. Leave it out for what fits the connection,
+        which is V(prove) for C(ssh), and V(skip) with a warning for others.
+      - V(keep) and V(put_back) are what the proof itself asks the host for; nothing else is looked at then.
+    type: str
+    choices: [prove, skip, keep, put_back]
+    default: skip
+  proof_timeout:
+    description:
+      - Seconds after which the host takes a change of sshd back that no second connection has proved; 5 to 3600. The rest
+        of the change and the second connection have to be through by then.
+    type: int
+    default: 60
   voboxes:
     description:
       - How many VO-boxes the host is to carry.
@@ -101,6 +126,17 @@ waived:
   type: dict
   sample: {"inotify": "set on the machine around it"}
 
+way_in:
+  description: Whether a second connection has proved the way in; empty if sshd was not changed, or nothing was to be proved.
+  returned: success
+  type: str
+  sample: proved by a second connection
+proof_timeout:
+  description: Seconds within which it had to be proved.
+  returned: success
+  type: int
+  sample: 60
+
 actions:
   description:
     - What was done, or would be done in check mode, in this order.
@@ -136,13 +172,16 @@ disruption:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hep.gridbox.plugins.module_utils.front_room import PLAN_ARGUMENTS, run
-from ansible_collections.hep.gridbox.plugins.module_utils.hardening.enforce import ControlsWork, Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening.enforce import work_from
 
 
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "way_in": {"type": "str", "choices": ["prove", "skip", "keep", "put_back"], "default": "skip"},
+            "proof_timeout": {"type": "int", "default": 60},
             "voboxes": {"type": "int", "default": 2},
             "lan_peers": {"type": "int", "default": 1024},
             "nofile_soft": {"type": "int", "default": 65536},
@@ -154,7 +193,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, lambda params: ControlsWork(Wish.from_params(params)))
+    run(module, work_from)
 
 
 if __name__ == "__main__":

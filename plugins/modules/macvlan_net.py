@@ -70,7 +70,8 @@ options:
       reserved:
         description:
           - Addresses of the subnet that other machines have and the engine shall not hand out (its I(auxiliary addresses)),
-            as a map from a name to an address. Podman cannot reserve addresses; there it is refused.
+            as a map from a name to an address. The name C(gridbox_shim) is the module's own. Podman cannot reserve
+            addresses; there it is refused.
         type: dict
         default: {}
   ipv6:
@@ -134,7 +135,8 @@ options:
         type: str
       ipv4:
         description:
-          - Its IPv4 subnet. By default the engine chooses one of its own pools.
+          - Its IPv4 subnet, apart from all that the host has on its links. By default the engine chooses one of its own
+            pools.
         type: str
       ipv6:
         description: Its IPv6 subnet. Without it, it has no IPv6.
@@ -169,7 +171,7 @@ seealso:
   - module: hep.gridbox.vobox_container
   - module: community.docker.docker_network
 requirements:
-  - the Python library C(pyroute2), 0.7 or later, on the host (Debian, Ubuntu, EPEL C(python3-pyroute2))
+  - the Python library C(pyroute2), 0.5.14 or later, on the host (Debian, Ubuntu, EPEL C(python3-pyroute2))
 extends_documentation_fragment:
   - hep.gridbox.engine
   - hep.gridbox.plan

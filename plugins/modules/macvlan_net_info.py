@@ -23,7 +23,7 @@ options:
 seealso:
   - module: hep.gridbox.macvlan_net
 requirements:
-  - the Python library C(pyroute2), 0.7 or later, on the host (Debian, Ubuntu, EPEL C(python3-pyroute2))
+  - the Python library C(pyroute2), 0.5.14 or later, on the host (Debian, Ubuntu, EPEL C(python3-pyroute2))
 extends_documentation_fragment:
   - hep.gridbox.engine
   - hep.gridbox.plan.info

@@ -30,7 +30,7 @@ options:
     default: 0
   required:
     description:
-      - Whether to fail if a VO-box does not run, is unhealthy, or lacks a service.
+      - Whether to fail if a VO-box does not run, is unhealthy, or lacks a service, or if one that is wanted stopped is not.
     type: bool
     default: false
   footer:

@@ -17,6 +17,8 @@ description:
     image and the same container.
   - What needs a new container is a swap. The new container is created and checked before the old one stops, takes over
     its MAC and addresses, and its neighbours are told. If it does not get healthy, the old one comes back by itself.
+  - A VO-box that was started is announced on the LAN too, for neighbours may remember another machine, such as a virtual
+    one before it, that had its addresses.
   - An option that is not given is not compared. In a new VO-box it has the value named below; in a swap it keeps the value
     of the container that is replaced. So a container that was started by hand is adopted as it is when nothing differs.
 options:
@@ -31,6 +33,7 @@ options:
       - V(present) makes it exist as described. It runs only if it ran before.
       - V(stopped) makes it exist as described, and not run.
       - V(absent) removes the container and its files in O(files). Named volumes and folders of the host stay.
+        It is refused while the VO-box's folder there holds anything that this module has not made.
     type: str
     choices: [started, present, stopped, absent]
     default: started
@@ -325,6 +328,7 @@ options:
   labels:
     description:
       - Labels of the container beside those of the image. Complete; V({}) takes all away.
+      - Names that begin with C(hep.gridbox.) are kept for this collection.
     type: dict
   dns:
     description:
@@ -383,7 +387,7 @@ options:
   wire_check:
     description:
       - Whether to ask on the LAN, by ARP and neighbour solicitation, if another machine already has the addresses, before a
-        VO-box is created or its addresses change.
+        VO-box is created or started or its addresses change.
     type: bool
     default: true
   files:

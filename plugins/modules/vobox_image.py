@@ -102,19 +102,23 @@ options:
     default: {}
   pull_timeout:
     description:
-      - Seconds in which the registry has to answer for O(base).
+      - Seconds in which a registry has to answer for O(base), or with O(state=pulled) for O(name).
     type: int
     default: 10
   bootstrap_timeout:
     description:
-      - Seconds the bootstrap may take, and seconds without a word after which the engine's builder is given up.
+      - Seconds the bootstrap may take, and seconds without a word after which the engine's builder, or a pull, is given up.
     type: int
     default: 900
   state:
     description:
-      - Whether the image is there. V(absent) removes it with the bases that were bootstrapped for it.
+      - Whether the image is there. V(absent) removes it with the bases that were bootstrapped for it and the
+        images of earlier recipes, which lost the name to it.
+      - With V(pulled) nothing is built; O(name), which may name a registry and a digest then, is pulled if the host does
+        not have it. A tag that has moved in the registry is not looked at; name a digest, or a tag of its own for each
+        version. In check mode the registry is asked whether it has the image.
     type: str
-    choices: [present, absent]
+    choices: [present, pulled, absent]
     default: present
 notes:
   - The packages' versions are not part of the recipe. To take new ones in, remove the image first, or change a label.
@@ -149,6 +153,11 @@ EXAMPLES = r"""
     base: debian:bookworm-slim
     packages: [squid]
     command: [/usr/sbin/squid, --foreground]
+
+- name: Ready made, from a registry
+  hep.gridbox.vobox_image:
+    name: registry.example.org/site/vobox:2026.11
+    state: pulled
 
 - name: Not wanted any more
   hep.gridbox.vobox_image:
@@ -207,7 +216,7 @@ image:
       type: int
       sample: 180395520
 recipe:
-  description: The hash of the recipe.
+  description: The hash of the recipe. Empty for an image that was not built here.
   returned: success
   type: str
   sample: 0c4ea5c2bb4f5f1cf4f39d67d0c1a3f3bf4e1c3f5b13b1c2c1e1a1ffbbd1c0aa
@@ -246,7 +255,7 @@ ARGUMENTS = {
     "labels": {"type": "dict", "default": {}},
     "pull_timeout": {"type": "int", "default": 10},
     "bootstrap_timeout": {"type": "int", "default": 900},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "pulled", "absent"], "default": "present"},
     **ENGINE_ARGUMENTS,
     **PLAN_ARGUMENTS,
 }

@@ -120,6 +120,32 @@ voboxes:
       type: list
       elements: str
       sample: [vobox1.previous]
+    reconciler:
+      description:
+        - What the program C(gridbox-reconcile) has found and done since the boot, see the role P(hep.gridbox.vobox#role).
+      type: dict
+      contains:
+        looked:
+          description: When it looked last; V(null) if it never did.
+          type: str
+          sample: '2026-11-25T07:13:26Z'
+        complaint:
+          description: Why the VO-box was not as it should be then; V(null) if it was.
+          type: str
+          sample: it waits for the link eno1, which is not there
+        events:
+          description: What it did with this VO-box and what went wrong, oldest first.
+          type: list
+          elements: dict
+          contains:
+            time:
+              description: When.
+              type: str
+              sample: '2026-11-25T07:13:26Z'
+            text:
+              description: What.
+              type: str
+              sample: 'started: the engine could not start it, and does not try again'
 """
 
 from ansible.module_utils.basic import AnsibleModule

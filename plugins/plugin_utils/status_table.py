@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 #: Between two columns.
 GAP = "  "
+#: States, as engines call them, of a container that is there and does not run.
+AT_REST = ("configured", "created", "exited", "stopped")
 HEAD = ("VO-box", "FQDN", "IPv4", "IPv6", "MAC", "Engine", "Image (layers)", "Services", "Age")
 
 
@@ -43,9 +45,9 @@ def age(seconds: t.Optional[float]) -> str:
 def by_service(probes: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[int, int, list[str]]:
     """Of services that were tried at several addresses: how many are up at all of them, how many there are, and what
     is missing."""
-    ports: dict[int, list[t.Mapping[str, t.Any]]] = {}
+    ports: dict[str, list[t.Mapping[str, t.Any]]] = {}
     for one in probes:
-        ports.setdefault(int(one["port"]), []).append(one)
+        ports.setdefault(f"{one['port']}{'/udp' if one.get('protocol') == 'udp' else ''}", []).append(one)
     missing = [
         f"{one['name']} port {port}" + (f" over {family}" if (family := one.get("family", "")) else "")
         + (f": {one['seen']}" if one.get("seen") else "")
@@ -57,10 +59,16 @@ def by_service(probes: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[int, int, lis
     return up, len(ports), missing
 
 
+def complaints(box: t.Mapping[str, t.Any]) -> list[str]:
+    """What is not as wanted, beyond what the columns say: missing services, or a VO-box that is not at rest."""
+    if not _rests(box):
+        return by_service(box["services"])[2]
+    return [] if box["state"] in AT_REST else [f"it is {box['state']}, and wanted stopped"]
+
+
 def is_good(box: t.Mapping[str, t.Any]) -> bool:
-    """Whether a VO-box runs with all its services."""
-    up, declared, _missing = by_service(box["services"])
-    return box["state"] == "running" and box.get("health") != "unhealthy" and up == declared
+    """Whether a VO-box runs with all its services, or is stopped as it is wanted."""
+    return not complaints(box) and (_rests(box) or (box["state"] == "running" and box.get("health") != "unhealthy"))
 
 
 def cells(box: t.Mapping[str, t.Any]) -> tuple[str, ...]:
@@ -76,7 +84,7 @@ def cells(box: t.Mapping[str, t.Any]) -> tuple[str, ...]:
         str(box.get("mac") or "-"),
         str(box.get("engine") or "-"),
         f"{box.get('image') or '-'}{layers}",
-        f"{up}/{declared} up",
+        "-" if _rests(box) else f"{up}/{declared} up",
         age(box.get("age_seconds")) if running else str(box["state"]),
     )
 
@@ -98,7 +106,7 @@ def render(boxes: t.Sequence[t.Mapping[str, t.Any]], width: int) -> list[Line]:
             lines.append(Line(f"{row[0]}  {row[1]}", _mood(box)))
             lines += [Line(f"  {name:<{label}}  {value}") for name, value in list(zip(HEAD, row))[2:]]
     for box in boxes:
-        lines += [Line(f"  {box['name']}: {what}", "bad") for what in by_service(box["services"])[2]]
+        lines += [Line(f"  {box['name']}: {what}", "bad") for what in complaints(box)]
     return lines
 
 
@@ -106,11 +114,32 @@ def summary(boxes: t.Sequence[t.Mapping[str, t.Any]]) -> Line:
     """One sentence."""
     good = sum(map(is_good, boxes))
     if good == len(boxes):
-        families = {one.get("family", "") for box in boxes for one in box["services"]}
-        over = " over IPv4 and IPv6" if {"ipv4", "ipv6"} <= families else ""
-        number = {1: "The VO-box runs", 2: "Both VO-boxes run"}.get(good, f"All {good} VO-boxes run")
-        return Line(f"{number}; every declared service answers{over}.", "good") if boxes else Line("")
+        return Line(_all_is_well(boxes), "good") if boxes else Line("")
     return Line(f"{len(boxes) - good} of {len(boxes)} VO-boxes need a look.", "bad")
+
+
+def _all_is_well(boxes: t.Sequence[t.Mapping[str, t.Any]]) -> str:
+    running = [box for box in boxes if not _rests(box)]
+    rest = len(boxes) - len(running)
+    if not running:
+        return f"{'The VO-box is' if rest == 1 else f'All {rest} VO-boxes are'} stopped, as wanted."
+    run = {1: "The VO-box runs", 2: "Both VO-boxes run"}.get(len(running), f"All {len(running)} VO-boxes run")
+    if rest:
+        run = f"{len(running)} VO-box{'es run' if len(running) > 1 else ' runs'}"
+        run += f" and {rest} {'is' if rest == 1 else 'are'} stopped, as wanted"
+    # What was asked from another machine has the family over which it was; of the rest the host says what listens.
+    services = [one for box in running for one in box["services"]]
+    families = {one.get("family", "") for one in services}
+    answers = f"answers{' over IPv4 and IPv6' if {'ipv4', 'ipv6'} <= families else ''}"
+    if "" in families:
+        answers = (
+            "listens" if families == {""} else f"{answers}, or listens where it was not asked from another machine"
+        )
+    return f"{run}; every declared service {answers}." if services else f"{run}."
+
+
+def _rests(box: t.Mapping[str, t.Any]) -> bool:
+    return box.get("wanted") == "stopped"
 
 
 def _mood(box: t.Mapping[str, t.Any]) -> str:

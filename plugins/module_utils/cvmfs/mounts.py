@@ -11,26 +11,34 @@ asked for is refused, with what to do.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import units
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Repository, Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.units import UNIT_FOLDER
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
-from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 
-UNIT_FOLDER = "/etc/systemd/system"
 AUTOFS = "autofs.service"
 NO_SYSTEMD = (
     "systemd is not PID 1 here, so the repositories are mounted directly. They are gone after a reboot; run the role"
     " again then, before the VO-boxes start."
 )
+
+
+#: Programs that ``mount`` runs for a kind of file system, and the package that has each.
+HELPERS = {
+    "fuse.squashfuse": {"mount.fuse": "fuse3", "squashfuse": "squashfuse"},
+    "cvmfs": {"mount.cvmfs": "cvmfs"},
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,8 @@ def _plan_presence(wish: Wish, observed: Observed) -> Plan:
         )
     if new:
         steps.append(Step("reload_systemd", "systemd", "unit files were written"))
-    disabled = [name for name in wanted if observed.units.get(name, Unit()).enabled != "enabled"]
+    bootable = [name for name, text in wanted.items() if units.comes_up_at_boot(text)]
+    disabled = [name for name in bootable if observed.units.get(name, Unit()).enabled != "enabled"]
     steps.extend(Step("enable", name, "it is to come up at boot") for name in disabled)
     if root is None or automounted or not root.shared:
         reason = "it is no mount point of its own" if root is None or automounted else "it is not shared"
@@ -100,6 +109,9 @@ def _plan_presence(wish: Wish, observed: Observed) -> Plan:
             target = units.unit_name(point) if wish.supervisor == "systemd" else point
             verb = "start" if wish.supervisor == "systemd" else "mount"
             steps.append(Step(verb, target, "the repository is not mounted", details={"repository": repository.name}))
+    timer = units.heal_timer(wish.root)
+    if timer in wanted and observed.units.get(timer, Unit()).active != "active":
+        steps.append(Step("start", timer, "it has missing repositories mounted, and is not active"))
     mounted = [r.name for r in wish.repositories if mount_table.at(observed.mounts, wish.point(r.name)) is not None]
     before = {
         "root_shared": bool(root and root.shared),
@@ -118,13 +130,19 @@ def _plan_removal(wish: Wish, observed: Observed) -> Plan:
     wanted = {wish.root, *(wish.point(repository.name) for repository in wish.repositories)}
     wanted |= {point for point in points if units.unit_name(point) in ours}
     gone = [point for point in points if point in wanted]
-    steps = [Step("unmount", point, "the role goes", Disruption.service) for point in gone]
+    # Folders are bound there first, out of containers' sight.
+    staged = [mount.point for mount in observed.mounts if units.unit_name(mount.point) in ours]
+    gone += [point for point in dict.fromkeys(staged) if point not in points]
+    timer = units.heal_timer(wish.root)
+    steps = [Step("stop", timer, "it would mount again what is unmounted")] if timer in ours else []
+    steps += [Step("unmount", point, "the role goes", Disruption.service) for point in gone]
     for name in ours:
-        steps.append(Step("disable", name, "the role goes"))
+        if units.comes_up_at_boot(observed.units[name].text or ""):
+            steps.append(Step("disable", name, "the role goes"))
         steps.append(Step("remove_unit", name, "the role goes"))
     if ours:
         steps.append(Step("reload_systemd", "systemd", "unit files were removed"))
-    before = {"repositories": [os.path.basename(point) for point in gone if point != wish.root]}
+    before = {"repositories": [os.path.basename(point) for point in gone if point in inner]}
     return Plan(tuple(steps), before, {"repositories": []})
 
 
@@ -174,6 +192,7 @@ class MountsWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self.subject = f"the mounts below {wish.root}"
 
     def observe(self) -> Observed:
         wish = self.wish
@@ -186,12 +205,8 @@ class MountsWork:
         known: dict[str, Unit] = {}
         if wish.supervisor == "systemd":
             names = [AUTOFS, *units.units(wish)]
-            prefix = units.unit_name(wish.root)[: -len(".mount")]
-            names += [
-                name
-                for name in sorted(os.listdir(UNIT_FOLDER))
-                if name.startswith(prefix) and name.endswith(".mount") and name not in names
-            ]
+            there = sorted(os.listdir(UNIT_FOLDER))
+            names += [name for name in there if units.of_root(wish.root, name) and name not in names]
             known = {name: _unit(name) for name in names}
         return Observed(mounts, frozenset(same), known)
 
@@ -213,6 +228,14 @@ class MountsWork:
                 )
             if mount is None:
                 _check_source(wish, repository)
+                lacking = None if wish.helpers_awaited else missing_program(repository.kind)
+                if lacking:
+                    raise RefusedError(
+                        f"repository {repository.name} from {repository.source}",
+                        f"there is no program {lacking[0]} on this host, which mounts it",
+                        f"Install the package {lacking[1]}, or leave that to the role hep.gridbox.cvmfs"
+                        " (cvmfs_install: true).",
+                    )
         for name in units.units(wish) if wish.supervisor == "systemd" else ():
             unit = observed.units[name]
             if unit.text is not None and not units.ours(unit.text):
@@ -230,7 +253,15 @@ class MountsWork:
         if _unit(step.target).active == "active":
             journal.will_do(f"{step.target} as it was", "start", unit=step.target)
         journal.will_do(f"{step.target} unmasked", "unmask", unit=step.target)
-        _systemctl("mask", "--now", step.target)
+        # Its own unit gives it three minutes to end: with a dead FUSE mount below it, it needs them.
+        _systemctl("mask", "--now", step.target, seconds=240)
+        root = mount_table.at(mount_table.read(), self.wish.root)
+        if root is not None and root.kind == "autofs":
+            raise GridboxError(
+                f"autofs ended, but left its mount at {self.wish.root}: something below it is in use, or dead. Stop the"
+                f" VO-boxes and what else looks into {self.wish.root} (fuser --mount {self.wish.root}/*), unmount what"
+                " is dead below it (umount --lazy), and run again."
+            )
 
     def _do_write_unit(self, step: Step, journal: Journal) -> None:
         path = f"{UNIT_FOLDER}/{step.target}"
@@ -250,8 +281,9 @@ class MountsWork:
         try:
             _systemctl("start", step.target, seconds=self.wish.wait_timeout + 10)
         except GridboxError as exc:
-            argv = ["journalctl", "--no-pager", "--quiet", "--lines=5", "--output=cat", f"--unit={step.target}"]
-            raise GridboxError(f"{exc} Its journal: {' '.join(run('Reading the journal', argv).split())}") from exc
+            words = _last_words(step.target)
+            kind = self._named(step.details["repository"]).kind if "repository" in step.details else ""
+            raise GridboxError(f"{exc} Its journal: {words}{missing_helper(kind)}") from exc
         self._look(step)
 
     def _do_share(self, step: Step, journal: Journal) -> None:
@@ -265,26 +297,50 @@ class MountsWork:
 
     def _do_mount(self, step: Step, journal: Journal) -> None:
         repository = self._named(step.details["repository"])
-        if not os.path.isdir(step.target):
-            journal.will_do(f"{step.target} removed", "rmdir", path=step.target)
-            os.makedirs(step.target, 0o755)
-        journal.will_do(f"{step.target} unmounted", "unmount", path=step.target)
-        options = [option for option in repository.options.split(",") if option not in ("nofail", "_netdev")]
-        argv = ["mount", "-t", repository.kind, "-o", ",".join(options), "--", repository.what, step.target]
-        run(f"Mounting {repository.name}", argv, self.wish.wait_timeout)
+        if repository.source == "directory":
+            staging = units.staging_point(self.wish, repository)
+            self._mount_at(repository, repository.what, staging, repository.options, journal)
+            self._mount_at(repository, staging, step.target, "bind", journal)
+            _unmount_staging(staging, self.wish.wait_timeout)
+        else:
+            self._mount_at(repository, repository.what, step.target, repository.options, journal)
         self._look(step)
+
+    def _mount_at(self, repository: Repository, what: str, point: str, options: str, journal: Journal) -> None:
+        if not os.path.isdir(point):
+            journal.will_do(f"{point} removed", "rmdir", path=point)
+            os.makedirs(point, 0o755)
+        journal.will_do(f"{point} unmounted", "unmount", path=point)
+        known = ",".join(option for option in options.split(",") if option not in ("nofail", "_netdev"))
+        # -n: no notes in /run/mount, which would outlive the mount.
+        argv = ["mount", "-n", "-t", repository.kind, "-o", known, "--", what, point]
+        try:
+            run(f"Mounting {repository.name}", argv, self.wish.wait_timeout)
+        except GridboxError as exc:
+            raise GridboxError(f"{exc}{missing_helper(repository.kind)}") from exc
 
     def _do_unmount(self, step: Step, journal: Journal) -> None:
         unit = units.unit_name(step.target)
         if units.ours(_read(f"{UNIT_FOLDER}/{unit}")):
             journal.will_do(f"{step.target} mounted again", "start", unit=unit)
-        run(f"Unmounting {step.target}", ["umount", "--", step.target], self.wish.wait_timeout)
+        if step.target.startswith(f"{units.STAGING}/"):
+            _unmount_staging(step.target, self.wish.wait_timeout)
+        else:
+            run(f"Unmounting {step.target}", ["umount", "--", step.target], self.wish.wait_timeout)
+
+    def _do_stop(self, step: Step, journal: Journal) -> None:
+        journal.will_do(f"{step.target} started again", "start", unit=step.target)
+        # Its service too: it may be at it just now.
+        _systemctl("stop", step.target, units.heal_service(self.wish.root))
 
     def _do_disable(self, step: Step, journal: Journal) -> None:
+        journal.will_do(f"{step.target} enabled again", "enable", unit=step.target)
         _systemctl("disable", step.target)
 
     def _do_remove_unit(self, step: Step, journal: Journal) -> None:
-        os.unlink(f"{UNIT_FOLDER}/{step.target}")
+        path = f"{UNIT_FOLDER}/{step.target}"
+        journal.will_do(f"{path} as it was", "unit_file", path=path, text=_read(path))
+        os.unlink(path)
 
     def _look(self, step: Step) -> None:
         if "repository" in step.details:
@@ -331,7 +387,7 @@ def info(wish: Wish) -> dict[str, t.Any]:
     for repository in wish.repositories:
         point = wish.point(repository.name)
         mount = mount_table.at(mounts, point)
-        problem = "" if mount is not None else f"nothing is mounted at {point}"
+        problem = "" if mount is not None else f"nothing is mounted at {point}{_why_not(wish, point)}."
         if mount is not None:
             try:
                 look_into(wish, repository, point)
@@ -353,6 +409,32 @@ def info(wish: Wish) -> dict[str, t.Any]:
         "automounted": any(mount.kind == "autofs" and mount.point == wish.root for mount in mounts),
         "repositories": found,
     }
+
+
+def _why_not(wish: Wish, point: str) -> str:
+    """What systemd knows about a mount that is not there, and who tries again; empty without systemd or a unit."""
+    name, timer = units.unit_name(point), units.heal_timer(wish.root)
+    if wish.supervisor != "systemd" or not units.ours(_read(f"{UNIT_FOLDER}/{name}")):
+        return ""
+    shown = dict(line.split("=", 1) for line in _systemctl("show", "--property=ActiveState,Result", name).splitlines())
+    words = f"; its unit {name} is {shown['ActiveState']} ({shown['Result']})"
+    said = _last_words(name)
+    if said:
+        words += f" and its journal says: {said}"
+    if _unit(timer).active == "active":
+        return f"{words.rstrip('.')}; {timer} has it tried again every {units.RETRY_SECONDS} s"
+    return f"{words.rstrip('.')}; nobody tries again, for {timer} is not active"
+
+
+def _last_words(unit: str) -> str:
+    argv = ["journalctl", "--no-pager", "--quiet", "--lines=5", "--output=cat", f"--unit={unit}"]
+    return " ".join(run("Reading the journal", argv).split())
+
+
+def _unmount_staging(point: str, seconds: float) -> None:
+    """Unmount what was bound out of containers' sight, and remove the folders made for it."""
+    run(f"Unmounting {point}", ["umount", "--", point], seconds)
+    os.removedirs(point)
 
 
 def _check_source(wish: Wish, repository: Repository) -> None:
@@ -383,6 +465,20 @@ def _check_source(wish: Wish, repository: Repository) -> None:
             raise RefusedError(
                 f"repository {repository.name}", "this host has no /dev/fuse", "Load the kernel module fuse."
             )
+
+
+def missing_program(kind: str, path: str = SYSTEM_PATH) -> t.Optional[tuple[str, str]]:
+    """A program that ``mount`` would need and the package that has it; None if all are there."""
+    for program, package in HELPERS.get(kind, {}).items():
+        if shutil.which(program, path=path) is None:
+            return program, package
+    return None
+
+
+def missing_helper(kind: str, path: str = SYSTEM_PATH) -> str:
+    """The same as a sentence, for a mount that failed and does not name the program itself; empty if all are there."""
+    lacking = missing_program(kind, path)
+    return f" There is no program {lacking[0]} on this host: install the package {lacking[1]}." if lacking else ""
 
 
 def _is_device(path: str) -> bool:

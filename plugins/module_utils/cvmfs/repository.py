@@ -73,6 +73,7 @@ class Wish:
     :ivar config_repository: its name; empty if there is none.
     :ivar supervisor: ``systemd`` or ``none``.
     :ivar wait_timeout: seconds for one mount, and for the first look into it.
+    :ivar helpers_awaited: whether the programs that mount are yet to be installed.
     """
 
     root: str
@@ -81,6 +82,7 @@ class Wish:
     supervisor: str
     wait_timeout: int
     remove: bool = False
+    helpers_awaited: bool = False
 
     def point(self, name: str) -> str:
         """Where a repository is mounted."""
@@ -118,7 +120,15 @@ class Wish:
             supervisor = "systemd" if systemd else "none"
         elif supervisor == "systemd" and not systemd:
             raise InputError("supervisor", "systemd", "auto or none, for systemd is not PID 1 on this host")
-        return cls(root, tuple(repositories), config, supervisor, params["wait_timeout"], params["state"] == "absent")
+        return cls(
+            root,
+            tuple(repositories),
+            config,
+            supervisor,
+            params["wait_timeout"],
+            params["state"] == "absent",
+            bool(params.get("helpers_awaited")),
+        )
 
 
 def _repository(option: str, entry: t.Mapping[str, t.Any], driver: str) -> Repository:

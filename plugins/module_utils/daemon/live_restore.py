@@ -317,6 +317,7 @@ class LiveRestoreWork:
 
     def __init__(self, wish: Wish, engine: DockerApi) -> None:
         self.wish = wish
+        self.subject = f"{wish.config_file}"
         self.engine = engine
         self._seen = False
         self._running: tuple[Running, ...] = ()

@@ -34,6 +34,9 @@ STREAMS = {1: "stdout", 2: "stderr"}
 # fcntl F_GETPIPE_SZ; the module fcntl names it from Python 3.10 on.
 _GET_PIPE_SIZE = 1032
 
+#: What the kernel says of a process that has ended, and of one that is another user's.
+_HIDDEN = (FileNotFoundError, ProcessLookupError, PermissionError)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -231,7 +234,7 @@ def _pipes(pid: int) -> dict[str, int]:
     sizes: dict[str, int] = {}
     try:
         numbers = os.listdir(f"/proc/{pid}/fd")
-    except FileNotFoundError:
+    except _HIDDEN:
         return sizes
     for number in numbers:
         path = f"/proc/{pid}/fd/{number}"
@@ -239,7 +242,7 @@ def _pipes(pid: int) -> dict[str, int]:
         if link.startswith("pipe:") or link.endswith(tuple(f"/init-{stream}" for stream in STREAMS.values())):
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            except FileNotFoundError:
+            except _HIDDEN:
                 continue
             try:
                 sizes[link] = fcntl.fcntl(descriptor, _GET_PIPE_SIZE)
@@ -251,5 +254,5 @@ def _pipes(pid: int) -> dict[str, int]:
 def _link(path: str) -> str:
     try:
         return os.readlink(path)
-    except FileNotFoundError:
+    except _HIDDEN:
         return ""

@@ -190,6 +190,7 @@ class ConfigWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self.subject = f"{wish.config_file}"
         self._before_all: t.Optional[Observed] = None
 
     @property

@@ -16,7 +16,7 @@ import stat
 import subprocess
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.daemon import config_file
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd import pending
@@ -30,6 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.process import
     stop,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.dropped_network import dropped_networks
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     EngineError,
     GridboxError,
@@ -146,6 +147,8 @@ class Observed:
     :ivar running_version: of the daemon that runs; empty if none answers.
     :ivar installed_version: of the program on the disk; empty if there is none.
     :ivar pending: changes of the configuration that the running daemon has not seen.
+    :ivar dropped: networks that it does not know for want of their link at its start, each with the containers that
+        cannot start without.
     """
 
     process: t.Optional[Process]
@@ -157,6 +160,7 @@ class Observed:
     live_restore: bool = False
     containers: int = 0
     containers_running: int = 0
+    dropped: t.Mapping[str, t.Sequence[str]] = field(default_factory=dict)
 
 
 def restart_reasons(wish: t.Optional[Wish], observed: Observed) -> list[str]:
@@ -176,6 +180,11 @@ def restart_reasons(wish: t.Optional[Wish], observed: Observed) -> list[str]:
         reasons.append("it runs in another network namespace than wanted")
     if observed.running_version not in ("", observed.installed_version or observed.running_version):
         reasons.append(f"version {observed.installed_version} is installed, {observed.running_version} runs")
+    for network, containers in observed.dropped.items():
+        reasons.append(
+            f"it dropped the network {network} when it started, for the parent link was missing then, and looks again"
+            f" only when it starts; {', '.join(containers)} cannot start without it"
+        )
     return reasons
 
 
@@ -229,7 +238,8 @@ def observe(
         wanted_netns: t.Optional[int] = os.stat(netns or "/proc/self/ns/net").st_ino
     except FileNotFoundError:
         wanted_netns = None
-    answer = DockerApi(f"unix://{socket}", seconds).info() if process is not None and ask else {}
+    engine = DockerApi(f"unix://{socket}", seconds) if process is not None and ask else None
+    answer = engine.info() if engine else {}
     return Observed(
         process=process,
         wanted_netns=wanted_netns,
@@ -240,6 +250,7 @@ def observe(
         live_restore=bool(answer.get("LiveRestoreEnabled")),
         containers=int(answer.get("Containers", 0)),
         containers_running=int(answer.get("ContainersRunning", 0)),
+        dropped=dropped_networks(engine) if engine else {},
     )
 
 
@@ -264,6 +275,7 @@ class DaemonWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self.subject = f"the daemon of {wish.socket}"
         self._started: t.Optional[Process] = None
 
     def observe(self) -> Observed:
@@ -359,7 +371,8 @@ class DaemonWork:
         program = shutil.which(wish.executable, path=SYSTEM_PATH)
         if program is None:
             raise GridboxError(f"executable: there is no {wish.executable} on this host. Install the engine first.")
-        _remove_stale_pidfile(wish.pidfile)
+        _remove_stale_pidfile(wish.pidfile, "dockerd")
+        _remove_stale_pidfile(f"{wish.exec_root}/containerd/containerd.pid", "containerd")
         for path in (wish.socket, wish.pidfile, wish.log_file):
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         argv = [program, *wish.flags()]
@@ -421,9 +434,10 @@ def _is_mounted(path: str) -> bool:
     return mount_table.at(mount_table.read(), os.path.realpath(path)) is not None
 
 
-def _remove_stale_pidfile(path: str) -> None:
-    """Remove a pidfile that names no dockerd: an old dockerd takes any live process of that pid for itself."""
-    if os.path.exists(path) and find_process(path) is None:
+def _remove_stale_pidfile(path: str, program: str) -> None:
+    """Remove a pidfile that names no such program: dockerd 20.10 takes any process of that pid for itself, or for its
+    containerd, even one that has ended and that PID 1 has not buried yet."""
+    if os.path.exists(path) and find_process(path, program) is None:
         os.unlink(path)
 
 

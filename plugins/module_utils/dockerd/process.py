@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""dockerd's processes: find them, end one.
+"""dockerd's processes, and its containerd's: find them, end one.
 
-dockerd writes its own pidfile; a process counts as the daemon only if that pid is a dockerd.
+Each writes its own pidfile; a process counts only if that pid is such a program, and lives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import WaitErro
 
 @dataclass(frozen=True)
 class Process:
-    """A running dockerd.
+    """A running daemon.
 
     :ivar start: when it started, in clock ticks after the boot; with the pid it names one process for good.
     :ivar netns: inode of its network namespace.
@@ -32,24 +32,24 @@ class Process:
     netns: int
 
 
-def find_process(pidfile: str) -> t.Optional[Process]:
-    """The dockerd that a pidfile names; None if there is no such process, or it is something else."""
+def find_process(pidfile: str, program: str = "dockerd") -> t.Optional[Process]:
+    """The ``program`` that a pidfile names; None if there is no such process, or it is something else."""
     try:
         with open(pidfile, encoding="ascii") as file:
             pid = int(file.read().strip())
     except (FileNotFoundError, ValueError):
         return None
-    return process_of(pid)
+    return process_of(pid, program)
 
 
-def process_of(pid: int) -> t.Optional[Process]:
-    """The process ``pid`` if it is a dockerd that lives, else None."""
+def process_of(pid: int, program: str = "dockerd") -> t.Optional[Process]:
+    """The process ``pid`` if it is a ``program`` that lives, else None."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             argv = [os.fsdecode(part) for part in file.read().split(b"\0")[:-1]]
-        if fields[0] == "Z" or not argv or os.path.basename(argv[0]) != "dockerd":
+        if fields[0] == "Z" or not argv or os.path.basename(argv[0]) != program:
             return None
         return Process(pid, int(fields[19]), tuple(argv[1:]), os.stat(f"/proc/{pid}/ns/net").st_ino)
     except (FileNotFoundError, ProcessLookupError):

@@ -30,7 +30,8 @@ class Mount:
 def parse(table: str) -> list[Mount]:
     """All mounts, in the order in which they were made. Pure."""
     found = []
-    for line in table.splitlines():
+    # Only a line feed ends a line: the kernel escapes that, and leaves all else a name may hold as it is.
+    for line in filter(None, table.split("\n")):
         fields = line.split(" ")
         separator = fields.index("-", 6)
         found.append(
@@ -44,9 +45,9 @@ def parse(table: str) -> list[Mount]:
     return found
 
 
-def read() -> list[Mount]:
-    """The mounts of this process's namespace."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+def read(path: str = "/proc/self/mountinfo") -> list[Mount]:
+    """The mounts of this process's namespace, names as Python has them in paths, whatever their bytes."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return parse(file.read())
 
 

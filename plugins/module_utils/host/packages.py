@@ -193,6 +193,7 @@ class PackagesWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self.subject = "the host's packages"
         if shutil.which("apt-get", path=SYSTEM_PATH):
             self.manager: t.Union[Apt, Dnf] = Apt(wish)
         elif shutil.which("dnf", path=SYSTEM_PATH):

@@ -10,7 +10,6 @@ so whatever was on the host before a role came is never in its record, and a rol
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -156,6 +155,8 @@ class Observed:
     busy: frozenset[str]
     #: Recorded folders of ``paths`` that hold something which is not recorded itself.
     kept: frozenset[str]
+    #: Recorded paths that lie in a recorded tree, under whatever name: /var/run is a link to /run.
+    inside: frozenset[str] = frozenset()
 
 
 def plan(wish: Wish, observed: Observed) -> Plan:
@@ -184,13 +185,17 @@ def plan(wish: Wish, observed: Observed) -> Plan:
     steps_away = [Step("remove_tree", path, "the role brought it") for path in trees_away] + [
         Step("remove", path, "the role brought it")
         for path in reversed(record.paths)
-        if path in observed.there
-        and path not in observed.kept
-        and not any(f"{path}/".startswith(f"{tree}/") for tree in trees_away)  # it goes with its tree
+        if path in observed.there - observed.kept - observed.inside  # what is inside goes with its tree
     ]
     if record.paths or record.trees or record.settings:
         steps_away.append(Step("forget", wish.role, "nothing of it is left"))
     return Plan(tuple(steps_away), before, {"paths": [], "trees": []})
+
+
+def _is_inside(path: str, tree: str) -> bool:
+    """Whether a path is a tree, or lies in it. Where the path itself leads to, if it is a link, does not count."""
+    where = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return f"{where}/".startswith(f"{os.path.realpath(tree)}/")
 
 
 class RecordWork:
@@ -198,6 +203,7 @@ class RecordWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self.subject = f"the record {wish.role}"
 
     def observe(self) -> Observed:
         record = read(self.wish.role)
@@ -217,6 +223,7 @@ class RecordWork:
                 and not os.path.islink(path)
                 and any(f"{path}/{name}" not in recorded for name in os.listdir(path))
             ),
+            inside=frozenset(path for path in record.paths if any(_is_inside(path, tree) for tree in record.trees)),
         )
 
     def plan(self, observed: Observed) -> Plan:
@@ -246,9 +253,7 @@ class RecordWork:
         elif os.path.isdir(step.target) and not os.path.islink(step.target):
             os.rmdir(step.target)
         else:
-            # A tree that went before may have held it under another name: /var/run is a link to /run.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(step.target)
+            os.unlink(step.target)
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         raise GridboxError(f"{name}: recording and removing have no undo")

@@ -245,6 +245,7 @@ class Flatten:
 
     def __init__(self, wish: Wish, engine: DockerApi) -> None:
         self._wish = wish
+        self.subject = f"image {wish.tag} of {engine.url}"
         self._engine = engine
         run = secrets.token_hex(8)
         self._layer_name = f"{WORKSHOP}:{run}-layer"
@@ -398,7 +399,7 @@ class Flatten:
         stream = t.cast(LayerStream, self._stream)
         document = flattened_document(self._document, self._expected(), stream.diff_id)
         self._will_name(self._image_name, journal)
-        archive = b"".join(load_archive(document, self._image_name))
+        archive = load_archive(document, self._image_name)
         self._send(self._image_name, lambda: self._engine.load_images(archive))
         self._verify_image()
         self._engine.remove_image(self._layer_name)

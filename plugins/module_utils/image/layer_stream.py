@@ -17,8 +17,7 @@ import typing as t
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.image.tar_header import BLOCK, ROOT, Entry, header
 
-#: Bytes handed over at a time: all the memory the stream needs, whatever the size of the image. About what a socket
-#: holds, so that the engine has something to do while the next chunk is read.
+#: Bytes handed over at a time: all the memory the stream needs, whatever the size of the image.
 CHUNK = 1 << 18
 
 

@@ -261,6 +261,7 @@ class LanWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self.subject = f"the LAN {wish.name}"
         if shutil.which("ip", path=SYSTEM_PATH) is None:
             raise GridboxError("The command ip is missing on this host. Install the package iproute2.")
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import os
 import string
-import tempfile
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.network.links import SHIM_ALIAS, Shim
 
 UNITS = "/etc/systemd/system"
 NETWORK_MANAGER = "/etc/NetworkManager/conf.d"
+_UDEV = "/run/udev/control"
 _ENGINE_UNITS = {"docker": "docker.service", "podman": "podman.service"}
 _PLAIN = set(string.ascii_letters + string.digits + ":_.")
 
@@ -32,17 +33,25 @@ class BootHost:
     :ivar systemd: whether systemd is PID 1 and the engine lives in its network namespace. A namespace that somebody
         made does not come back by booting, so units would make the shim in the wrong place.
     :ivar network_manager: whether NetworkManager is configured here, which else might take the shim for its own.
+    :ivar udev: whether udev runs. Without it (in a container) systemd knows no links: what waits for one waits in vain.
     """
 
     systemd: bool = False
     network_manager: bool = False
+    udev: bool = True
 
     @classmethod
     def read(cls) -> BootHost:
         """Ask this host."""
-        systemd = os.path.isdir("/run/systemd/system")
-        at_home = systemd and os.stat("/proc/self/ns/net").st_ino == os.stat("/proc/1/ns/net").st_ino
-        return cls(at_home, os.path.isdir(NETWORK_MANAGER))
+        systemd = os.path.isdir("/run/systemd/system") and cls._at_home()
+        return cls(systemd, os.path.isdir(NETWORK_MANAGER), os.path.exists(_UDEV))
+
+    @staticmethod
+    def _at_home() -> bool:
+        try:
+            return os.stat("/proc/self/ns/net").st_ino == os.stat("/proc/1/ns/net").st_ino
+        except PermissionError:
+            return True  # a login other than root's, which cannot have entered another namespace
 
 
 def unit_name(shim: str) -> str:
@@ -90,14 +99,15 @@ def files(host: BootHost, engine: str, network: str, parent: str, shim: t.Option
     head = f"# Made by hep.gridbox.macvlan_net for the network {network}; changes are overwritten.\n"
     device = f"sys-subsystem-net-devices-{escape(parent)}.device"
     engine_unit = _ENGINE_UNITS[engine]
-    made = {
-        f"{UNITS}/{engine_unit}.d/gridbox-net-{network}.conf": f"{head}[Unit]\nWants={device}\nAfter={device}\n",
-    }
+    # Without udev the best there is: after whoever makes the host's links, if that is a unit.
+    engine_after = f"Wants={device}\nAfter={device}\n" if host.udev else "After=network.target\n"
+    shim_after = f"BindsTo={device}\nAfter={device}\n" if host.udev else "After=network.target\n"
+    made = {f"{UNITS}/{engine_unit}.d/gridbox-net-{network}.conf": f"{head}[Unit]\n{engine_after}"}
     if shim is not None:
         starts = "".join(f"ExecStart=/usr/sbin/{' '.join(command)}\n" for command in commands(shim))
         made[f"{UNITS}/{unit_name(shim.name)}"] = (
             f"{head}[Unit]\nDescription=The host's way to the containers on the network {network}\n"
-            f"BindsTo={device}\nAfter={device}\nBefore={engine_unit}\n\n"
+            f"{shim_after}Before={engine_unit}\n\n"
             f"[Service]\nType=oneshot\nRemainAfterExit=yes\n"
             f"ExecStartPre=-/usr/sbin/ip link delete dev {shim.name}\n{starts}\n"
             "[Install]\nWantedBy=multi-user.target\n"
@@ -141,7 +151,7 @@ def set_files(wanted: t.Mapping[str, t.Optional[str]], root: str = "") -> None:
     """Write files, or remove those whose text is None; enable and disable the units among them. Idempotent.
 
     :param root: another root folder than ``/``; then no running systemd is told.
-    :raises GridboxError: if systemd refuses.
+    :raises GridboxError: if the file system or systemd refuses; a file is then as it was, or as wanted.
     """
     base = ["systemctl", f"--root={root}"] if root else ["systemctl"]
     units = [path for path in wanted if path.startswith(f"{UNITS}/gridbox-shim-")]
@@ -149,10 +159,14 @@ def set_files(wanted: t.Mapping[str, t.Optional[str]], root: str = "") -> None:
         if wanted[path] is None and os.path.exists(root + path):
             run(f"Disabling {path}", [*base, "disable", os.path.basename(path)])
     for path, text in wanted.items():
-        if text is None:
-            _remove(root + path)
-        else:
-            _write(root + path, text)
+        try:
+            _clear(_beside(root + path))
+            if text is None:
+                _remove(root + path)
+            elif not _has(root + path, text):  # the undo of what a full disk has kept from being written
+                _write(root + path, text)
+        except OSError as exc:
+            raise GridboxError(f"{'Removing' if text is None else 'Writing'} {path} failed ({exc.strerror}).") from exc
     if wanted and not root:
         run("Telling systemd of changed units", ["systemctl", "daemon-reload"])
     for path in units:
@@ -160,25 +174,42 @@ def set_files(wanted: t.Mapping[str, t.Optional[str]], root: str = "") -> None:
             run(f"Enabling {path}", [*base, "enable", os.path.basename(path)])
 
 
+def _has(path: str, text: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read() == text
+
+
 def _write(path: str, text: str) -> None:
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".gridbox-")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    beside = _beside(path)
     try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)
-        os.rename(temporary, path)
+        os.rename(beside, path)
     except BaseException:
-        os.unlink(temporary)
+        _clear(beside)
         raise
 
 
-def _remove(path: str) -> None:
+def _beside(path: str) -> str:
+    """Where a file is written before it takes its place. Always the same, so that the undo of a killed run finds it."""
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}.new"
+
+
+def _clear(path: str) -> None:
     if os.path.lexists(path):
         os.unlink(path)
+
+
+def _remove(path: str) -> None:
+    _clear(path)
     folder = os.path.dirname(path)
     if folder.endswith(".service.d") and os.path.isdir(folder) and not os.listdir(folder):
         os.rmdir(folder)

@@ -24,6 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.network.wish import (
     SHIM_RESERVATION,
     BridgeWish,
     Family,
+    Subnet,
     Wish,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
@@ -476,6 +477,9 @@ def _bridge_steps(wish: Wish, bridge: BridgeWish, seen: Observed) -> list[Step]:
                             f"it overlaps {subnet} of the network {other.name} ({other.driver})",
                             "Choose another subnet.",
                         )
+        for option, wanted in (("ipv4", bridge.ipv4), ("ipv6", bridge.ipv6)):
+            if wanted is not None:
+                _refuse_on_a_link(f"bridge.{option}", wanted, seen)
         pools = [{"Subnet": str(subnet)} for subnet in (bridge.ipv4, bridge.ipv6) if subnet is not None]
         request: dict[str, t.Any] = {
             "Name": bridge.name,
@@ -514,6 +518,27 @@ def _bridge_steps(wish: Wish, bridge: BridgeWish, seen: Observed) -> list[Step]:
         if endpoint.id not in attached
     ]
     return steps
+
+
+def _refuse_on_a_link(option: str, wanted: Subnet, seen: Observed) -> None:
+    """A new bridge brings a route of its own, which would cut the host off from what it reaches over another link.
+
+    :raises RefusedError: naming that link. What belongs to the bridge that goes, and to shims, is none.
+    """
+    going = seen.bridge.subnets if seen.bridge else ()
+    on_links = [(str(route.destination), route.destination, route.link) for route in seen.routes]
+    for link in seen.links:
+        on_links += [
+            (text, ipaddress.ip_network(ipaddress.ip_interface(text).ip), link.name) for text in link.addresses
+        ]
+    for shown, subnet, name in on_links:
+        leaves = any(overlap(subnet, one) for one in going) or name in [shim.name for shim in seen.shims]
+        if overlap(subnet, wanted) and not leaves:
+            raise RefusedError(
+                f"{option}: {wanted}",
+                f"the host has {shown} on the link {name}, and would not reach it any more",
+                "Choose another subnet, which nothing else uses.",
+            )
 
 
 def _unwanted_access(wish: Wish, seen: Observed) -> list[Step]:

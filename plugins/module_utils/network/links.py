@@ -4,7 +4,7 @@
 
 """The host's links and routes, read and made through the kernel's netlink interface by ``pyroute2``.
 
-Written for pyroute2 0.7 and 0.9. Links are made in the network namespace of this process.
+Written for pyroute2 0.5 to 0.9. Links are made in the network namespace of this process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.host.netlink import refusal, with_plain_deletions
 from ansible_collections.hep.gridbox.plugins.module_utils.network import wire
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import Address
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wish import Subnet
@@ -106,7 +107,7 @@ def _netlink() -> t.Any:
             "The Python library pyroute2 is missing on this host. Install the package python3-pyroute2"
             f" (Debian, Ubuntu, EPEL) or pyroute2 from PyPI for the interpreter in use. ({exc})"
         ) from exc
-    return IPRoute()
+    return with_plain_deletions(IPRoute())
 
 
 def read_links() -> tuple[Link, ...]:
@@ -231,9 +232,8 @@ def set_shim(name: str, wanted: t.Optional[Shim]) -> None:
             now = shim_of(next(link for link in links if link.index == index), read_routes(links))
             _set_routes(netlink, index, now.routes, wanted)
         except Exception as exc:
-            # pyroute2's own error family differs between 0.7 and 0.9; both carry the kernel's number in ``code``.
-            code = getattr(exc, "code", None)
-            if not isinstance(code, int):
+            code = refusal(exc)
+            if not code:
                 raise
             raise GridboxError(
                 f"The kernel refuses the link {name} ({errno.errorcode.get(code, code)}: {exc})."

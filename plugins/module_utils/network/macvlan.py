@@ -32,6 +32,9 @@ REFUSAL_PATIENCE, LEAST_TRIES = 5.0, 3
 #: An undo ends when it has found everything in place so many times, so many seconds apart, for the same reason.
 CALM_LOOKS, CALM_SECONDS = 3, 0.15
 
+#: What the right to talk to the engine is not enough for.
+_ROOTS_OWN = ("create_shim", "change_shim", "remove_shim", "write_file", "remove_file")
+
 Data = t.Mapping[str, t.Any]
 
 
@@ -40,6 +43,7 @@ class MacvlanWork:
 
     def __init__(self, wish: Wish, engine: DockerApi) -> None:
         self._wish = wish
+        self.subject = f"network {wish.name} of {engine.url}"
         self._engine = engine
         self._restore_noted = False
 
@@ -60,8 +64,14 @@ class MacvlanWork:
         return decide.make_plan(self._wish, observed)
 
     def preflight(self, plan: Plan, observed: decide.Observed) -> None:
-        """Ask the LAN whether what the shim is about to use is in use."""
+        """Ask whether this login may do it all, and the LAN whether what the shim is about to use is in use."""
         for step in plan.steps:
+            if step.action in _ROOTS_OWN and os.geteuid() != 0:
+                raise RefusedError(
+                    f"{step.action} {step.target}",
+                    "the module runs as another user, and this needs root",
+                    "Run the task with become: true.",
+                )
             shim = step.details.get("shim")
             if shim is not None:
                 self._refuse_without_ipv6(shim)

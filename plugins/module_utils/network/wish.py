@@ -239,6 +239,8 @@ def _family(option: str, given: t.Optional[t.Mapping[str, t.Any]], version: int)
     reserved: dict[str, Address] = {}
     for name, text in given["reserved"].items():
         path = f"{option}.reserved.{name}"
+        if name == SHIM_RESERVATION:
+            raise InputError(path, text, "another name", "Under this one the module reserves the shim's own address.")
         address = _address(path, text, subnet, subnet_option)
         if address == gateway:
             raise InputError(

@@ -36,7 +36,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.recipe import apt_sour
 
 #: Label of a built image: the hash of its recipe.
 RECIPE_LABEL = "hep.gridbox.image.recipe"
-#: Label of a bootstrapped base: the image it was made for.
+#: Label of a bootstrapped base, and of each build: the image it was made for. It finds what has lost its name since.
 BASE_LABEL = "hep.gridbox.image.base_of"
 #: Counted into every recipe's hash: raise it when this file makes another image of the same recipe.
 FORMAT = 1
@@ -45,6 +45,7 @@ FORMAT = 1
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 #: Installs packages into a base that came from a registry; does nothing if they are all there.
+_IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]*"
 _INSTALL = (
     'dpkg-query -W "$@" >/dev/null 2>&1 || { apt-get -q update && DEBIAN_FRONTEND=noninteractive'
     ' apt-get -q -y --no-install-recommends install -- "$@" && rm -rf /var/lib/apt/lists/*; }'
@@ -112,14 +113,15 @@ def _digest(data: t.Any) -> str:
 class Wish:
     """The image as it is wanted.
 
-    :ivar name: with a tag.
-    :ivar pull_timeout: seconds in which the registry of the base has to answer.
-    :ivar bootstrap_timeout: seconds the bootstrap may take.
+    :ivar name: with a tag or a digest.
+    :ivar state: ``present``, ``pulled`` or ``absent``.
+    :ivar pull_timeout: seconds in which a registry has to answer.
+    :ivar bootstrap_timeout: seconds the bootstrap may take, and seconds without a word from the engine.
     """
 
     name: str
     recipe: Recipe
-    absent: bool
+    state: str
     pull_timeout: int
     bootstrap_timeout: int
 
@@ -135,19 +137,22 @@ class Wish:
 
         :raises InputError: for a value that cannot be right.
         """
-        name = params["name"]
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?", name):
+        name, state = params["name"], params["state"]
+        if state == "pulled":
+            if not re.fullmatch(_IMAGE, name):
+                raise InputError("name", name, "the name of an image, such as registry.example.org/vobox:1")
+        elif not re.fullmatch(r"[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?", name):
             raise InputError("name", name, "an image name such as vobox:reference, in lower case, without a registry")
         for option in ("pull_timeout", "bootstrap_timeout"):
             if params[option] < 1:
                 raise InputError(option, params[option], "a number of seconds of 1 or more")
         recipe = _recipe(params)
-        name = name if ":" in name else f"{name}:latest"
-        return cls(name, recipe, params["state"] == "absent", params["pull_timeout"], params["bootstrap_timeout"])
+        name = name if "@" in name else ":".join(_split_tag(name))
+        return cls(name, recipe, state, params["pull_timeout"], params["bootstrap_timeout"])
 
 
 def _recipe(params: t.Mapping[str, t.Any]) -> Recipe:
-    if params["base"] and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", params["base"]):
+    if params["base"] and not re.fullmatch(_IMAGE, params["base"]):
         raise InputError("base", params["base"], "the name of an image, such as debian:bookworm-slim")
     if params["suite"] and not re.fullmatch(r"[a-z][a-z0-9-]*", params["suite"]):
         raise InputError("suite", params["suite"], "the name of a release, such as bookworm")
@@ -216,7 +221,10 @@ class Observed:
 def plan(wish: Wish, observed: Observed) -> Plan:
     """Decide what to pull, bootstrap, build and remove. Pure."""
     before = {"image": wish.name if observed.image else "", "recipe": observed.recipe}
-    if wish.absent:
+    if wish.state == "pulled":
+        pull = Step("pull_image", wish.name, "it is not on this host")
+        return Plan(() if observed.image else (pull,), before, {**before, "image": wish.name})
+    if wish.state == "absent":
         names = [*([wish.name] if observed.image else []), *observed.bases]
         steps = tuple(Step("remove_image", name, "the image is not wanted") for name in names)
         return Plan(steps, before, {"image": "", "recipe": ""})
@@ -243,6 +251,7 @@ class ImageWork:
 
     def __init__(self, wish: Wish, engine: DockerApi) -> None:
         self.wish = wish
+        self.subject = f"image {wish.name} of {engine.url}"
         self.engine = engine
         self._began = time.monotonic()
 
@@ -254,8 +263,10 @@ class ImageWork:
     def observe(self) -> Observed:
         wish, engine = self.wish, self.engine
         image = engine.image(wish.name)
-        if wish.absent:
+        if wish.state == "absent":
             return Observed(image, bases=tuple(self._bases()))
+        if wish.state == "pulled":
+            return Observed(image, registry="" if image else self._ask_registry(wish.name))
         observed = Observed(image)
         if observed.recipe == wish.recipe.digest():
             return observed
@@ -267,7 +278,7 @@ class ImageWork:
     def _bases(self) -> list[str]:
         """Names of the bases that were bootstrapped for the image, and ids of what earlier builds left nameless.
 
-        The label is inherited by all that was made from such a base, so it alone does not tell.
+        The label is also on the image itself, and inherited by all that others made from it, so it alone does not tell.
         """
         filters = json.dumps({"label": [f"{BASE_LABEL}={self.wish.name}"]})
         found = self.engine.call("Listing the bases of the image", "GET", "/images/json", filters=filters)
@@ -281,14 +292,15 @@ class ImageWork:
                 names.append(image["Id"])
         return sorted(names)
 
-    def _ask_registry(self, base: str) -> str:
+    def _ask_registry(self, name: str) -> str:
         """Empty if a registry has the image; else why not."""
         try:
             self.engine.call(
-                f"Asking the registry for {base}", "GET", f"/distribution/{base}/json", timeout=self.wish.pull_timeout
+                f"Asking the registry for {name}", "GET", f"/distribution/{name}/json", timeout=self.wish.pull_timeout
             )
-        except EngineError:
-            return f"no registry answered for {base} within {self.wish.pull_timeout} s, or it has none"
+        except EngineError as exc:
+            why = " ".join(exc.answer.split()).rstrip(".")
+            return f"no registry answered for {name} within {self.wish.pull_timeout} s, or it has none ({why})"
         return ""
 
     def plan(self, observed: Observed) -> Plan:
@@ -304,6 +316,12 @@ class ImageWork:
                         "Install the package mmdebstrap.",
                     )
                 self._mirrors()
+            elif step.action == "pull_image" and observed.registry:
+                raise RefusedError(
+                    f"name: {step.target}",
+                    observed.registry,
+                    "Check the name, that this host reaches the registry, and that its engine may log in there.",
+                )
 
     def _suite(self) -> str:
         suite = self.wish.recipe.suite or apt_sources.own_suite()
@@ -329,19 +347,20 @@ class ImageWork:
     def do(self, step: Step, journal: Journal) -> None:
         if step.action == "remove_image":
             self.engine.remove_image(step.target)
-        elif step.action == "pull_base":
+        elif step.action in ("pull_base", "pull_image"):
             self._pull(step.target)
         elif step.action == "bootstrap_base":
             self._bootstrap(step.target)
         else:
             self._build(step.target, step.details["base"])
 
-    def _pull(self, base: str) -> None:
-        repository, tag = (base, "") if "@" in base else _split_tag(base)
+    def _pull(self, name: str) -> None:
+        repository, tag = (name, "") if "@" in name else _split_tag(name)
         params = {"fromImage": repository, "tag": tag or None}
-        request = f"Pulling {base}"
+        request = f"Pulling {name}"
+        timeout = self.wish.bootstrap_timeout
         with contextlib.closing(
-            self.engine.send(request, "POST", "/images/create", params=params, stream=True)
+            self.engine.send(request, "POST", "/images/create", params=params, stream=True, timeout=timeout)
         ) as answer:
             _read_messages(request, answer)
 
@@ -356,24 +375,16 @@ class ImageWork:
             argv += [f"--include={','.join(recipe.packages)}"] if recipe.packages else []
             argv += [self._suite(), archive, *self._mirrors()]
             run(f"Bootstrapping {tag}", argv, self.wish.bootstrap_timeout, environment={"TMPDIR": folder})
-            repository, name = _split_tag(tag)
-            params = {
-                "fromSrc": "-",
-                "repo": repository,
-                "tag": name,
-                "changes": f'LABEL {BASE_LABEL}="{self.wish.name}"',
-            }
-            request = f"Importing {tag}"
             with open(archive, "rb") as file:
-                data = iter(lambda: file.read(1 << 20), b"")
-                answer = self.engine.send(request, "POST", "/images/create", data=data, params=params)
-            _read_messages(request, answer)
+                self.engine.import_layer(
+                    tag, iter(lambda: file.read(1 << 20), b""), f'LABEL {BASE_LABEL}="{self.wish.name}"'
+                )
 
     def _build(self, name: str, base: str) -> None:
         recipe = self.wish.recipe
         params = {
             "t": name,
-            "labels": json.dumps({**dict(recipe.labels), RECIPE_LABEL: recipe.digest()}),
+            "labels": json.dumps({**dict(recipe.labels), RECIPE_LABEL: recipe.digest(), BASE_LABEL: self.wish.name}),
             # Nothing has to be fetched for a base of our own.
             "networkmode": "none" if base == self.wish.base_tag else None,
             "rm": "true",
@@ -402,7 +413,7 @@ class ImageWork:
         self.engine.reset()
 
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
-        built = bool(plan.steps) and not self.wish.absent
+        built = bool(plan.steps) and self.wish.state != "absent"
         known = observed.image is not None and (applied or not plan.steps)
         image = observed.image if known else None
         return {

@@ -71,6 +71,18 @@ class Actor:
         journal.will_do(f"stop {step.target}", "start", container=step.target, grace=self._grace())
         self.engine.start_container(step.target)
         self._gate().wait(step.target)
+        self._announce(step.target)
+
+    def _announce(self, container: str) -> None:
+        """Tell the LAN where the VO-box is: its neighbours may remember another machine that had its addresses."""
+        from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
+        from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import LINK_SECONDS
+        from ansible_collections.hep.gridbox.plugins.module_utils.vobox.take_over import announce_engines_link
+
+        network = self.wish.values.get("network.name") or self.seen.values.get("network.name")
+        identity = Identity.of(self.engine.container(container) or {}, network) if network else None
+        if identity:
+            announce_engines_link(self.engine, container, identity, LINK_SECONDS)
 
     def _undo_start(self, data: t.Mapping[str, t.Any]) -> None:
         self.engine.stop_container(data["container"], data["grace"])
@@ -196,7 +208,7 @@ class Actor:
             timeouts=handover.Timeouts(
                 ready=self.wish.swap.health_timeout, serving=self.wish.swap.health_timeout, stop=self._grace()
             ),
-            keep_previous=self.wish.swap.keep_previous,
+            keep_previous=self.wish.swap.keep_previous, attachments=values["network.others"],
         )  # fmt: skip
         self._drop_old_launch_folders()
         self.swap = {
@@ -216,6 +228,8 @@ class Actor:
         name = step.target
         upcoming, previous = f"{name}.next", f"{name}.previous"
         self._create(upcoming, step.details["values"], step.details["image"], journal)
+        for network, endpoint in step.details["values"]["network.others"].items():
+            self.engine.connect(network, upcoming, endpoint)
         if self.engine.container(previous):
             self.engine.remove_container(previous)
         journal.will_do(f"give {name} its name back", "rename", id=old["Id"], container=name)
@@ -229,6 +243,7 @@ class Actor:
             journal.will_do(f"stop {name}", "start", container=new["Id"], grace=0)
             self.engine.start_container(new["Id"])
             self._gate().wait(new["Id"])
+            self._announce(new["Id"])
         journal.settle()
         if not self.wish.swap.keep_previous:
             journal.will_do(f"remove the container that {name} was before", "retire", id=old["Id"])

@@ -16,6 +16,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import (
     CERTIFICATE_TARGET,
     CVMFS_TARGET,
     KEY_TARGET,
+    OWN_LABELS,
     Values,
     size,
 )
@@ -24,8 +25,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.runner import IN
 
 Json = t.Dict[str, t.Any]
 
-#: Our own labels; never compared, so that a container started by hand is as good as ours.
-OWN_LABELS = "hep.gridbox."
 NAME_LABEL = f"{OWN_LABELS}vobox"
 CREATION_LABEL = f"{OWN_LABELS}creation"
 
@@ -35,7 +34,7 @@ _OWN_TARGETS = (CVMFS_TARGET, CERTIFICATE_TARGET, KEY_TARGET, START_PATH, INIT_F
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}\Z")
 
 #: What no option of ours names is taken over by a swap as it is: a container that was started by hand loses nothing.
-_TAKEN_OVER_CONFIG = ("User", "WorkingDir", "Tty", "OpenStdin", "StopSignal", "Domainname")
+_TAKEN_OVER_CONFIG = ("User", "WorkingDir", "Tty", "OpenStdin", "StopSignal")
 _TAKEN_OVER_HOST_CONFIG = (
     "Tmpfs", "GroupAdd", "CgroupParent", "CpuShares", "CpusetCpus", "CpusetMems", "BlkioWeight", "MemoryReservation",
     "IpcMode", "PidMode", "UsernsMode", "UTSMode", "CgroupnsMode", "StorageOpt", "DeviceCgroupRules", "DeviceRequests",
@@ -91,6 +90,16 @@ def values_of(container: Json, image: Json, platform: str) -> dict[str, t.Any]:
         "Config": {key: config[key] for key in _TAKEN_OVER_CONFIG if config.get(key)},
         "HostConfig": {key: host[key] for key in _TAKEN_OVER_HOST_CONFIG if host.get(key)} | _init(host),
     }
+    return values
+
+
+def beside_image(wished: Values, image: Json) -> dict[str, t.Any]:
+    """What is asked for as :func:`values_of` will read it: environment and labels without what the image sets alike."""
+    config = image.get("Config") or {}
+    values = dict(wished)
+    for key, of_image in (("environment", _environment(config)), ("labels", config.get("Labels") or {})):
+        if key in values:
+            values[key] = _beside(values[key], of_image)
     return values
 
 
@@ -225,8 +234,21 @@ def _read_network(container: Json, platform: str) -> dict[str, t.Any]:
         "network.ipv4": address("IPv4Address", "IPAddress"),
         "network.ipv6": address("IPv6Address", "GlobalIPv6Address"),
         "network.mac": mac.lower() if mac else None,
-        "network.others": tuple(sorted(other for other in networks if other != name)),
+        "network.others": {
+            other: _attachment(networks[other], container["Id"][:12]) for other in sorted(networks) if other != name
+        },
     }
+
+
+def _attachment(endpoint: Json, short_id: str) -> Json:
+    """The Engine API's ``EndpointConfig`` that gives another container what this one asked for on a network."""
+    asked = {
+        # The engine adds the short id by itself.
+        "Aliases": [alias for alias in endpoint.get("Aliases") or () if alias != short_id],
+        "DriverOpts": endpoint.get("DriverOpts"),
+        "IPAMConfig": {key: value for key, value in (endpoint.get("IPAMConfig") or {}).items() if value},
+    }
+    return {key: value for key, value in asked.items() if value}
 
 
 def _read_mounts(container: Json, image: Json) -> dict[str, t.Any]:

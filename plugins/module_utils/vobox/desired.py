@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import Privileges
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.runner import INIT_FOLDER, START_PATH, STATE_FOLDER
 
 #: Option values by option path, in one normal form for what is asked, what is observed and what is created:
 #: addresses in their shortest spelling, sizes in bytes, lists as sorted tuples where order means nothing.
@@ -25,14 +26,27 @@ CVMFS_TARGET = "/cvmfs"
 CERTIFICATE_TARGET = "/etc/grid-security/hostcert.pem"
 KEY_TARGET = "/etc/grid-security/hostkey.pem"
 
+#: Our own labels; never compared, so that a container started by hand is as good as ours, and never taken from people.
+OWN_LABELS = "hep.gridbox."
+
 #: The engine's rule for names of containers; dots and what follows are kept free for the swap.
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,59}\Z")
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _LABEL_OF_FQDN = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z")
 _SIZE = re.compile(r"(\d+)([bkmgt]?)b?\Z", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_RESERVED_SUFFIXES = (".next", ".previous")
+#: Of the containers that a swap makes and leaves.
+RESERVED_SUFFIXES = (".next", ".stand-in", ".previous")
 _RLIMITS = ("nofile", "nproc", "core", "memlock")
+#: What a line of /etc/hosts or the search line of /etc/resolv.conf takes as one name.
+_MACHINE = re.compile(r"\w[\w.-]*\Z", re.ASCII)
+_DOMAIN = re.compile(r"(\.|\w[\w.-]*)\Z", re.ASCII)
+
+#: The engine's requests have signed 64-bit numbers for bytes and limits; nanoseconds in the same bound its seconds.
+_MOST_BYTES = (1 << 63) - 1
+_MOST_SECONDS = (1 << 31) - 1
+#: linux/threads.h: PID_MAX_LIMIT of 64-bit kernels; pids.max takes no more.
+_MOST_PIDS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -94,10 +108,10 @@ class Wish:
         :raises InputError: for the first value that cannot be right.
         """
         name = params["name"]
-        if not _NAME.match(name) or name.endswith(_RESERVED_SUFFIXES):
+        if not _NAME.match(name) or name.endswith(RESERVED_SUFFIXES):
             raise InputError(
                 "name", name, "2 to 60 letters, digits, dots, dashes and underscores, the first a letter or digit,"
-                " not ending in .next or .previous"
+                " not ending in .next, .stand-in or .previous"
             )  # fmt: skip
         if not os.path.isabs(params["files"]):
             raise InputError("files", params["files"], "an absolute path")
@@ -150,7 +164,10 @@ def size(option: str, text: str) -> int:
     found = _SIZE.match(text.strip())
     if not found:
         raise InputError(option, text, "a size such as 512m or 4g")
-    return int(found[1]) << {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}[found[2].lower()]
+    number = int(found[1]) << {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}[found[2].lower()]
+    if number > _MOST_BYTES:
+        raise InputError(option, text, "a size below 8388608t, which is more than the engine can count")
+    return number
 
 
 def limit_pair(option: str, text: str) -> tuple[int, int]:
@@ -163,7 +180,7 @@ def limit_pair(option: str, text: str) -> tuple[int, int]:
         numbers = [int(part) for part in parts]
     except ValueError:
         numbers = []
-    if len(numbers) not in (1, 2) or any(number < -1 for number in numbers):
+    if len(numbers) not in (1, 2) or any(not -1 <= number <= _MOST_BYTES for number in numbers):
         raise InputError(option, text, "soft:hard, two whole numbers such as 8192:65536, or one for both")
     soft, hard = numbers[0], numbers[-1]
     if hard != -1 and (soft == -1 or soft > hard):
@@ -208,9 +225,22 @@ def mac_address(option: str, text: str) -> str:
 
 
 def _at_least(option: str, value: int, least: int) -> int:
-    if value < least:
-        raise InputError(option, value, f"a whole number of {least} or more")
+    if not least <= value <= _MOST_SECONDS:
+        raise InputError(option, value, f"a whole number from {least} to {_MOST_SECONDS}")
     return value
+
+
+def _one_line(option: str, text: str) -> str:
+    """
+    :raises InputError: for text that would break a line of a table, a log or a file, or is none.
+    """
+    if not text.strip() or not text.isprintable():
+        raise InputError(option, text, "one line of text, without control characters")
+    return text
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
 
 
 def _hostname(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> None:
@@ -273,6 +303,11 @@ def _cvmfs(params: t.Mapping[str, t.Any]) -> t.Optional[Cvmfs]:
     return Cvmfs(os.path.normpath(given["path"]), tuple(given["repositories"]), given["propagation"])
 
 
+def _normal(path: str) -> str:
+    # POSIX lets two slashes at the beginning mean something else, and so does normpath; Linux does not.
+    return "/" + os.path.normpath(path).lstrip("/") if os.path.isabs(path) else os.path.normpath(path)
+
+
 def _mounts(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> None:
     cvmfs = _cvmfs(params)
     if cvmfs:
@@ -288,9 +323,9 @@ def _mounts(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> None:
     volumes = {}
     for position, volume in enumerate(params["volumes"]):
         option = f"volumes[{position}]"
-        source, target = volume["source"], os.path.normpath(volume["target"])
+        source, target = volume["source"], _normal(_one_line(f"{option}.target", volume["target"]))
         if os.path.isabs(source):
-            source = os.path.normpath(source)
+            source = _normal(_one_line(f"{option}.source", source))
         elif not _VOLUME.match(source):
             raise InputError(f"{option}.source", source, "the name of a volume or an absolute path of the host")
         elif volume["propagation"] != "rprivate":
@@ -299,10 +334,15 @@ def _mounts(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> None:
             )
         if not os.path.isabs(target) or target == "/":
             raise InputError(f"{option}.target", volume["target"], "an absolute path in the container other than /")
-        if target in (CVMFS_TARGET, CERTIFICATE_TARGET, KEY_TARGET) or target.startswith(
-            ("/etc/init.sh", "/etc/hep.gridbox")
-        ):
+        if target in (CVMFS_TARGET, CERTIFICATE_TARGET, KEY_TARGET):
             raise InputError(f"{option}.target", volume["target"], "a path that no other option of this module mounts")
+        for own in (START_PATH, INIT_FOLDER, STATE_FOLDER):
+            if _lies_in(target, own) or _lies_in(own, target):
+                raise InputError(
+                    f"{option}.target", volume["target"],
+                    f"a path that is neither on, in nor above {own}, which the init script needs",
+                    "Mount the files or folders that are needed there one by one.",
+                )  # fmt: skip
         if target in volumes:
             raise InputError(f"{option}.target", volume["target"], "a path that is mounted only once")
         volumes[target] = (source, volume["read_only"], volume["propagation"])
@@ -316,13 +356,16 @@ def _limits(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> None:
     for key in _RLIMITS:
         if given[key] is not None:
             values[f"limits.{key}"] = limit_pair(f"limits.{key}", given[key])
-    if values.get("limits.nofile", (1, 1))[0] < 1:
+    if min(values.get("limits.nofile", (1, 1))) < 1:
         raise InputError(
             "limits.nofile", given["nofile"], "numbers of 1 or more: a limit of open files is always finite"
         )
     if given["pids"] is not None:
-        if given["pids"] < 1 and given["pids"] != -1:
-            raise InputError("limits.pids", given["pids"], "a whole number of 1 or more, or -1 for no limit")
+        if not 1 <= given["pids"] <= _MOST_PIDS and given["pids"] != -1:
+            raise InputError(
+                "limits.pids", given["pids"],
+                f"a whole number from 1 to {_MOST_PIDS}, the most that Linux has, or -1 for no limit",
+            )  # fmt: skip
         values["limits.pids"] = given["pids"]
     if given["memory"] is not None:
         memory = size("limits.memory", given["memory"])
@@ -396,7 +439,8 @@ def _services(params: t.Mapping[str, t.Any]) -> t.Optional[tuple[Service, ...]]:
             raise InputError(
                 f"services[{position}].port", given["port"], "a port that no other service of this VO-box has"
             )
-        services.append(Service(given["name"], given["port"], given["protocol"]))
+        name = _one_line(f"services[{position}].name", given["name"])
+        services.append(Service(name, given["port"], given["protocol"]))
     return tuple(services)
 
 
@@ -406,7 +450,13 @@ def _environment(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> Non
         if given is None:
             continue
         for key, value in given.items():
+            _one_line(option, key)
             _plain_text(f"{option}.{key}", value)
+            if option == "labels" and key.startswith(OWN_LABELS):
+                raise InputError(
+                    f"labels.{key}", value, f"a name that does not begin with {OWN_LABELS}",
+                    "Those are kept for this collection's own labels.",
+                )  # fmt: skip
             if option == "environment" and not re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", key):
                 raise InputError(f"environment.{key}", value, "a name of letters, digits and underscores")
         values[option] = {str(key): str(value) for key, value in given.items()}
@@ -435,12 +485,20 @@ def _dns(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> None:
                 raise InputError(f"dns.servers[{position}]", server, "the address of a name server") from None
         values["dns.servers"] = tuple(servers)
     if given["search"] is not None:
+        for position, domain in enumerate(given["search"]):
+            if not _DOMAIN.match(domain):
+                raise InputError(
+                    f"dns.search[{position}]", domain, "a domain such as example.org, or . for none", "One an entry."
+                )
         values["dns.search"] = tuple(given["search"])
     if given["hosts"] is not None:
         hosts = {}
         for name, value in given["hosts"].items():
+            if not _MACHINE.match(name):
+                raise InputError("dns.hosts", name, "names of machines, such as squid or squid.example.org")
             try:
-                hosts[name] = str(ipaddress.ip_address(value))
+                # As text: a number would be taken for an address too.
+                hosts[name] = str(ipaddress.ip_address(str(value)))
             except ValueError:
                 raise InputError(f"dns.hosts.{name}", value, "an address") from None
         values["dns.hosts"] = hosts

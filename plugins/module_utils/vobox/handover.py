@@ -33,6 +33,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import (
+    LINK_SECONDS,
     Parent,
     lend_addresses,
     netns_of,
@@ -50,6 +51,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import 
     put_back,
     record_in,
     retire,
+    stand_in_name,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.stand_in import StandIn
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.take_over import (
@@ -81,7 +83,7 @@ class Timeouts:
     ready: float = 120
     serving: float = 60
     stop: int = 10
-    link: float = 5
+    link: float = LINK_SECONDS
 
 
 @dataclass
@@ -118,6 +120,7 @@ def swap(
     serving: t.Optional[Probe] = None,
     timeouts: t.Optional[Timeouts] = None,
     keep_previous: bool = False,
+    attachments: t.Optional[t.Mapping[str, Json]] = None,
 ) -> SwapReport:
     """Replace container ``name``.
 
@@ -132,6 +135,8 @@ def swap(
         ``sequential``.
     :param serving: whether it is well with the network.
     :param keep_previous: keep the replaced container, stopped, as ``<name>.previous``.
+    :param attachments: ``EndpointConfig`` by name of other networks that the new one is to be on beside the old one,
+        which keeps its own. So nothing is to be put back: they go with the new one.
     :raises GridboxError: after which the journal's entries put the old container back.
     """
     timeouts = timeouts or Timeouts()
@@ -207,6 +212,8 @@ def swap(
     if record["policy"]:
         engine.update_container(old["Id"], {"RestartPolicy": NO_RESTART})
     with _told_if_ended(engine, report.new_id):
+        for other, attachment in (attachments or {}).items():
+            engine.connect(other, report.new_id, attachment)
         wait_for_health(engine, report.new_id, serving, timeouts.serving, "to be well in service")
     clock.lap("serving")
     engine.remove_container(previous_name(name))
@@ -242,18 +249,19 @@ def recover(engine: DockerApi, name: str) -> list[str]:
 
     :returns: sentences about what was done; empty if there was nothing to do.
     """
-    upcoming, current = engine.container(next_name(name)), engine.container(name)
-    record = record_in(upcoming)
-    if upcoming and record is None:
-        raise RefusedError(
-            f"name: {name}",
-            f"there is a container {next_name(name)} that no swap has made",
-            "Rename or remove it; a swap needs the name.",
-        )
-    if record:
-        put_back(engine, record)
-        return [f"An interrupted swap of {name} was taken back; the container before it is in service again."]
-    record = record_in(current)
+    for made in (next_name(name), stand_in_name(name)):
+        upcoming = engine.container(made)
+        record = record_in(upcoming)
+        if upcoming and record is None:
+            raise RefusedError(
+                f"name: {name}",
+                f"there is a container {made} that no swap has made",
+                "Rename or remove it; a swap needs the name.",
+            )
+        if record:
+            put_back(engine, record)
+            return [f"An interrupted swap of {name} was taken back; the container before it is in service again."]
+    record = record_in(engine.container(name))
     previous = engine.container(previous_name(name))
     if record and previous and previous["Id"] == record["old_id"] and not is_retired(previous, record):
         retire(engine, record)

@@ -11,18 +11,29 @@ by hand shows without any record. What is current is one symbolic link, replaced
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import typing as t
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Service, sha256
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.runner import RUNNER, START
 
 #: How many versions of the init script are kept.
 KEPT_VERSIONS = 5
+
+#: All that is ever made in the folder; what is in a launch folder the container makes.
+_OURS = re.compile(
+    r"services\.json|run|run/[0-9a-f]{12}"
+    r"|init|init/(current|previous|start|runner|versions|versions/[0-9a-f]{64}(/init\.sh)?)"
+)
+#: A file that is being written, or that a killed run left, for the one that it would have become.
+_BEING_WRITTEN = re.compile(r"(^|/)\.([^/]+)\.new\Z")
 
 
 @dataclass(frozen=True)
@@ -83,8 +94,21 @@ class Folder:
     # ---- looking --------------------------------------------------------------------------------------------------
 
     def read(self) -> HostFiles:
-        """All of it."""
+        """All of it.
+
+        :raises RefusedError: for what cannot be read, or is not what this module has written.
+        """
+        try:
+            return self._read()
+        except OSError as exc:
+            raise RefusedError(
+                f"files: {exc.filename}", f"it cannot be read ({exc.strerror})", "Repair it or move it away."
+            ) from exc
+
+    def _read(self) -> HostFiles:
         if not self.path.is_dir():
+            if os.path.lexists(self.path):
+                raise RefusedError(f"files: {self.path}", "it is not a folder", "Move it away, or give another folder.")
             return HostFiles()
         current = _link(self.init / "current")
         text = _text(self.init / "current" / "init.sh")
@@ -104,6 +128,22 @@ class Folder:
         text = _text(self.init / "versions" / version / "init.sh")
         return text if text is not None and sha256(text) == version else None
 
+    def foreign(self) -> list[str]:
+        """What lies in the folder and was not made by this module, nor by a container in its launch folder."""
+        if self.path.is_symlink():
+            return ["a symbolic link"]
+        found = []
+        for where, folders, files in os.walk(self.path):
+            inside = os.path.relpath(where, self.path)
+            for name in (*folders, *files):
+                path = os.path.normpath(os.path.join(inside, name))
+                if not _OURS.fullmatch(_BEING_WRITTEN.sub(r"\1\2", path)):
+                    found.append(path)
+                    folders[:] = [folder for folder in folders if folder != name]
+            if inside == "run":
+                folders.clear()
+        return sorted(found)
+
     def _versions(self) -> tuple[str, ...]:
         folder = self.init / "versions"
         if not folder.is_dir():
@@ -111,10 +151,21 @@ class Folder:
         return tuple(entry.name for entry in sorted(folder.iterdir(), key=lambda e: e.stat().st_mtime_ns, reverse=True))
 
     def _services(self) -> t.Optional[tuple[Service, ...]]:
-        text = _text(self.path / "services.json")
+        path = self.path / "services.json"
+        text = _text(path)
         if text is None:
             return None
-        return tuple(Service(**service) for service in json.loads(text))
+        try:
+            services = tuple(Service(**service) for service in json.loads(text))
+            for service in services:
+                if not isinstance(service.port, int):
+                    raise TypeError(f"a port is {service.port!r}")
+        except (TypeError, ValueError) as exc:
+            raise RefusedError(
+                f"files: {path}", f"it is not the list of services that this module writes ({exc})",
+                "Remove it; a run with the option services writes it anew.",
+            ) from exc  # fmt: skip
+        return services
 
     # ---- changing -------------------------------------------------------------------------------------------------
 
@@ -233,9 +284,9 @@ def read_launch(folder: t.Optional[str]) -> Launch:
     words = (_text(Path(folder) / "state") or "").split() if folder else []
     if not folder or len(words) < 2:
         return Launch()
-    return Launch(
-        words[0], words[1], int(words[2]) if len(words) > 2 else None, os.stat(os.path.join(folder, "state")).st_mtime
-    )
+    # The container may write there what it likes.
+    status = int(words[2]) if words[2:] and words[2].isdecimal() else None
+    return Launch(words[0], words[1], status, os.stat(os.path.join(folder, "state")).st_mtime)
 
 
 def _link(path: Path) -> t.Optional[str]:
@@ -243,6 +294,13 @@ def _link(path: Path) -> t.Optional[str]:
         return os.path.basename(os.readlink(path))
     except FileNotFoundError:
         return None
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        raise RefusedError(
+            f"files: {path}", "it is not the symbolic link that this module makes",
+            "Move it away, and run again with the option init_script.",
+        ) from exc  # fmt: skip
 
 
 def _text(path: Path) -> t.Optional[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
+from ansible_collections.hep.gridbox.plugins.module_utils.reconcile import memory
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import NAME_LABEL
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.gate import listens
@@ -25,7 +26,8 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """The documented return values of ``vobox_info``."""
     engine = engine_from(params)
     names = [params["name"]] if params["name"] else _names(engine, params["files"])
-    voboxes = [_vobox(engine, name, params["files"]) for name in names]
+    known = memory.load()
+    voboxes = [_vobox(engine, name, params["files"], known) for name in names]
     return {
         "engine": {"name": engine.platform.name, "version": ".".join(map(str, engine.platform.version))},
         "voboxes": [vobox for vobox in voboxes if vobox is not None],
@@ -45,7 +47,7 @@ def _names(engine: DockerApi, files: str) -> list[str]:
     return sorted(names)
 
 
-def _vobox(engine: DockerApi, name: str, files: str) -> t.Optional[dict[str, t.Any]]:
+def _vobox(engine: DockerApi, name: str, files: str, known: memory.Memory) -> t.Optional[dict[str, t.Any]]:
     seen = observe(engine, Wish(name=name, state="present", files=files))
     if seen.container is None:
         return None
@@ -60,6 +62,16 @@ def _vobox(engine: DockerApi, name: str, files: str) -> t.Optional[dict[str, t.A
             {**asdict(service), "up": running and listens(pid, service)} for service in seen.files.services or ()
         ],
         "leftovers": [*seen.leftovers, *([seen.kept] if seen.kept else [])],
+        "reconciler": _reconciler(name, known),
+    }
+
+
+def _reconciler(name: str, known: memory.Memory) -> dict[str, t.Any]:
+    """What the program gridbox-reconcile has found and done since the boot; nothing where it is not installed."""
+    return {
+        "looked": known.looked or None,
+        "complaint": next((one.reason for one in known.findings if one.name == name and not one.well), None),
+        "events": [{"time": one["time"], "text": one["text"]} for one in known.events if one["name"] == name],
     }
 
 

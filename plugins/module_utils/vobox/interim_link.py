@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.host.netlink import refusal, with_plain_deletions
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import inside
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
 
@@ -31,6 +32,9 @@ LINK = "gridbox-interim"
 TABLE = 20180
 RULE_OF_ANSWERS = 20180
 RULE_OF_THE_REST = 40180
+
+#: Seconds for a link to carry traffic.
+LINK_SECONDS = 5.0
 
 _NODAD_NOPREFIXROUTE = 0x02 | 0x200
 _RT_SCOPE_LINK = 253
@@ -111,17 +115,21 @@ class NamespaceLinks:
                 f" Ubuntu, EPEL) or pyroute2 from PyPI for the interpreter in use. ({exc})"
             ) from exc
         self.netns = netns
-        # pyroute2 0.7 runs NetNS in a process of its own, where our descriptors mean nothing.
-        self.netlink = NetNS(netns, flags=0) if netns else IPRoute()
+        try:
+            # pyroute2 0.7 runs NetNS in a process of its own, where our descriptors mean nothing.
+            self.netlink = with_plain_deletions(NetNS(netns, flags=0) if netns else IPRoute())
+        except OSError as exc:
+            raise GridboxError(
+                f"The links in {netns or 'the host'} cannot be asked for ({exc.strerror or exc})."
+                " Is what they belong to still running?"
+            ) from exc
 
     def __enter__(self) -> NamespaceLinks:
         return self
 
     def __exit__(self, _kind: object, exc: t.Optional[BaseException], _traceback: object) -> None:
-        from pyroute2.netlink.exceptions import NetlinkError
-
         self.netlink.close()
-        if isinstance(exc, NetlinkError):
+        if exc is not None and refusal(exc):
             raise GridboxError(
                 f"The kernel refused a change of links in {self.netns or 'the host'}: {exc.args[-1]}."
             ) from exc
@@ -239,16 +247,14 @@ class InterimLink:
 
     def _raise(self, inner: NamespaceLinks, index: int) -> None:
         """Set the link up with the first MAC that is free on the parent."""
-        from pyroute2.netlink.exceptions import NetlinkError
-
         for mac in self._macs:
             try:
                 inner.netlink.link("set", index=index, address=mac)
                 inner.netlink.link("set", index=index, state="up")
-            except NetlinkError as exc:
+            except Exception as exc:
                 # On the way back the link of the way forth is still there; and a link whose namespace has gone stays
                 # until the kernel comes to clear it, which takes seconds on a busy machine.
-                if exc.code != errno.EADDRINUSE or mac == self._macs[-1]:
+                if refusal(exc) != errno.EADDRINUSE or mac == self._macs[-1]:
                     raise
             else:
                 self.mac = mac
@@ -339,10 +345,8 @@ def set_sysctls(netns: str, values: t.Mapping[str, int]) -> None:
 @contextlib.contextmanager
 def _fine_if(code: int) -> t.Iterator[None]:
     """Within the block this refusal (errno) of netlink means that it is so already."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
     try:
         yield
-    except NetlinkError as exc:
-        if exc.code != code:
+    except Exception as exc:
+        if refusal(exc) != code:
             raise

@@ -76,10 +76,11 @@ def observe(engine: DockerApi, wish: Wish) -> Observed:
     name = wish.name
     platform = engine.platform
     there = {record["Names"][0].lstrip("/"): record for record in _family(engine, name)}
-    leftovers, kept = _leftovers(name, there)
+    leftovers, kept = find_leftovers(name, there)
     container = engine.container(name) if name in there else None
-    if f"{name}.next" in leftovers:
-        container = _the_one_before(engine, there[f"{name}.next"]) or container
+    interrupted = [there[made] for made in made_by_a_swap(name) if made in leftovers]
+    if interrupted:
+        container = _the_one_before(engine, interrupted[0]) or container
     if container and container["State"].get("Paused"):
         raise RefusedError(f"name: {name}", "the container is paused", "Unpause it (docker unpause) and run again.")
     image: Json = (engine.image(container["Image"]) or {}) if container else {}
@@ -103,6 +104,11 @@ def observe(engine: DockerApi, wish: Wish) -> Observed:
     )
 
 
+def subject_of(engine: DockerApi, name: str) -> str:
+    """What a lock on a VO-box is taken on, by whoever changes it."""
+    return f"VO-box {name} of {engine.url}"
+
+
 def launch_folder(container: t.Optional[Json]) -> t.Optional[str]:
     """The folder on the host in which the container's runner tells how it goes; None if it has none."""
     for mount in (container or {}).get("Mounts") or ():
@@ -111,30 +117,36 @@ def launch_folder(container: t.Optional[Json]) -> t.Optional[str]:
     return None
 
 
+def made_by_a_swap(name: str) -> tuple[str, str]:
+    """Names that containers have while a swap is under way, and after it only if it was interrupted."""
+    return f"{name}.next", f"{name}.stand-in"
+
+
 def _family(engine: DockerApi, name: str) -> list[Json]:
     """The short records of the container, and of those that a swap makes and leaves."""
-    names = (name, f"{name}.next", f"{name}.previous")
+    names = (name, *made_by_a_swap(name), f"{name}.previous")
     found = engine.containers({"name": [f"^/?{other.replace('.', '[.]')}$" for other in names]})
     return [record for record in found if record["Names"][0].lstrip("/") in names]
 
 
-def _leftovers(name: str, there: t.Mapping[str, Json]) -> tuple[tuple[str, ...], t.Optional[str]]:
+def find_leftovers(name: str, there: t.Mapping[str, Json]) -> tuple[tuple[str, ...], t.Optional[str]]:
     """What an interrupted swap left, and what was kept on purpose."""
     # Only when there is something to look at: the swap's code is long.
-    if f"{name}.next" not in there and f"{name}.previous" not in there:
+    if not there.keys() - {name}:
         return (), None
     from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import REPLACES_LABEL
 
     left = []
     kept = None
-    if f"{name}.next" in there:
-        if REPLACES_LABEL not in (there[f"{name}.next"].get("Labels") or {}):
-            raise RefusedError(
-                f"name: {name}",
-                f"there is a container {name}.next that no swap has made",
-                "Rename or remove it; a swap needs the name.",
-            )
-        left.append(f"{name}.next")
+    for made in made_by_a_swap(name):
+        if made in there:
+            if REPLACES_LABEL not in (there[made].get("Labels") or {}):
+                raise RefusedError(
+                    f"name: {name}",
+                    f"there is a container {made} that no swap has made",
+                    "Rename or remove it; a swap needs the name.",
+                )
+            left.append(made)
     previous = there.get(f"{name}.previous")
     if previous:
         record = _record(there.get(name), REPLACES_LABEL)

@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import without_image_defaults
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import (
+    beside_image,
+    without_image_defaults,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Values, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.mac import mac_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed
@@ -51,7 +54,7 @@ def decide(wish: Wish, seen: Observed) -> Decision:
     """
     if wish.state == "absent":
         return _absent(wish, seen)
-    wished = dict(wish.values)
+    wished = beside_image(wish.values, seen.image if seen.wished_image is None else seen.wished_image)
     if wish.privileges:
         wished.update(wish.privileges.values(_grantable(seen)))
     if wish.image is not None and seen.wished_image is None:
@@ -132,6 +135,7 @@ def _defaults(wished: Values, seen: Observed) -> dict[str, t.Any]:
 
 def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
     now = seen.values
+    _refuse_log_size(wish, {**now, **wished})
     old_image = str((seen.container or {})["Image"])
     image = str(seen.wished_image["Id"]) if seen.wished_image is not None else old_image
     different = [key for key in wished if now.get(key) != wished[key] and not _untold(key, seen)]
@@ -158,12 +162,7 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
     restarts = bool(seen.renewed) and running and not replaces
     steps += _script_steps(wish, seen, launched=running and not replaces and not restarts)
     if replaces:
-        if now["network.others"]:
-            raise RefusedError(
-                f"name: {wish.name}",
-                f"it is on the network {', '.join(now['network.others'])} too, which a swap would lose",
-                "Disconnect it first; the change needs a new container because of " + "; ".join(reasons) + ".",
-            )  # fmt: skip
+        values["network.others"] = _attachments(wish, seen, values, reasons)
         for option, given in (("hostname", values.get("hostname")), ("network", _fixed(values))):
             if not given:
                 raise InputError(
@@ -237,6 +236,43 @@ def _complete(values: dict[str, t.Any], wished: Values) -> dict[str, t.Any]:
     if "volumes" in wished:
         values["volumes.anonymous"] = ()
     return values
+
+
+def _attachments(wish: Wish, seen: Observed, values: Values, reasons: t.Sequence[str]) -> dict[str, t.Any]:
+    """The other networks that a swap takes along: the new container is connected to them beside the old one.
+
+    :raises RefusedError: for one on which the two cannot be at the same time.
+    """
+    others = {name: end for name, end in seen.values["network.others"].items() if name != values["network.name"]}
+    for name, endpoint in others.items():
+        why = ""
+        if endpoint.get("IPAMConfig"):
+            fixed = ", ".join(map(_text, endpoint["IPAMConfig"].values()))
+            why = f"with the fixed address {fixed}, which the old and the new container cannot have at the same time"
+        elif seen.platform.name != "docker":
+            why = f"and a swap with {seen.platform} cannot take that along"
+        if why:
+            raise RefusedError(
+                f"name: {wish.name}",
+                f"it is on the network {name} too, {why}",
+                f"Disconnect it first ({seen.platform.name} network disconnect {name} {wish.name}), run again, and"
+                f" connect it afterwards; the change needs a new container because of {'; '.join(reasons)}.",
+            )
+    return others
+
+
+def _refuse_log_size(wish: Wish, values: Values) -> None:
+    """
+    :raises RefusedError: for a size or number of log files that the log driver, which nobody asked for, does not know.
+    """
+    driver = values.get("log.driver")
+    for option in ("log.max_size", "log.max_file"):
+        if option in wish.values and driver not in ROTATED:
+            raise RefusedError(
+                f"{option}: {wish.values[option]}",
+                f"the log driver of {wish.name} is {driver}, which has no such option",
+                f"Set log.driver beside it ({' or '.join(ROTATED)}), or leave {option} out.",
+            )
 
 
 def _fixed(values: Values) -> bool:

@@ -15,8 +15,9 @@ from pathlib import Path
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Values, Wish
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import RESERVED_SUFFIXES, Values, Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import Folder
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed, folder_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.plan import ROTATED
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import EngineProcess, refuse_ungrantable
 
@@ -56,8 +57,12 @@ def preflight(engine: DockerApi, wish: Wish, seen: Observed, plan: Plan) -> None
     for action in ("create_container", "swap_container"):
         if action in steps:
             _new_container(engine, wish, seen, steps[action].details["values"])
+    if "start_container" in steps and "create_container" not in steps and _not_held(seen, seen.values):
+        _wire(_network(engine, seen.values["network.name"]), wish, seen, seen.values)
     if "update_container" in steps:
-        _swap_accounting(engine.info(), steps["update_container"].details["to"])
+        refuse_limits(engine.info(), steps["update_container"].details["to"])
+    if "remove_files" in steps:
+        refuse_foreign(wish)
 
 
 def _new_container(engine: DockerApi, wish: Wish, seen: Observed, values: Values) -> None:
@@ -81,7 +86,7 @@ def _new_container(engine: DockerApi, wish: Wish, seen: Observed, values: Values
         refuse_ungrantable(wish.privileges, process, seen.platform.name, seen.platform.version)
     _rlimits(values, process)
     info = engine.info()
-    _swap_accounting(info, values)
+    refuse_limits(info, values)
     drivers = ((info.get("Plugins") or {}).get("Log")) or ()
     if seen.platform.name == "podman":
         drivers = ("json-file", "k8s-file", "journald", "none", "passthrough")
@@ -95,11 +100,16 @@ def _new_container(engine: DockerApi, wish: Wish, seen: Observed, values: Values
             "the log of the new container would grow without end",
             "Set log.max_size, for instance 10m.",
         )
-    _network(engine, wish, seen, values)
+    network = _network(engine, values["network.name"])
+    _addresses(engine, network, seen, values)
+    _wire(network, wish, seen, values)
 
 
 def check_syntax(script: str) -> None:
     """Let the host's shell read the script without running it.
+
+    The image's shell is another one: what is sh there may be bash, which reads more than the host's dash. So a script
+    for sh is refused only if bash cannot read it either.
 
     :raises InputError: with the shell's own words, if it is no script.
     """
@@ -108,15 +118,22 @@ def check_syntax(script: str) -> None:
     interpreter = words[0] if os.path.basename(words[0]) != "env" or len(words) < 2 else f"/bin/{words[1]}"
     if os.path.basename(interpreter) not in _SHELLS or not os.path.exists(interpreter):
         return
+    said = _complaint(interpreter, script)
+    if said is not None and os.path.basename(interpreter) == "sh" and os.path.exists("/bin/bash"):
+        said = said if _complaint("/bin/bash", script) is not None else None
+    if said is not None:
+        raise InputError("init_script", first, f"a script that {interpreter} can read", f"It says: {said}")
+
+
+def _complaint(shell: str, script: str) -> t.Optional[str]:
+    """What a shell says of a script that it cannot read; None if it can."""
     import subprocess
 
     # The text goes in on standard input; -n reads it and runs nothing.
-    read = subprocess.run([interpreter, "-n"], input=script.encode(), capture_output=True, timeout=10, check=False)
-    if read.returncode:
-        said = read.stderr.decode(errors="replace").strip().splitlines()
-        raise InputError(
-            "init_script", first, f"a script that {interpreter} can read", f"It says: {said[-1] if said else 'nothing'}"
-        )
+    text = script.encode(errors="surrogateescape")
+    read = subprocess.run([shell, "-n"], input=text, capture_output=True, timeout=10, check=False)
+    said = read.stderr.decode(errors="replace").strip().splitlines()
+    return (said[-1] if said else "nothing") if read.returncode else None
 
 
 # ---- limits ------------------------------------------------------------------------------------------------------
@@ -142,7 +159,15 @@ def _rlimits(values: Values, process: EngineProcess) -> None:
             )
 
 
-def _swap_accounting(info: Json, values: Values) -> None:
+def refuse_limits(info: Json, values: Values) -> None:
+    """
+    :raises RefusedError: for a limit that the engine, which tells this ``info``, would not take.
+    """
+    cpus, most = values.get("limits.cpus"), info.get("NCPU")
+    if cpus and most and cpus > most:
+        raise RefusedError(
+            f"limits.cpus: {cpus}", f"this host has {most} CPUs", "Set as many at most, or 0 for no limit."
+        )
     if values.get("limits.memory") and info.get("MemoryLimit") is False:
         raise RefusedError(
             "limits.memory", "this kernel does not limit memory", "Leave it out, or boot with cgroup_enable=memory."
@@ -152,6 +177,23 @@ def _swap_accounting(info: Json, values: Values) -> None:
         raise RefusedError(
             "limits.memory_swap", "this kernel does not account for swap", "Leave it out, or boot with swapaccount=1."
         )
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def refuse_foreign(wish: Wish) -> None:
+    """
+    :raises RefusedError: if files of others would be removed with those of the VO-box.
+    """
+    path = folder_of(wish.files, wish.name)
+    foreign = Folder(path).foreign()
+    if foreign:
+        shown = ", ".join(foreign[:4]) + (f" and {len(foreign) - 4} more" if len(foreign) > 4 else "")
+        raise RefusedError(
+            f"files: {wish.files}", f"{path} holds {shown}, which this module has not made and does not remove",
+            "Move it away first, or correct files and name.",
+        )  # fmt: skip
 
 
 # ---- mounts ------------------------------------------------------------------------------------------------------
@@ -269,8 +311,10 @@ def _certificate(certificate: str, key: str) -> None:
 # ---- the network -------------------------------------------------------------------------------------------------
 
 
-def _network(engine: DockerApi, wish: Wish, seen: Observed, values: Values) -> None:
-    name = values["network.name"]
+def _network(engine: DockerApi, name: str) -> Json:
+    """
+    :raises RefusedError: if the engine has no such network.
+    """
     network = engine.network(name)
     if network is None:
         known = ", ".join(sorted(one["Name"] for one in engine.networks() if one.get("Driver") == "macvlan")) or "none"
@@ -279,33 +323,48 @@ def _network(engine: DockerApi, wish: Wish, seen: Observed, values: Values) -> N
             f"the engine has no such network (macvlan networks: {known})",
             "Make it with hep.gridbox.macvlan_net first.",
         )
+    return network
+
+
+def _addresses(engine: DockerApi, network: Json, seen: Observed, values: Values) -> None:
     if network.get("Driver") != "macvlan":
         raise RefusedError(
-            f"network.name: {name}", f"its driver is {network.get('Driver')}, and a VO-box needs an address on the LAN",
+            f"network.name: {network['Name']}",
+            f"its driver is {network.get('Driver')}, and a VO-box needs an address on the LAN",
             "Take a macvlan network, see hep.gridbox.macvlan_net.",
         )  # fmt: skip
-    addresses = {key: str(values[f"network.{key}"]) for key in ("ipv4", "ipv6") if values.get(f"network.{key}")}
-    for key, address in addresses.items():
-        refuse_address(f"network.{key}", address, network)
+    for key in ("ipv4", "ipv6"):
+        if values.get(f"network.{key}"):
+            refuse_address(f"network.{key}", str(values[f"network.{key}"]), network)
     own = {seen.container["Id"]} if seen.container else set()
     refuse_taken(values, engine.containers(), own)
-    changed = any(
-        seen.values.get(f"network.{key}") != values.get(f"network.{key}") for key in ("name", "ipv4", "ipv6", "mac")
-    )
+
+
+def _wire(network: Json, wish: Wish, seen: Observed, values: Values) -> None:
+    """
+    :raises RefusedError: if another machine on the LAN has an address or the MAC that the container is about to get.
+    """
+    asked = _not_held(seen, values)
     parent = (network.get("Options") or {}).get("parent")
-    if wish.wire_check and changed and parent and seen.platform.name == "docker":
+    if wish.wire_check and asked and parent and seen.platform.name == "docker":
         # Our own macvlan links do not answer their parent, so whoever answers is another machine.
         from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import probe
 
-        asked = [value for key, value in addresses.items() if seen.values.get(f"network.{key}") != value]
-        if values.get("network.mac") and seen.values.get("network.mac") != values["network.mac"]:
-            asked.append(values["network.mac"])
         for answer in probe(parent, asked, _WIRE_SECONDS):
             raise RefusedError(
                 f"network: {answer.asked}",
                 f"the machine with the MAC {answer.mac} on the LAN has it already",
                 "Give another one, or find that machine.",
             )
+
+
+def _not_held(seen: Observed, values: Values) -> list[str]:
+    """Addresses and MAC that the VO-box does not have on the LAN now. While it does not run, anyone may take them."""
+    return [
+        str(values[key])
+        for key in ("network.ipv4", "network.ipv6", "network.mac")
+        if values.get(key) and not (seen.running and seen.values.get(key) == values[key])
+    ]
 
 
 def refuse_address(option: str, address: str, network: Json) -> None:
@@ -360,7 +419,7 @@ def refuse_taken(values: Values, containers: t.Iterable[Json], own: t.Collection
             }
             for key, taken in theirs.items():
                 mine = values.get(f"network.{key}")
-                if mine and mine in taken and not name.endswith((".next", ".previous")):
+                if mine and mine in taken and not name.endswith(RESERVED_SUFFIXES):
                     raise RefusedError(
                         f"network.{key}: {mine}",
                         f"container {name} has it already, on network {on}",

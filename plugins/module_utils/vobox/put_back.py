@@ -17,7 +17,7 @@ import typing as t
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json, Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import Parent
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import LINK_SECONDS, Parent
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.take_over import (
     announce_engines_link,
     give,
@@ -33,9 +33,6 @@ REPLACES_LABEL = "hep.gridbox.replaces"
 PUT_BACK_SECONDS: float = 30
 
 NO_RESTART = {"Name": "no", "MaximumRetryCount": 0}
-
-#: Seconds for a link to carry traffic.
-_LINK_SECONDS = 5
 
 
 def endpoints_move(platform: Platform) -> tuple[bool, str]:
@@ -171,7 +168,7 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
                 raise GridboxError(f"The network {network_name} is gone.")
             giver = new["Id"] if new else None
             parent = Parent.of(network)
-            take_over(engine, network, parent, identity, record["endpoint"], giver, old["Id"], _LINK_SECONDS)
+            take_over(engine, network, parent, identity, record["endpoint"], giver, old["Id"], LINK_SECONDS)
             announced = True
         else:
             give(engine, network_name, new["Id"] if new else None)
@@ -183,7 +180,7 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
         engine.start_container(old["Id"])
     if (new or stand_in) and record["running"] and identity and not announced:
         # The LAN may have been told of the new one; unless it is told otherwise, it goes on asking there for a while.
-        announce_engines_link(engine, old["Id"], identity, _LINK_SECONDS)
+        announce_engines_link(engine, old["Id"], identity, LINK_SECONDS)
     if record["policy"] and old["HostConfig"]["RestartPolicy"] != record["policy"]:
         mended = True
         engine.update_container(old["Id"], {"RestartPolicy": record["policy"]})

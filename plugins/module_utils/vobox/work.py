@@ -13,7 +13,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import eng
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Wish
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed, observe
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed, observe, subject_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.plan import decide
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.result import found, predicted
 
@@ -24,6 +24,7 @@ class VoboxWork:
     def __init__(self, engine: DockerApi, wish: Wish) -> None:
         self.engine = engine
         self.wish = wish
+        self.subject = subject_of(engine, wish.name)
         self._seen: t.Optional[Observed] = None
         self._actor: t.Any = None
         self._drift = False

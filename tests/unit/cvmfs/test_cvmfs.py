@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import mounts, units
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import Observed, Unit
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import Observed, Unit, missing_helper
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
@@ -51,11 +52,15 @@ def test_unit_names(path: str, name: str) -> None:
 
 def test_the_configuration_repository_comes_first_and_the_others_wait_for_it() -> None:
     found = units.units(make())
-    assert list(found) == ["cvmfs.mount", "cvmfs-cvmfs\\x2dconfig.cern.ch.mount", "cvmfs-alice.cern.ch.mount"]
+    assert list(found) == [
+        "cvmfs.mount", "cvmfs-cvmfs\\x2dconfig.cern.ch.mount", "cvmfs-alice.cern.ch.mount",
+        "gridbox-cvmfs-heal.service", "gridbox-cvmfs-heal.timer",
+    ]  # fmt: skip
     alice = found["cvmfs-alice.cern.ch.mount"].splitlines()
     for line in (
         "RequiresMountsFor=/cvmfs /cvmfs/cvmfs-config.cern.ch", "After=network-online.target",
-        "Before=docker.service podman.service", "Type=cvmfs", "Options=ro,nodev,_netdev,nofail", "TimeoutSec=180",
+        "Before=docker.service podman.service podman-restart.service", "Type=cvmfs",
+        "Options=ro,nodev,_netdev,nofail", "TimeoutSec=180",
         "WantedBy=remote-fs.target",
     ):  # fmt: skip
         assert line in alice
@@ -76,6 +81,67 @@ def test_who_mounts_a_squashfs(kernel: bool, driver: str, kind: str) -> None:
     assert "network" not in text
     assert ("loop" in text) == (kind == "squashfs")
     assert ("allow_other" in text) == (kind != "squashfs")
+
+
+def folder_wish(**changes: t.Any) -> Wish:
+    entry = {"repository": ALICE, "source": "directory", "path": "/srv/a"}
+    return make(**{"repositories": [entry], "config_repository": None, **changes})
+
+
+def test_a_folder_is_made_read_only_where_no_container_looks() -> None:
+    found = units.units(folder_wish())
+    staging = "run-hep.gridbox.cvmfs-cvmfs-alice.cern.ch.mount"
+    assert list(found)[:3] == ["cvmfs.mount", staging, "cvmfs-alice.cern.ch.mount"]
+    assert "What=/srv/a\nWhere=/run/hep.gridbox.cvmfs/cvmfs/alice.cern.ch\n" in found[staging]
+    assert "Options=bind,ro,nosuid,nodev,nofail\n" in found[staging]
+    assert not units.comes_up_at_boot(found[staging])  # by itself
+    seen = found["cvmfs-alice.cern.ch.mount"]
+    assert "What=/run/hep.gridbox.cvmfs/cvmfs/alice.cern.ch\nWhere=/cvmfs/alice.cern.ch\n" in seen
+    assert "RequiresMountsFor=/cvmfs /run/hep.gridbox.cvmfs/cvmfs/alice.cern.ch\n" in seen
+    assert "Options=bind,nofail\n" in seen
+    bare = Observed((Mount("/", "ext4", "/dev/a", True),))
+    assert ("enable", staging) not in actions(folder_wish(), bare)
+    assert ("start", staging) not in actions(folder_wish(), bare)
+
+
+def test_what_is_out_of_sight_goes_after_what_is_seen() -> None:
+    wish = folder_wish()
+    staging = "/run/hep.gridbox.cvmfs/cvmfs/alice.cern.ch"
+    table = tuple(Mount(point, "ext4", "/dev/a", True) for point in (staging, "/cvmfs", f"/cvmfs/{ALICE}"))
+    known = {name: Unit(text, "loaded", "active", "enabled") for name, text in units.units(wish).items()}
+    found = actions(folder_wish(state="absent"), Observed(table, frozenset({ALICE}), known))
+    assert [target for action, target in found if action == "unmount"] == [f"/cvmfs/{ALICE}", "/cvmfs", staging]
+    assert {target for action, target in found if action == "remove_unit"} == set(known)
+    assert ("disable", units.unit_name(staging)) not in found
+
+
+def test_a_missing_repository_is_tried_again() -> None:
+    wish = make(root="/srv/x-y", repositories=[{"repository": "a-b.cern.ch", "source": "client"}], config_repository="")
+    service = units.units(wish)["gridbox-srv-x\\x2dy-heal.service"]
+    assert "ExecStart=-/usr/bin/systemctl start srv-x\\\\x2dy-a\\\\x2db.cern.ch.mount\n" in service
+    stopped = all_there(make(), **{"gridbox-cvmfs-heal.timer": Unit(None, "loaded", "inactive", "disabled")})
+    assert [step for step in actions(make(), stopped) if step[0] in ("enable", "start")] == [
+        ("enable", "gridbox-cvmfs-heal.timer"),
+        ("start", "gridbox-cvmfs-heal.timer"),
+    ]
+    assert not units.heal_units(make()).keys() & units.units(make(repositories=[], config_repository="")).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("cvmfs.mount", True),
+        ("cvmfs-alice.cern.ch.mount", True),
+        ("run-hep.gridbox.cvmfs-cvmfs-alice.cern.ch.mount", True),
+        ("gridbox-cvmfs-heal.timer", True),
+        ("gridbox-cvmfs-heal.service", True),
+        ("cvmfsother.mount", False),
+        ("run-hep.gridbox.cvmfs-other-alice.cern.ch.mount", False),
+        ("gridbox-other-heal.timer", False),
+    ],
+)
+def test_which_units_may_be_ours(name: str, ours: bool) -> None:
+    assert units.of_root("/cvmfs", name) is ours
 
 
 @pytest.mark.parametrize(
@@ -128,13 +194,14 @@ def all_there(wish: Wish, **more: Unit) -> Observed:
 
 def test_a_bare_host_with_systemd() -> None:
     bare = Observed((Mount("/", "ext4", "/dev/a", True),), frozenset(), {mounts.AUTOFS: Unit(None, "loaded", "active")})
-    root, config, alice = list(units.units(make()))
+    root, config, alice, service, timer = list(units.units(make()))
     assert actions(make(), bare) == [
         ("mask", "autofs.service"),
         ("write_unit", root), ("write_unit", config), ("write_unit", alice),
+        ("write_unit", service), ("write_unit", timer),
         ("reload_systemd", "systemd"),
-        ("enable", root), ("enable", config), ("enable", alice),
-        ("start", root), ("start", config), ("start", alice),
+        ("enable", root), ("enable", config), ("enable", alice), ("enable", timer),
+        ("start", root), ("start", config), ("start", alice), ("start", timer),
     ]  # fmt: skip
 
 
@@ -158,6 +225,7 @@ def test_a_changed_unit_is_written_and_its_mount_left_alone() -> None:
     assert actions(wish, all_there(make())) == [
         ("write_unit", names[1]),
         ("write_unit", names[2]),
+        ("write_unit", names[3]),  # its time-out follows from that of a mount
         ("reload_systemd", "systemd"),
     ]
 
@@ -175,7 +243,10 @@ def test_removal_goes_from_the_inside_out_and_takes_only_what_is_ours() -> None:
     wish = make(state="absent", repositories=[])
     seen = all_there(make(), **{"cvmfs-foreign.mount": Unit("[Unit]\n", "loaded", "active", "enabled")})
     found = actions(wish, seen)
-    assert found[:3] == [("unmount", f"/cvmfs/{ALICE}"), ("unmount", f"/cvmfs/{CONFIG}"), ("unmount", "/cvmfs")]
+    assert found[:4] == [
+        ("stop", "gridbox-cvmfs-heal.timer"),
+        ("unmount", f"/cvmfs/{ALICE}"), ("unmount", f"/cvmfs/{CONFIG}"), ("unmount", "/cvmfs"),
+    ]  # fmt: skip
     assert ("remove_unit", "cvmfs-alice.cern.ch.mount") in found
     assert not [target for _action, target in found if "foreign" in target]
 
@@ -209,3 +280,14 @@ def test_the_kernels_table() -> None:
     assert found[2] == Mount("/cvmfs/with blank", "fuse.squashfuse", "squash\\fuse", False)
     assert mount_table.at(found, "/cvmfs/with blank") == found[3]
     assert mount_table.at(found, "/none") is None
+
+
+def test_a_missing_mount_helper_is_named(tmp_path: Path) -> None:
+    for program in ("mount.fuse", "squashfuse"):
+        assert missing_helper("fuse.squashfuse", str(tmp_path)) == (
+            f" There is no program {program} on this host: install the package"
+            f" {'fuse3' if program == 'mount.fuse' else program}."
+        )
+        (tmp_path / program).touch(0o755)
+    assert missing_helper("fuse.squashfuse", str(tmp_path)) == ""
+    assert missing_helper("squashfs", str(tmp_path)) == ""

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.hep.gridbox.plugins.module_utils.daemon.outage_budget import Counter, first_full
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon.outage_budget import PIPE_BYTES, Counter, first_full
 
 
 def _frame(stream: int, payload: bytes) -> bytes:
@@ -58,3 +61,23 @@ def test_the_stream_that_is_full_first_decides(
         "capacity": capacity[stream],
         "seconds": seconds,
     }
+
+
+OF_SOMEBODY = """
+import os, sys
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon.containers import Running
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon.outage_budget import capacities
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+print(capacities(Running("vobox1", "id", int(sys.argv[1]), 0, False)))
+"""
+
+
+def test_pipes_that_may_not_be_looked_at_count_as_the_kernels_default() -> None:
+    """As for a login in the group docker: another user's process, and the first one."""
+    said = subprocess.run(
+        [sys.executable, "-c", OF_SOMEBODY, "1"], check=True, timeout=30, capture_output=True, text=True
+    ).stdout  # fmt: skip
+    assert said.strip() == str({"stdout": 2 * PIPE_BYTES, "stderr": 2 * PIPE_BYTES})

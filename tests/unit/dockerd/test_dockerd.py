@@ -166,6 +166,8 @@ def test_a_daemon_that_differs_is_left_running_and_told_about() -> None:
         "log-driver was changed",
     ):
         assert part in reasons
+    [reason] = daemon.restart_reasons(None, looked_at(wish, dropped={"site": ["vobox1", "vobox2"]}))
+    assert reason.startswith("it dropped the network site") and "vobox1, vobox2 cannot start" in reason
     assert daemon.restart_reasons(wish, looked_at(wish)) == []
     assert daemon.restart_reasons(None, looked_at(wish, process=other)) == []
 

@@ -15,7 +15,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.host import packages, record
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
-from ansible_collections.hep.gridbox.plugins.module_utils.plan import Step
 
 EMPTY: frozenset[str] = frozenset()
 
@@ -42,17 +41,24 @@ def test_the_newest_goes_first_and_a_folder_in_use_stays() -> None:
 
 def test_what_lies_in_a_tree_goes_with_it() -> None:
     known = record.Record((), ("/run/d", "/run/d/plugins", "/run/dx"), ("/run/d",))
-    seen = record.Observed(known, frozenset({"/run/d", "/run/d/plugins", "/run/dx"}), EMPTY, EMPTY)
+    inside = frozenset({"/run/d", "/run/d/plugins"})
+    seen = record.Observed(known, inside | {"/run/dx"}, EMPTY, EMPTY, inside)
     plan = record.plan(record.Wish("r", remove=True), seen)
     assert actions(plan) == [("remove_tree", "/run/d"), ("remove", "/run/dx"), ("forget", "r")]
 
 
-def test_a_path_that_went_with_a_tree_under_another_name_is_removed(tmp_path: Path) -> None:
-    """As /run/docker/plugins goes with /var/run/docker."""
-    work = record.RecordWork(record.Wish("r", remove=True))
-    step = Step("remove", str(tmp_path / "gone"), "the role brought it")
-    with Journal(work.undo, work.before_guard_undo) as journal:
-        work.do(step, journal)
+def test_what_lies_in_a_tree_is_found_under_another_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /var/run/docker/plugins lies in /run/docker."""
+    monkeypatch.setattr(record, "FOLDER", str(tmp_path / "state"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var").symlink_to(tmp_path / "run")
+    paths = [str(tmp_path / name) for name in ("var/d", "var/d/plugins", "var/dx")]
+    carry_out("r", monkeypatch, paths=paths, trees=[str(tmp_path / "run/d")])
+    (tmp_path / "run/d/plugins").mkdir(parents=True)
+    (tmp_path / "run/dx").write_text("")
+    carry_out("r", monkeypatch, state="absent")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "var"]
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_nothing_recorded_is_nothing_to_remove() -> None:

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import typing as t
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
@@ -18,6 +20,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputErr
 from ansible_collections.hep.gridbox.plugins.module_utils.network import boot, decide, info
 from ansible_collections.hep.gridbox.plugins.module_utils.network.links import Link, Route, Shim
 from ansible_collections.hep.gridbox.plugins.module_utils.network.picture import (
+    BRIDGE_LABEL,
     Endpoint,
     endpoint_of,
     network_of_docker,
@@ -271,6 +274,23 @@ def test_a_new_network_reserves_its_shims_address() -> None:
     assert request["IPAM"]["Config"][0]["AuxiliaryAddresses"] == {"gridbox_shim": "192.0.2.30"}
 
 
+@pytest.mark.parametrize("access", [{}, SHIM])
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_the_name_of_the_shims_reservation_is_the_modules_own(access: dict[str, t.Any], family: str) -> None:
+    """Two addresses under one name: the engine would get one of them only."""
+    given = {"ipv4": {**IPV4, "reserved": {"gridbox_shim": "192.0.2.7"}}} if family == "ipv4" else {
+        "ipv6": {**IPV6, "reserved": {"gridbox_shim": "2001:db8:1::7"}}
+    }  # fmt: skip
+    with pytest.raises(InputError, match=rf"{family}\.reserved\.gridbox_shim: got '\S+', expected another name"):
+        wish(**access, **given)
+
+
+def test_an_address_that_the_operator_has_reserved_is_not_reserved_twice() -> None:
+    asked = wish(**SHIM, ipv4={**IPV4, "reserved": {"to-the-host": "192.0.2.30"}})
+    request = decide.make_plan(asked, host()).steps[0].details["request"]
+    assert request["IPAM"]["Config"][0]["AuxiliaryAddresses"] == {"to-the-host": "192.0.2.30"}
+
+
 def test_the_bridge_and_who_is_attached_to_it() -> None:
     asked = wish(host_access="bridge", bridge={"ipv4": "172.31.0.0/24"})
     seen = host(network=SITE, endpoints=(VB1, VB2))
@@ -287,6 +307,38 @@ def test_the_bridge_and_who_is_attached_to_it() -> None:
         "detach_from_bridge vb2",
         "remove_bridge site-host",
     ]
+
+
+OWN = {
+    "another LAN": ({"routes": (Route(ip_network("172.31.0.0/16"), "eth9"),)}, "172.31.0.0/16 on the link eth9"),
+    "the parent's LAN": ({"routes": (Route(ip_network("172.31.0.0/24"), "eth0"),)}, "172.31.0.0/24 on the link eth0"),
+    "an address without a route": (
+        {"links": (*LINKS, Link("eth9", 9, True, 1500, "52:54:00:00:00:09", addresses=("172.31.0.7/32",)))},
+        "172.31.0.7/32 on the link eth9",
+    ),
+    "IPv6": ({"routes": (Route(ip_network("fd31::/48"), "eth9"),)}, "fd31::/48 on the link eth9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_a_bridge_does_not_take_what_the_host_has_on_a_link(own: str) -> None:
+    """The bridge's route would be the longer or the newer one, and cut the host off from that LAN."""
+    seen, sentence = OWN[own]
+    asked = wish(host_access="bridge", bridge={"ipv4": "172.31.0.0/24", "ipv6": "fd31::/64"})
+    with pytest.raises(RefusedError, match=rf"bridge\.ipv[46]: \S+: the host has {sentence}.* Choose another subnet"):
+        decide.make_plan(asked, host(network=SITE, **seen))
+
+
+def test_a_bridge_with_another_name_may_keep_the_subnet() -> None:
+    """Its route and address are those of the bridge that goes."""
+    old = network_of_docker(
+        inspected("old", "bridge", IPAM={"Config": [{"Subnet": "172.31.0.0/24"}]}, Labels={BRIDGE_LABEL: "site"})
+    )
+    link = Link("br-old", 9, True, 1500, "02:42:00:00:00:09", kind="bridge", addresses=("172.31.0.1/24",))
+    routes = (Route(ip_network("172.31.0.0/24"), "br-old"),)
+    seen = host(network=SITE, links=(*LINKS, link), routes=routes, others=(old,), bridge=old)
+    asked = wish(host_access="bridge", bridge={"ipv4": "172.31.0.0/24"})
+    assert actions(asked, seen) == ["remove_bridge old", "create_bridge site-host"]
 
 
 def test_absent() -> None:
@@ -382,6 +434,36 @@ def test_with_systemd_the_engine_waits_for_the_parent_and_a_unit_makes_the_shim(
     assert [step.split()[0] for step in steps] == ["create_shim"] + ["write_file"] * 3
     known = replace(seen, boot_files=decide.predict(wish(**SHIM), seen).boot_files)
     assert [step.split()[0] for step in actions(wish(), known)] == ["remove_file"] * 2
+
+
+def test_without_udev_nothing_waits_for_a_device_that_never_comes() -> None:
+    """systemd knows links by udev only; docker.service would wait for its time-out, the shim for ever."""
+    host_without = boot.BootHost(systemd=True, udev=False)
+    seen = host(network=SITE, endpoints=(VB1,), boot_host=host_without)
+    made = boot.files(host_without, "docker", "site", "eth0", shim_of(wish(**SHIM), seen))
+    assert sorted(path.rpartition("/")[2] for path in made) == ["gridbox-net-site.conf", "gridbox-shim-mv-site.service"]
+    for text in made.values():
+        assert ".device" not in text and "BindsTo" not in text
+        assert "After=network.target\n" in text
+    assert "Before=docker.service\n" in made["/etc/systemd/system/gridbox-shim-mv-site.service"]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_who_may_not_look_at_the_first_process_is_at_home(monkeypatch: pytest.MonkeyPatch, hidden: bool) -> None:
+    """A login in the group docker sees neither its namespaces nor, hence, another one's."""
+    stat = os.stat
+
+    def looked_at(path: t.Any, **rest: t.Any) -> os.stat_result:
+        if path == "/proc/1/ns/net" and hidden:
+            raise PermissionError(13, "Permission denied", path)
+        return stat("/proc/self/ns/net" if path == "/proc/1/ns/net" else path, **rest)
+
+    monkeypatch.setattr(os, "stat", looked_at)
+    monkeypatch.setattr(os.path, "isdir", lambda path: path == "/run/systemd/system")
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/run/udev/control")
+    assert boot.BootHost.read() == boot.BootHost(systemd=True)
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    assert boot.BootHost.read() == boot.BootHost(systemd=True, udev=False)
 
 
 @pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs the command systemctl")

@@ -68,8 +68,16 @@ def test_a_registry_that_answers_saves_the_bootstrap() -> None:
     assert "no registry answered" in unreachable.steps[0].reason
 
 
+def test_an_image_of_a_registry_is_pulled_once() -> None:
+    for name in ("registry.example.org:5000/site/vobox:1", f"vobox@sha256:{'a' * 64}"):
+        wish = Wish.from_params(params(name=name, state="pulled"))
+        assert actions(wish, Observed(None, registry="")) == [f"pull_image {name}"]
+        assert actions(wish, Observed(image(""))) == []
+    assert Wish.from_params(params(name="localhost:5000/vobox", state="pulled")).name == "localhost:5000/vobox:latest"
+
+
 def test_absent_removes_the_image_and_its_bases() -> None:
-    gone = replace(WISH, absent=True)
+    gone = replace(WISH, state="absent")
     assert actions(gone, Observed(image("x"), bases=("vobox:base-1",))) == [
         "remove_image vobox:x",
         "remove_image vobox:base-1",
@@ -108,6 +116,7 @@ def test_the_context_is_the_same_in_every_run() -> None:
     ("changed", "sentence"),
     [
         ({"name": "Vobox"}, "name: got 'Vobox'"),
+        ({"name": "a b", "state": "pulled"}, "name: got 'a b'"),
         ({"packages": ["squid=1"]}, "packages: got 'squid=1'"),
         ({"packages": ["-o"]}, "packages: got '-o'"),
         ({"files": [{"path": "etc/a", "content": "", "mode": "0644"}]}, "files[0].path: got 'etc/a'"),

@@ -11,7 +11,7 @@ import typing as t
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.callback.changes import sentence
-from ansible_collections.hep.gridbox.plugins.plugin_utils.status_table import age, by_service, render, summary
+from ansible_collections.hep.gridbox.plugins.plugin_utils.status_table import age, by_service, is_good, render, summary
 
 
 def probe(port: int, family: str, up: bool) -> dict[str, t.Any]:
@@ -46,6 +46,47 @@ def test_age(seconds: t.Optional[float], text: str) -> None:
 def test_a_service_counts_only_if_it_answers_at_each_address() -> None:
     probes = [probe(22, "ipv4", True), probe(22, "ipv6", False), probe(80, "ipv4", True), probe(80, "ipv6", True)]
     assert by_service(probes) == (1, 2, ["s22 port 22 over ipv6: Connection refused"])
+
+
+UDP_UP = {"name": "monitoring", "port": 22, "protocol": "udp", "up": True, "seen": "listens"}
+UDP_DOWN = {**UDP_UP, "up": False, "seen": "nothing listens"}
+
+
+def test_a_service_of_udp_counts_beside_one_of_tcp_at_the_same_port() -> None:
+    tcp = [probe(22, "ipv4", True), probe(22, "ipv6", True)]
+    assert by_service([*tcp, UDP_UP]) == (2, 2, [])
+    assert by_service([*tcp, UDP_DOWN]) == (1, 2, ["monitoring port 22/udp: nothing listens"])
+    with_udp = box("a", services=[*tcp, UDP_UP])
+    assert render([with_udp], 200)[2].text.split("up")[0].endswith("2/2 ")
+    assert summary([with_udp]).text == (
+        "The VO-box runs; every declared service answers over IPv4 and IPv6, or listens where it was not asked from"
+        " another machine."
+    )
+    assert summary([box("a", services=[UDP_UP])]).text == "The VO-box runs; every declared service listens."
+    assert summary([box("a", services=[])]).text == "The VO-box runs."
+
+
+@pytest.mark.parametrize("state", ["exited", "created"])
+def test_a_vobox_that_is_wanted_stopped_is_well_when_it_is_stopped(state: str) -> None:
+    resting = box("b", wanted="stopped", state=state, services=[probe(22, "ipv4", False)])
+    lines = render([box("a"), resting], 200)
+    assert [line.mood for line in lines[2:]] == ["good", "good"] and lines[3].text.endswith(state)
+    assert is_good(resting) and "up" not in lines[3].text
+    assert summary([resting]).text == "The VO-box is stopped, as wanted."
+    assert summary([box("a"), resting, box("c")]).text == (
+        "2 VO-boxes run and 1 is stopped, as wanted; every declared service answers over IPv4 and IPv6."
+    )
+
+
+@pytest.mark.parametrize("state", ["running", "absent", "restarting", "dead"])
+def test_a_vobox_that_is_wanted_stopped_needs_a_look_when_it_is_anything_else(state: str) -> None:
+    other = box("b", wanted="stopped", state=state)
+    assert not is_good(other)
+    assert render([other], 200)[-1].text == f"  b: it is {state}, and wanted stopped"
+
+
+def test_a_vobox_that_is_wanted_started_needs_a_look_when_it_is_stopped() -> None:
+    assert not is_good(box("a", wanted="started", state="exited"))
 
 
 def test_columns_line_up() -> None:

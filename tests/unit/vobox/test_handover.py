@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import Platform
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import interim_macs
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import NamespaceLinks, interim_macs
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import (
     endpoint_of,
     endpoints_move,
@@ -121,3 +122,9 @@ def test_a_container_that_no_swap_has_made_has_no_record() -> None:
     assert record_in(None) is None
     assert record_in({"Config": {"Labels": None}}) is None
     assert record_in({"Config": {"Labels": {"hep.gridbox.replaces": '{"old_id": "a"}'}}}) == {"old_id": "a"}
+
+
+def test_a_namespace_that_has_ended_is_a_sentence() -> None:
+    """Of a container that ends in the moment before; the swap's own error handling goes by the kind of the error."""
+    with pytest.raises(GridboxError, match=r"The links in /proc/0/ns/net cannot be asked for .*still running\?"):
+        NamespaceLinks("/proc/0/ns/net")

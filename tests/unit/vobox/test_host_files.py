@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Service, sha256
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import (
     KEPT_VERSIONS,
@@ -117,6 +118,90 @@ def test_services_are_remembered(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "Expecting value"),
+        ("[{", "Expecting property name"),
+        ("5", "not iterable"),
+        ('{"name": "web"}', "must be a mapping"),
+        ('[{"name": "web"}]', "port"),
+        ('[{"name": "web", "port": "80"}]', "port"),
+    ],
+)
+def test_damaged_services_are_told_in_a_sentence(folder: Folder, text: str, said: str) -> None:
+    folder.write_services((Service("web", 80),))
+    (folder.path / "services.json").write_text(text)
+    with pytest.raises(RefusedError, match=f"services.json: it is not the list .*{said}.*Remove it"):
+        folder.read()
+
+
+def test_a_current_version_that_is_no_link_is_told_in_a_sentence(folder: Folder) -> None:
+    folder.write_script(FIRST)
+    current = folder.init / "current"
+    current.unlink()
+    current.mkdir()
+    with pytest.raises(RefusedError, match=r"init/current: it is not the symbolic link .*Move it away"):
+        folder.read()
+    current.rmdir()
+    folder.write_script(FIRST)
+    assert folder.read().current == sha256(FIRST)
+
+
+def test_what_cannot_be_read_is_told_in_a_sentence(folder: Folder) -> None:
+    folder.path.write_text("")
+    with pytest.raises(RefusedError, match="vobox1: it is not a folder"):
+        folder.read()
+    folder.path.unlink()
+    folder.write_script(FIRST)
+    script = folder.init / "current" / "init.sh"
+    script.unlink()
+    script.mkdir()
+    with pytest.raises(RefusedError, match=r"init.sh: it cannot be read .Is a directory"):
+        folder.read()
+
+
+def test_all_that_is_made_is_ours(folder: Folder) -> None:
+    assert folder.foreign() == []
+    for text in (FIRST, SECOND, FIRST):
+        folder.write_script(text)
+    folder.write_services((Service("web", 80),))
+    folder.add_launch_folder("c0ffeec0ffee")
+    # What the container keeps beside its state, and what a killed run leaves of a write.
+    (folder.path / "run/c0ffeec0ffee/state").write_text("abc done\n")
+    (folder.path / "run/c0ffeec0ffee/squid.pid").write_text("1\n")
+    for left in (".services.json.new", "init/.runner.new", f"init/versions/{sha256(FIRST)}/.init.sh.new"):
+        (folder.path / left).write_text("")
+    (folder.init / ".current.new").symlink_to("versions/x")
+    assert folder.foreign() == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "state/db",
+        "containers/x",
+        ".hidden",
+        "init/mine",
+        "init/versions/latest/init.sh",
+        "run/docker.sock",
+        "services.db",
+    ],
+)
+def test_what_others_put_there_is_not_ours(folder: Folder, path: str) -> None:
+    folder.write_script(FIRST)
+    (folder.path / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder.path / path).write_text("")
+    [found] = folder.foreign()
+    assert path == found or path.startswith(f"{found}/")
+
+
+def test_a_link_to_a_folder_elsewhere_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "vobox1").symlink_to("elsewhere")
+    assert Folder(str(tmp_path / "vobox1")).foreign() == ["a symbolic link"]
+
+
+@pytest.mark.parametrize(
     ("said", "version", "state", "status", "well"),
     [
         ("abc running\n", "abc", "running", None, True),
@@ -124,6 +209,7 @@ def test_services_are_remembered(folder: Folder) -> None:
         ("abc failed 3\n", "abc", "failed", 3, False),
         ("", None, None, None, False),
         ("abc", None, None, None, False),
+        ("abc failed badly\n", "abc", "failed", None, False),
     ],
 )
 def test_what_the_runner_says(

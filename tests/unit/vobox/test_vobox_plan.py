@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import values_of
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import create_body, values_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Service, Wish, sha256
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import HostFiles, Launch
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed
@@ -146,6 +146,50 @@ def test_the_new_image_has_its_own_defaults_in_a_swap() -> None:
     assert values["network.mac"] == seen.values["network.mac"]
 
 
+@pytest.mark.parametrize("option", ["environment", "labels"])
+def test_a_value_that_is_the_images_own_is_no_difference(option: str) -> None:
+    of_image = {"environment": {"LANG": "C"}, "labels": {"vendor": "site"}}[option]
+    mine = {"SITE": "CERN"}
+    asked = new_box(**{option: {**of_image, **mine}})
+    assert actions(asked, existing(new_box(**{option: mine}))) == []
+    assert actions(asked, existing(asked)) == []
+    # A container that overrides the image's value goes back to it, and is then no difference any more.
+    other = existing(new_box(**{option: {**dict.fromkeys(of_image, "other"), **mine}}))
+    [step] = decide(asked, other).plan.steps
+    assert step.action == "swap_container"
+    assert step.details["values"][option] == mine
+
+
+def test_a_value_that_only_the_old_image_had_goes_into_the_new_container() -> None:
+    moved = {**IMAGE, "Id": "sha256:" + "b" * 64, "Config": {**IMAGE["Config"], "Env": ["LANG=C.UTF-8"]}}
+    [step] = decide(new_box(environment={"LANG": "C"}), existing(wished_image=moved)).plan.steps
+    assert step.details["values"]["environment"] == {"LANG": "C"}
+
+
+@pytest.mark.parametrize("driver", ["journald", "none"])
+def test_a_log_size_that_the_driver_in_use_does_not_know(driver: str) -> None:
+    log = {"driver": None, "max_size": None, "max_file": None}
+    seen = existing(new_box(log={**log, "driver": driver}))
+    for size, given in (("max_size", "1m"), ("max_file", 3)):
+        with pytest.raises(RefusedError, match=f"log.{size}: .*the log driver of vobox1 is {driver}.*log.driver"):
+            decide(new_box(log={**log, size: given}), seen)
+    assert actions(new_box(log={**log, "driver": "local", "max_size": "1m"}), seen) == ["swap_container"]
+
+
+def test_a_container_named_in_two_halves_is_swapped_into_one_with_its_whole_name() -> None:
+    seen = existing()
+    container = copy.deepcopy(seen.container)
+    assert container is not None
+    container["Config"].update({"Hostname": "vobox1", "Domainname": "example.org"})
+    seen = dataclasses.replace(seen, container=container, values=values_of(container, IMAGE, "docker"))
+    assert actions(new_box(), seen) == []
+    values = decide(new_box(environment={"A": "1"}), seen).values
+    body = create_body("vobox1", "voboximg:el9", values, "/files", "c0ffee", (1, 41), "docker")
+    assert (body["Hostname"], body.get("Domainname")) == ("vobox1.example.org", None)
+    again = values_of(container_of(values, body=body), IMAGE, "docker")
+    assert again["hostname"] == "vobox1.example.org"
+
+
 def test_a_stopped_box_is_started() -> None:
     assert actions(new_box(), existing(running=False)) == ["start_container"]
     assert actions(new_box(state="present"), existing(running=False)) == []
@@ -200,11 +244,39 @@ def test_a_renewed_certificate_restarts_the_container() -> None:
     assert plan.disruption is Disruption.service
 
 
-def test_a_swap_that_would_lose_a_second_network_is_refused() -> None:
-    seen = existing()
-    seen = dataclasses.replace(seen, values={**seen.values, "network.others": ("management",)})
+def on_a_second_network(endpoint: dict[str, t.Any], platform: Platform = DOCKER) -> Observed:
+    seen = existing(platform=platform)
+    assert seen.container is not None
+    seen.container["NetworkSettings"]["Networks"]["management"] = endpoint
+    return dataclasses.replace(seen, values=values_of(seen.container, IMAGE, "docker"))
+
+
+def test_a_swap_takes_a_second_network_along() -> None:
+    seen = on_a_second_network(
+        {"IPAMConfig": {}, "IPAddress": "172.30.0.2", "Aliases": ["1" * 12, "box"], "EndpointID": "e"}
+    )
     assert actions(new_box(), seen) == []
-    with pytest.raises(RefusedError, match="it is on the network management too"):
+    [step] = decide(new_box(environment={"A": "1"}), seen).plan.steps
+    assert step.details["values"]["network.others"] == {"management": {"Aliases": ["box"]}}
+    # Unless it becomes the network of the VO-box.
+    [step] = decide(new_box(network={**NETWORK, "name": "management"}), seen).plan.steps
+    assert step.details["values"]["network.others"] == {}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "platform", "why"),
+    [
+        ({"IPAMConfig": {"IPv4Address": "172.30.0.2"}}, DOCKER, "with the fixed address 172.30.0.2"),
+        ({"IPAMConfig": None}, PODMAN, "podman 4.3.1"),
+    ],
+)
+def test_a_swap_that_would_lose_a_second_network_is_refused(
+    endpoint: dict[str, t.Any], platform: Platform, why: str
+) -> None:
+    seen = on_a_second_network(endpoint, platform)
+    assert actions(new_box(), seen) == []
+    way_out = f"{platform.name} network disconnect management vobox1"
+    with pytest.raises(RefusedError, match=f"it is on the network management too.*{why}.*{way_out}"):
         decide(new_box(environment={"A": "1"}), seen)
 
 

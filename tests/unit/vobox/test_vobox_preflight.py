@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import typing as t
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +18,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.preflight import
     check_syntax,
     mount_of,
     refuse_address,
+    refuse_foreign,
+    refuse_limits,
     refuse_taken,
 )
+from tests.unit.vobox.wishes import wish
 
 NETWORK: dict[str, t.Any] = {
     "Name": "site",
@@ -105,6 +111,40 @@ MOUNTS = """\
 )
 def test_the_mount_a_path_lies_on(path: str, expected: tuple[str, bool, bool]) -> None:
     assert mount_of(path, MOUNTS) == expected
+
+
+def test_more_cpus_than_there_are() -> None:
+    with pytest.raises(RefusedError, match=r"limits.cpus: 2.5: this host has 2 CPUs"):
+        refuse_limits({"NCPU": 2}, {"limits.cpus": 2.5})
+    for cpus in (0.0, 2.0):
+        refuse_limits({"NCPU": 2}, {"limits.cpus": cpus})
+    refuse_limits({}, {"limits.cpus": 64.0})
+
+
+def test_a_folder_with_files_of_others_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "vobox1").mkdir()
+    refuse_foreign(wish(state="absent", files=str(tmp_path)))
+    for name in ("state", "mail", "log", "spool", "www", "db"):
+        (tmp_path / "vobox1" / name).mkdir()
+    with pytest.raises(RefusedError, match=r"vobox1 holds db, log, mail, spool and 2 more.*Move .* away"):
+        refuse_foreign(wish(state="absent", files=str(tmp_path)))
+
+
+BASH_ONLY = 'ports=(1975 3128)\nfor port in "${ports[@]}"; do echo "$port"; done\n'
+
+
+@pytest.mark.skipif(
+    os.path.basename(os.path.realpath("/bin/sh")) != "dash" or not shutil.which("bash"),
+    reason="needs a host on which sh is dash and that has bash",
+)
+def test_a_script_for_an_image_whose_sh_is_bash() -> None:
+    check_syntax(f"#!/bin/sh\n{BASH_ONLY}")
+    with pytest.raises(InputError, match="a script that /bin/dash can read"):
+        check_syntax(f"#!/bin/dash\n{BASH_ONLY}")
+
+
+def test_a_script_that_is_not_utf8() -> None:
+    check_syntax("#!/bin/sh\n# \udcff\n")
 
 
 @pytest.mark.parametrize("script", ["#!/bin/sh\nif true\n", "#!/bin/bash\nfor\n", "#!/usr/bin/env sh\n)\n"])
