@@ -4,7 +4,8 @@
 
 """What the roles choose on each distribution, from the facts they use, in the form in which Ansible gives them.
 
-The roles' own expressions are evaluated by Ansible's own templating, over the facts of ``facts/*.json``.
+The roles' own expressions are evaluated by Ansible's own templating, over the facts of ``facts.json``: what Ansible's
+module ``setup`` says where the release files in /etc are those of the distribution; and the distribution's Python.
 """
 
 from __future__ import annotations
@@ -18,13 +19,23 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-FACTS = Path(__file__).parent / "facts"
 ROLES = Path(__file__).resolve().parents[3] / "roles"
-HOSTS = sorted(path.stem for path in FACTS.glob("*.json"))
+#: Of each host: distribution, its version and major version, the family, and the interpreter that Ansible finds there.
+FACTS: dict[str, list[str]] = json.loads(Path(__file__).with_name("facts.json").read_text())
+REFUSED = [host for host in FACTS if host.startswith("refused ")]
+HOSTS = [host for host in FACTS if host not in REFUSED]
+EL = [host for host in HOSTS if FACTS[host][3] == "RedHat"]
+UBUNTU = [host for host in HOSTS if FACTS[host][0] == "Ubuntu"]
+#: The roles that know distributions. The role vobox does not: it works wherever there is an engine.
+KNOWING = ("cvmfs", "docker_engine", "host_hardening")
 
 
 def facts(host: str) -> dict[str, t.Any]:
-    return t.cast("dict[str, t.Any]", json.loads((FACTS / f"{host}.json").read_text()))
+    distribution, version, major, family, python = FACTS[host]
+    return {
+        "distribution": distribution, "distribution_version": version, "distribution_major_version": major,
+        "os_family": family, "python": {"executable": python},
+    }  # fmt: skip
 
 
 def trusted(value: t.Any) -> t.Any:
@@ -37,10 +48,23 @@ def trusted(value: t.Any) -> t.Any:
     return value
 
 
+def distribution_task(role: str, module: str) -> dict[str, t.Any]:
+    """The one task of the role's ``distribution.yml`` that uses this module."""
+    tasks = yaml.safe_load((ROLES / role / "tasks/distribution.yml").read_text())
+    (found,) = [task for task in tasks if f"ansible.builtin.{module}" in task]
+    return t.cast("dict[str, t.Any]", found)
+
+
+def render(expression: t.Any, **variables: t.Any) -> t.Any:
+    return Templar(DataLoader(), variables=variables).template(trusted(expression))
+
+
 def vars_file(role: str, host: str) -> Path:
-    """The file that the role's first_found chooses: the distribution with its major version, else the family."""
-    about = facts(host)
-    names = (f"{about['distribution']}-{about['distribution_major_version']}.yml", f"{about['os_family']}.yml")
+    """The file that the role's own first_found chooses. A role that knows no distributions has only one."""
+    if role not in KNOWING:
+        return ROLES / role / "vars/main.yml"
+    (candidates,) = distribution_task(role, "include_vars")["vars"].values()
+    names: list[str] = render(candidates["files"], ansible_facts=facts(host))
     return next(path for path in (ROLES / role / "vars" / name for name in names) if path.exists())
 
 
@@ -53,10 +77,63 @@ def evaluate(role: str, host: str, name: str, **given: t.Any) -> t.Any:
     return Templar(DataLoader(), variables=variables).template(variables[name])
 
 
+def supported(role: str, host: str) -> bool:
+    task = distribution_task(role, "assert")
+    condition = "{{ " + task["ansible.builtin.assert"]["that"].strip() + " }}"
+    return t.cast("bool", render(condition, ansible_facts=facts(host), **task["vars"]))
+
+
+@pytest.mark.parametrize("role", KNOWING)
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_is_supported_is_taken(role: str, host: str) -> None:
+    assert supported(role, host)
+    assert vars_file(role, host).name != "main.yml"
+
+
+@pytest.mark.parametrize("role", KNOWING)
+@pytest.mark.parametrize("host", REFUSED)
+def test_what_is_not_supported_is_refused_in_a_sentence(role: str, host: str) -> None:
+    assert not supported(role, host)
+    task = distribution_task(role, "assert")
+    sentence = render(task["ansible.builtin.assert"]["fail_msg"], ansible_facts=facts(host), **task["vars"])
+    distribution, version = FACTS[host][:2]
+    assert sentence.startswith(
+        f"This host runs {distribution} {version}, expected one of Debian 12, Ubuntu 22.04, Alma"
+    )
+
+
+@pytest.mark.parametrize("role", KNOWING)
+def test_a_distribution_is_checked_before_the_role_asks_the_host_for_anything_but_facts(role: str) -> None:
+    tasks = yaml.safe_load((ROLES / role / "tasks/validate.yml").read_text())
+    at = [task.get("ansible.builtin.import_tasks") for task in tasks].index("distribution.yml")
+    reading = {"ansible.builtin.setup", "ansible.builtin.stat", "ansible.builtin.slurp"}
+    assert all(reading & set(task) for task in tasks[:at])
+    first = yaml.safe_load((ROLES / role / "tasks/main.yml").read_text())[0]
+    assert first["ansible.builtin.import_tasks"] == "validate.yml"
+
+
+def test_all_roles_take_the_same_distributions() -> None:
+    files = {(ROLES / role / "tasks/distribution.yml").read_text().replace(role, "ROLE") for role in KNOWING}
+    assert len(files) == 1
+    oldest = next(iter(distribution_task("cvmfs", "assert")["vars"].values()))
+    assert {FACTS[host][0] for host in HOSTS} == set(oldest)
+
+
+@pytest.mark.parametrize("role", KNOWING)
+def test_every_distribution_sets_the_same_variables(role: str) -> None:
+    files = [path for path in (ROLES / role / "vars").glob("*.yml") if path.name != "main.yml"]
+    names = {path.name: sorted(yaml.safe_load(path.read_text())) for path in files}
+    assert len(names) > 1
+    assert len({tuple(one) for one in names.values()}) == 1, names
+    chosen = {vars_file(role, host) for host in HOSTS}
+    assert chosen == set(files), "a file that no distribution chooses"
+
+
 def bare(missing: list[str]) -> dict[str, t.Any]:
     """What the role's own looks at a bare host give."""
     return {
         "__docker_engine_program": {"results": [{"stat": {"exists": False}}]},
+        "__docker_engine_apparmor_parser": {"results": [{"stat": {"exists": False}}]},
         "__docker_engine_python": {"stdout": json.dumps({"own": False, "missing": missing})},
         "__docker_engine_systemd": {"stat": {"exists": True}},
     }
@@ -67,10 +144,9 @@ def bare(missing: list[str]) -> dict[str, t.Any]:
     [
         ("debian12", ["docker.io", "iptables"]),
         ("debian13", ["docker.io", "docker-cli", "iptables"]),
-        ("ubuntu2204", ["docker.io", "iptables"]),
-        ("ubuntu2404", ["docker.io", "iptables"]),
-        ("alma9", ["docker-ce", "docker-ce-cli", "containerd.io"]),
-        ("rocky10", ["docker-ce", "docker-ce-cli", "containerd.io"]),
+        ("debian_sid", ["docker.io", "docker-cli", "iptables"]),
+        *((host, ["docker.io", "iptables"]) for host in UBUNTU),
+        *((host, ["docker-ce", "docker-ce-cli", "containerd.io"]) for host in EL),
     ],
 )
 def test_the_engine_comes_from_the_familys_packages(host: str, engine: list[str]) -> None:
@@ -87,6 +163,17 @@ def test_what_is_there_is_not_installed_again(host: str) -> None:
     given = bare([])
     given["__docker_engine_program"] = {"results": [{"stat": {"exists": False}}, {"stat": {"exists": True}}]}
     assert evaluate("docker_engine", host, "__docker_engine_missing_packages", **given) == []
+
+
+@pytest.mark.parametrize("status", ["enabled", "disabled"])
+def test_what_loads_apparmors_profiles_comes_where_the_kernel_wants_it(status: str) -> None:
+    """Without it dockerd starts no container there, and its package only recommends it."""
+    given = bare([])
+    given["ansible_facts"] = {**facts("debian12"), "apparmor": {"status": status}}
+    packages = evaluate("docker_engine", "debian12", "__docker_engine_missing_packages", **given)
+    assert ("apparmor" in packages) == (status == "enabled")
+    given["__docker_engine_apparmor_parser"] = {"results": [{"stat": {"exists": True}}]}
+    assert "apparmor" not in evaluate("docker_engine", "debian12", "__docker_engine_missing_packages", **given)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -128,7 +215,7 @@ def test_a_restart_takes_a_need_and_a_permission(allowed: str, live_restore: boo
     assert now == (bool(needed) and (allowed == "always" or (allowed == "when_live_restore" and live_restore)))
 
 
-@pytest.mark.parametrize(("host", "package"), [("debian12", "fuse3"), ("ubuntu2404", "fuse3"), ("alma9", "fuse")])
+@pytest.mark.parametrize(("host", "package"), [(host, "fuse" if host in EL else "fuse3") for host in HOSTS])
 def test_a_squashfs_without_the_kernels_help_takes_squashfuse(host: str, package: str) -> None:
     given: dict[str, t.Any] = {
         "cvmfs_repositories": [{"repository": "a.example.org", "source": "squashfs", "path": "/srv/a"}],
@@ -164,16 +251,9 @@ def test_the_clients_parameters(host: str) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("host", "service", "config"),
-    [
-        ("debian12", "chrony.service", ""),
-        ("ubuntu2204", "chrony.service", ""),
-        ("alma9", "chronyd.service", "/etc/chrony.conf"),
-        ("rocky10", "chronyd.service", "/etc/chrony.conf"),
-    ],
-)
-def test_chrony_is_called_what_the_family_calls_it(host: str, service: str, config: str) -> None:
+@pytest.mark.parametrize("host", HOSTS)
+def test_chrony_is_called_what_the_family_calls_it(host: str) -> None:
+    service, config = ("chronyd.service", "/etc/chrony.conf") if host in EL else ("chrony.service", "")
     assert evaluate("host_hardening", host, "__host_hardening_chrony_service") == service
     assert evaluate("host_hardening", host, "__host_hardening_chrony_config") == config
 
@@ -184,3 +264,48 @@ def test_a_control_is_off_when_its_switch_is_false_or_a_reason(switch: t.Any, on
         "host_hardening", "debian12", "__host_hardening_time", host_hardening_controls={"time_sync": switch}
     )
     assert value is on
+
+
+SERVICES = [{"name": "web", "port": 80}, {"name": "monitoring", "port": 8884, "protocol": "udp"}]
+VOBOX = {"name": "alice", "fqdn": "vobox1.example.org", "ipv4": "192.0.2.31", "ipv6": "2001:DB8::31"}
+
+
+def of_a_vobox(name: str, **given: t.Any) -> t.Any:
+    about: dict[str, t.Any] = {"vobox_item": VOBOX, "vobox_list": [VOBOX], "vobox_services": SERVICES}
+    return evaluate("vobox", "debian12", name, __vobox_services=SERVICES, **about, **given)
+
+
+def test_only_ports_of_tcp_are_given_to_the_images_health_check() -> None:
+    assert of_a_vobox("__vobox_health")["test"] == ["/usr/local/bin/vobox-health", "80"]
+    assert of_a_vobox("__vobox_exposed") == ["80", "8884/udp"]
+
+
+def answers(*addresses: str) -> dict[str, t.Any]:
+    """What service_probe says, with addresses in their canonical form."""
+    return {
+        "services": [{"name": "alice web", "address": one, "port": 80, "up": True, "seen": ""} for one in addresses]
+    }
+
+
+def of_the_host(up: bool) -> dict[str, t.Any]:
+    """What vobox_info says."""
+    return {"services": [{"name": "web", "port": 80, "protocol": "tcp", "up": up},
+                         {"name": "monitoring", "port": 8884, "protocol": "udp", "up": up}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("probed", "found", "states"),
+    [
+        (answers("192.0.2.31", "2001:db8::31"), of_the_host(True), [(80, True), (80, True), (8884, True)]),
+        (answers("192.0.2.31", "2001:db8::31"), of_the_host(False), [(80, True), (80, True), (8884, False)]),
+        ({"skipped": True}, of_the_host(True), [(80, True), (8884, True)]),
+        ({"skipped": True}, {}, [(80, False), (8884, False)]),
+        # Brought up before the inventory got its services.
+        (answers("192.0.2.31"), {"services": []}, [(80, True), (8884, False)]),
+    ],
+)
+def test_the_status_counts_every_declared_service(
+    probed: dict[str, t.Any], found: dict[str, t.Any], states: list[tuple[int, bool]]
+) -> None:
+    rows = of_a_vobox("__vobox_service_states", __vobox_probed=probed, __vobox_found=found)
+    assert [(row["port"], row["up"]) for row in rows] == states
