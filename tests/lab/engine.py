@@ -37,7 +37,7 @@ class Dockerd:
         folder.mkdir(parents=True, exist_ok=True)
         add_netns(netns)
 
-    def _lay_out(self, folder: Path, netns: str, arguments: tuple[str, ...]) -> None:
+    def _lay_out(self, folder: Path, netns: str, arguments: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.netns = netns
         self.arguments = arguments
@@ -51,7 +51,7 @@ class Dockerd:
     def found(cls, folder: Path, netns: str) -> Dockerd:
         """One that another process made; it may be running or not."""
         engine = cls.__new__(cls)
-        engine._lay_out(folder, netns, ())
+        engine._lay_out(folder, netns)
         return engine
 
     def start(self, seconds: float = 30) -> None:

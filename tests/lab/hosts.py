@@ -5,16 +5,17 @@
 """Machines for the roles: systemd as PID 1 on a fresh Debian, in namespaces of their own.
 
 A machine's root is a copy (two seconds) of one image, which mmdebstrap makes from Debian packages, once, into a cache
-folder. An overlay would be quicker, but an engine's own overlays do not work on top of one. A machine has its own
-network namespace without a way out, so the image carries the packages that the roles install as a local repository.
+folder. An overlay would be quicker, but an engine's own overlays do not work on top of one. A machine has a network
+namespace of its own name, without a way out but for what somebody plugs into it (tests/lab/fleet.py), so the image
+carries the packages that the roles install as a local repository. Its sshd lets in the key of the lab.
 ``/proc/sys`` is read-only but for what belongs to the machine's own namespaces: a role cannot change a setting of the
 kernel that the machines share with the real one.
 
 Command line, for playbooks and for people::
 
-    python tests/lab/hosts.py start NAME       # boots it; prints nothing
-    python tests/lab/hosts.py run NAME CMD...  # runs a command in it
-    python tests/lab/hosts.py stop NAME        # ends it and removes all of it
+    python tests/lab/hosts.py start NAME [SUITE]   # boots it; prints nothing
+    python tests/lab/hosts.py run NAME CMD...      # runs a command in it
+    python tests/lab/hosts.py stop NAME            # ends it and removes all of it
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+import typing as t
 from pathlib import Path
 
+#: The Debian of a machine that names none.
 SUITE = "bookworm"
 
 #: What a freshly installed server has before any role came: no engine, no time service but systemd's.
@@ -41,7 +45,12 @@ BASE = (
 ).split()  # fmt: skip
 
 #: What the roles may install; with their dependencies they are the machine's package repository.
-REPOSITORY = "docker.io iptables python3-docker python3-pyroute2 python3-apt squashfuse squashfs-tools chrony".split()
+REPOSITORY = (
+    "docker.io apparmor iptables python3-docker python3-pyroute2 python3-apt squashfuse squashfs-tools chrony lynis"
+).split()
+
+#: What a newer Debian has in packages of its own.
+SPLIT_OFF = {"trixie": ["docker-cli"]}
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hep.gridbox"
 
@@ -57,41 +66,108 @@ def run(*argv: str, timeout: float = 60) -> str:
     return done.stdout
 
 
+def lives(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 # ---- the image ----------------------------------------------------------------------------------------------------
 
 
-def image() -> Path:
+def image(suite: str) -> Path:
     """What machines are made from: the folders ``root`` and ``packages`` in this one.
 
     It is made now if it is not there, or if its recipe has changed.
     """
-    recipe = hashlib.sha256(f"{SUITE} {BASE} {REPOSITORY} 5".encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(f"{suite} {BASE} {_repository(suite)} 6".encode()).hexdigest()[:12]
+    return made_once(f"machine-{suite}", recipe, lambda folder: _make(folder, suite))
+
+
+def _make(folder: Path, suite: str) -> None:
+    bootstrap(folder, suite, BASE)
+    # What acts on hardware, or wants a network, is not for a machine without either.
+    run("chroot", str(folder / "root"), "systemctl", "mask", *OFF, "getty@tty1.service", "console-getty.service",
+        "sys-kernel-debug.mount", "sys-kernel-tracing.mount")  # fmt: skip
+
+
+def made_once(
+    kind: str, recipe: str, make: t.Callable[[Path], None], in_use: t.Callable[[], bool] = lambda: False
+) -> Path:
+    """A folder of the cache, made now if it is not there; those of other recipes, and one half made, go.
+
+    :param make: fills the folder that it is given, which is not there yet.
+    :param in_use: whether somebody may still work with another recipe's.
+    """
     CACHE.mkdir(parents=True, exist_ok=True)
-    folder = CACHE / f"machine-{SUITE}-{recipe}"
-    with (CACHE / "machine.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second test run waits for the first one's image
+    folder = CACHE / f"{kind}-{recipe}"
+    with (CACHE / f"{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second test run waits for the first one's
         if not folder.exists():
-            for old in CACHE.glob(f"machine-{SUITE}-*"):
-                shutil.rmtree(old)
-            new = CACHE / f"machine-{SUITE}-{recipe}.new"
-            _bootstrap(new)
+            new = folder.with_suffix(".new")
+            for old in CACHE.glob(f"{kind}-*"):
+                if old == new or not in_use():
+                    shutil.rmtree(old)
+            make(new)
             new.rename(folder)
     return folder
 
 
-def _bootstrap(folder: Path) -> None:
+#: What would do things by itself in the middle of a test.
+OFF = ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer")
+
+
+def mirror() -> str:
+    """Where this machine gets Debian's packages from."""
+    sources = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main")
+    return next(line for line in sources.splitlines() if "security" not in line)
+
+
+def key() -> Path:
+    """The private key that opens every host of the lab; ``.pub`` beside it."""
+    return made_once("key", "ed25519", _make_key) / "id"
+
+
+def _make_key(folder: Path) -> None:
+    folder.mkdir()
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(folder / "id"))
+
+
+def ssh_options() -> list[str]:
+    """What ssh, and Ansible's connection, need for a host of the lab, which is known by its name."""
+    way = shlex.join([sys.executable, str(Path(__file__).with_name("way_in.py")), "%h"])
+    return [
+        "-o", f"ProxyCommand={way}", "-o", "ProxyUseFdpass=yes", "-o", "BatchMode=yes",
+        "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+    ]  # fmt: skip
+
+
+def ssh(name: str, *options: str) -> list[str]:
+    """The ssh command that reaches a host of the lab."""
+    return ["ssh", "-i", str(key()), *ssh_options(), *options, f"root@{name}"]
+
+
+def _repository(suite: str) -> list[str]:
+    return REPOSITORY + SPLIT_OFF.get(suite, [])
+
+
+def bootstrap(folder: Path, suite: str, base: list[str]) -> None:
+    """Make the folders ``root``, a Debian with the packages ``base``, and ``packages``, what the roles may install.
+
+    The root's only source of packages is /srv/packages, which is empty: who uses it puts the second folder there.
+    """
     root = folder / "root"
     folder.mkdir()
-    sources = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main")
-    mirror = next(line for line in sources.splitlines() if "security" not in line)
     download = (
         'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -qq -y --download-only --no-install-recommends install '
-        + " ".join(REPOSITORY)
+        + " ".join(_repository(suite))
     )
     skip = "--skip=cleanup/apt/cache"  # the packages that the hook fetched
     run(
-        "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(BASE)}", skip,
-        f"--customize-hook={download}", SUITE, str(root), mirror, timeout=900,
+        "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(base)}", skip,
+        f"--customize-hook={download}", suite, str(root), mirror(), timeout=900,
     )  # fmt: skip
     packages = root / "srv/packages"
     packages.mkdir(parents=True)
@@ -111,17 +187,18 @@ def _bootstrap(folder: Path) -> None:
     packages.rename(folder / "packages")  # machines share it
     packages.mkdir()
     (root / "etc/hostname").write_text("machine\n")
-    # What acts on hardware, or wants a network, is not for a machine without either.
-    run("chroot", str(root), "systemctl", "mask", "getty@tty1.service", "console-getty.service", "apt-daily.timer",
-        "apt-daily-upgrade.timer", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "e2scrub_all.timer",
-        "fstrim.timer")  # fmt: skip
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(key().with_suffix(".pub"), root / "root/.ssh/authorized_keys")
 
 
 # ---- a machine ----------------------------------------------------------------------------------------------------
 
 
 class Machine:
-    """One machine. All of it lies in ``folder``, but for its cgroups."""
+    """One machine. All of it lies in ``folder``, but for its cgroups and its network namespace.
+
+    The namespace has the machine's name. One that is there when it boots is taken, with the links in it.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -134,17 +211,38 @@ class Machine:
         """The pid of its PID 1, seen from here."""
         return int(self.pidfile.read_text())
 
-    def start(self, seconds: float = 60) -> None:
-        """Boot it and wait until systemd says that it runs."""
+    @property
+    def suite(self) -> str:
+        """The Debian it was made from."""
+        return (self.folder / "suite").read_text()
+
+    def start(self, suite: str = SUITE) -> None:
+        """Make it, boot it, and wait until systemd says that it runs."""
         self.stop()
+        self.make(suite)
+        self.power_on()
+
+    def make(self, suite: str = SUITE) -> None:
+        """Give it a fresh root; it is not booted."""
         self.folder.mkdir(parents=True)
-        run("cp", "--archive", "--reflink=auto", str(image() / "root"), str(self.root), timeout=300)
+        (self.folder / "suite").write_text(suite)
+        run("cp", "--archive", "--reflink=auto", str(image(suite) / "root"), str(self.root), timeout=300)
+        (self.root / "etc/hostname").write_text(f"{self.name}\n")
+        (self.root / "etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self.name}\n")
+
+    def power_on(self, seconds: float = 60, degraded: bool = False) -> None:
+        """Boot it from its own root and wait until systemd says that it runs.
+
+        :param degraded: whether a unit may have failed.
+        """
+        if not self._netns.exists():
+            run("ip", "netns", "add", self.name)
         for group in self._cgroups():
             group.mkdir(exist_ok=True)
             for name in ("cpuset.cpus", "cpuset.mems"):  # cgroup v1: a new cpuset is empty and takes no process
                 if (group / name).exists():
                     (group / name).write_text((group.parent / name).read_text())
-        log = (self.folder / "log").open("wb")
+        log = (self.folder / "log").open("ab")
         process = subprocess.Popen(
             [sys.executable, __file__, "boot", self.name],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
@@ -160,7 +258,7 @@ class Machine:
             time.sleep(0.1)
             if self.pidfile.exists():
                 state = self.run("systemctl", "is-system-running", check=False).stdout.strip() or "nothing"
-        if state == "degraded":
+        if state == "degraded" and not degraded:
             failed = self.run("systemctl", "--failed", "--plain", "--no-legend", check=False).stdout
             raise RuntimeError(f"The machine {self.name} came up with failed units:\n{failed}")
 
@@ -174,6 +272,17 @@ class Machine:
     def argv(self, *argv: str) -> list[str]:
         """The command of the real machine that runs ``argv`` in this one."""
         return [sys.executable, __file__, "run", self.name, *argv]
+
+    def feed(self, data: bytes, *argv: str) -> None:
+        """Run a command in it, as root, that reads ``data``."""
+        subprocess.run(self.argv(*argv), input=data, check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+    def install(self, *packages: str) -> None:
+        """Install packages of Debian's in it; with an engine comes its client."""
+        split_off = SPLIT_OFF.get(self.suite, []) if "docker.io" in packages else []
+        self.run("apt-get", "-qq", "update")
+        apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "--no-install-recommends", "install")
+        self.run(*apt, *packages, *split_off, timeout=300)
 
     def enter(self, argv: list[str]) -> None:
         """Become ``argv`` in the machine: its cgroups, its namespaces, a plain environment."""
@@ -191,12 +300,38 @@ class Machine:
         inside = ["nsenter", "--target", str(self.pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         os.execvpe("nsenter", [*inside, "--", "env", "--chdir=/root", *argv], environment)
 
-    def stop(self) -> None:
-        """End all its processes and remove all of it."""
+    def power_off(self) -> None:
+        """Shut it down as its operator does; its root stays."""
+        self.run("systemctl", "poweroff", check=False)
+        deadline = time.monotonic() + 120
+        while os.path.exists(f"/proc/{self.pid}"):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Waited 120 s for the machine {self.name} to shut down.")
+            time.sleep(0.1)
+        self.cut_power()
+
+    def cut_power(self) -> None:
+        """End all its processes at once; its root stays. The real kernel goes on: what was written is not lost."""
         if self.pidfile.exists():
             # The end of PID 1 is the end of its PID namespace, and with it of every process and every mount in it.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+        self._remove_cgroups()
+        self.pidfile.unlink(missing_ok=True)
+        if self._netns.exists():
+            run("ip", "netns", "delete", self.name)
+
+    def stop(self) -> None:
+        """End all its processes and remove all of it."""
+        self.cut_power()
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    @property
+    def _netns(self) -> Path:
+        return Path("/run/netns") / self.name
+
+    def _remove_cgroups(self) -> None:
         deadline = time.monotonic() + 30
         for group in self._cgroups():
             while group.exists():
@@ -208,8 +343,6 @@ class Machine:
                     if time.monotonic() > deadline:
                         raise RuntimeError(f"Waited 30 s for {group} to be empty: {exc}") from exc
                     time.sleep(0.05)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
 
     def _cgroups(self) -> list[Path]:
         """Its cgroup in each hierarchy of the real machine (one with cgroup v2)."""
@@ -226,22 +359,22 @@ class Machine:
         for group in self._cgroups():
             (group / "cgroup.procs").write_text(str(os.getpid()))
         os.execvp(
-            "unshare",
-            ["unshare", "--cgroup", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child",
-             "--propagation", "private", sys.executable, __file__, "init", self.name],
+            "nsenter",
+            ["nsenter", f"--net={self._netns}", "unshare", "--cgroup", "--mount", "--uts", "--ipc", "--pid", "--fork",
+             "--kill-child", "--propagation", "private", sys.executable, __file__, "init", self.name],
         )  # fmt: skip
 
     def init(self) -> None:
         """As PID 1 of the new namespaces: make its root and become systemd."""
         root = str(self.root)
         _mount(root, root, "", "bind")  # pivot_root wants a mount point
-        _mount(str(image() / "packages"), f"{root}/srv/packages", "", "bind,ro")
+        _mount(str(image(self.suite) / "packages"), f"{root}/srv/packages", "", "bind,ro")
         _mount("proc", f"{root}/proc", "proc", "nosuid,nodev,noexec")
         _mount(f"{root}/proc/sys", f"{root}/proc/sys", "", "bind")
         _mount(f"{root}/proc/sys/net", f"{root}/proc/sys/net", "", "bind")
         if _kernel() >= (6, 14):  # from then on each PID namespace has a kernel.pid_max of its own
             _mount(f"{root}/proc/sys/kernel/pid_max", f"{root}/proc/sys/kernel/pid_max", "", "bind")
-        run("mount", "-o", "remount,bind,ro", f"{root}/proc/sys")
+        run("mount", "-n", "-o", "remount,bind,ro", f"{root}/proc/sys")
         _mount("sysfs", f"{root}/sys", "sysfs", "ro,nosuid,nodev,noexec")  # read-only: udev stays off
         self._mount_cgroups(root)
         for folder, options in (("run", "mode=755"), ("tmp", "mode=1777"), ("dev", "mode=755")):
@@ -256,7 +389,7 @@ class Machine:
         os.chdir("/")
         run("umount", "--lazy", "/run/old")
         os.rmdir("/run/old")
-        run("mount", "--make-rshared", "/")  # as systemd does on a real machine, where it mounts the root itself
+        run("mount", "-n", "--make-rshared", "/")  # as systemd does on a real machine, where it mounts the root itself
         os.execve("/sbin/init", ["/sbin/init"], {"container": "lab"})
 
     def _mount_cgroups(self, root: str) -> None:
@@ -277,14 +410,15 @@ class Machine:
 
 
 def _mount(source: str, target: str, kind: str, options: str) -> None:
-    run("mount", *(("-t", kind) if kind else ()), "-o", options, source, target)
+    # -n: no notes in /run/mount, which is still the real machine's.
+    run("mount", "-n", *(("-t", kind) if kind else ()), "-o", options, source, target)
 
 
 def _make_devices(root: str) -> None:
     os.umask(0)
     for name, major, minor in (
         ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
-        ("console", 1, 3), ("fuse", 10, 229),
+        ("console", 1, 3), ("fuse", 10, 229), ("autofs", 10, 235),
     ):  # fmt: skip
         os.mknod(f"{root}/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(major, minor))
     for name in ("pts", "shm", "mqueue"):
@@ -314,7 +448,7 @@ def main() -> None:
     command, name, *rest = sys.argv[1:]
     machine = Machine(name)
     if command == "start":
-        machine.start()
+        machine.start(*rest)
     elif command == "stop":
         machine.stop()
     elif command == "run":

@@ -41,17 +41,23 @@ class Lan:
     """One Ethernet segment, fresh: one left behind by a killed run is removed first.
 
     :param netns: its name, and that of the bridge's namespace, which is made and removed with it.
+    :param keep: take the one that is there, if there is one.
     """
 
-    def __init__(self, netns: str) -> None:
+    def __init__(self, netns: str, keep: bool = False) -> None:
         self.netns = netns
         self._ports: list[Port] = []
-        self.remove()
-        self._apply(absent=False)
+        if not keep:
+            self.remove()
+            self._apply(absent=False)
 
     def plug(self, netns: str, link: str, *addresses: str) -> None:
         """Give namespace ``netns`` a link on the LAN, up, with these addresses (``10.0.0.1/24``)."""
-        self._ports.append(Port(netns, link, addresses))
+        self.plug_in([Port(netns, link, addresses)])
+
+    def plug_in(self, ports: list[Port]) -> None:
+        """Several of them. Those of a LAN that is kept and are not among them go."""
+        self._ports += ports
         self._apply(absent=False)
 
     def remove(self) -> None:

@@ -10,7 +10,7 @@
 announces nothing, and a second run changes nothing;  9. the scenario's ``cleanup`` removes the role and compares the
 state with the first one (``--restored``).
 
-Command line: ``python -m tests.lab.proof INVENTORY PLAYBOOK MACHINE [--restored]``.
+Command line: ``python -m tests.lab.proof INVENTORY PLAYBOOK FLEET HOST [--restored]``.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ import tempfile
 import typing as t
 from pathlib import Path
 
+from tests.lab.fleet import Fleet
 from tests.lab.hosts import Machine
+from tests.lab.vm import VirtualMachine
+
+Host = t.Union[Machine, VirtualMachine]
 
 LAB = Path(__file__).resolve().parent
 
-#: What differs although nobody changed anything: logs, caches, and traces of Ansible; and what a package's scripts
-#: leave behind when the package is purged: accounts, and the /etc/hosts of netbase.
+#: What differs although nobody changed anything: logs, caches, traces of Ansible, and the login by which the state is
+#: read; and what a package's scripts leave behind when the package is purged: accounts, and the /etc/hosts of netbase.
 PASSING = (
     "/root/.ansible", "/var/log", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/backups", "/etc/ld.so.cache",
     "/var/lib/systemd", "/tmp", "/var/tmp", "/etc/shadow", "/etc/gshadow", "/etc/passwd", "/etc/group",
     "/etc/subuid", "/etc/subgid", "/usr/lib/python3", "/etc/hosts", "/run/adduser", "/etc/.pwd.lock", "/var/lib/ucf",
-    "/run/motd.dynamic",
+    "/run/motd.dynamic", "unit-file session-",
 )  # fmt: skip
 
 #: One line a thing: files with mode, owner, size and link target; sums of /etc; packages, units, mounts, daemons.
@@ -52,7 +56,7 @@ ps -eo comm= | grep -E '^(dockerd|containerd|chronyd|sshd|automount|squashfuse)$
 """
 
 
-def state(machine: Machine) -> set[str]:
+def state(machine: Host) -> set[str]:
     """The machine's state, read with find, dpkg, systemctl, the kernel's own tables and ps."""
     lines = machine.run("sh", "-c", READ).stdout.splitlines()
     return {line for line in lines if not any(path in line for path in PASSING)}
@@ -63,7 +67,6 @@ def play(inventory: str, playbook: str, *options: str) -> list[dict[str, t.Any]]
     with tempfile.NamedTemporaryFile(suffix=".json") as log:
         environment = {
             **os.environ,
-            "ANSIBLE_CONNECTION_PLUGINS": str(LAB / "connection"),
             "ANSIBLE_CALLBACK_PLUGINS": str(LAB / "callback"),
             "ANSIBLE_CALLBACKS_ENABLED": "changes",
             "ANSIBLE_PIPELINING": "true",
@@ -76,7 +79,7 @@ def play(inventory: str, playbook: str, *options: str) -> list[dict[str, t.Any]]
         return [json.loads(line) for line in log.read().splitlines()]
 
 
-def prove(inventory: str, playbook: str, machine: Machine) -> None:
+def prove(inventory: str, playbook: str, machine: Host) -> None:
     """Steps 2 to 8. Keeps the first state for step 9."""
     before = state(machine)
     (machine.folder / "before.json").write_text(json.dumps(sorted(before)))
@@ -109,7 +112,7 @@ def _same_changes(announced: list[dict[str, t.Any]], done: list[dict[str, t.Any]
     return all(before["actions"] in ([], after["actions"]) for before, after in zip(announced, done, strict=True))
 
 
-def restored(machine: Machine) -> None:
+def restored(machine: Host) -> None:
     """Step 9: the machine is as it was before the role came."""
     before = set(json.loads((machine.folder / "before.json").read_text()))
     _same(before, state(machine), "removing the role left something behind")
@@ -125,11 +128,12 @@ def _same(before: set[str], after: set[str], sentence: str) -> None:
 
 def main() -> None:
     """Entry point."""
-    inventory, playbook, name, *options = sys.argv[1:]
+    inventory, playbook, fleet, host, *options = sys.argv[1:]
+    machine = Fleet(fleet).machine(host)
     if options == ["--restored"]:
-        restored(Machine(name))
+        restored(machine)
     else:
-        prove(inventory, playbook, Machine(name))
+        prove(inventory, playbook, machine)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -87,14 +88,21 @@ class Job:
 
 
 def swap(job: Job, netns: str, timeout: float = 120) -> dict[str, t.Any]:
-    """Carry a job out in a process of its own.
+    """Carry a job out in a process of its own, and wait until its guard has ended too.
 
     :returns: what it printed; an empty dict if it was killed.
     """
-    done = subprocess.run(
-        ["nsenter", f"--net=/run/netns/{netns}", sys.executable, "-m", "tests.lab.swap"],
-        input=json.dumps(asdict(job)), capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    ended, held = os.pipe()  # the guard has it from the process, so it closes when both are gone
+    with os.fdopen(ended, "rb") as pipe:
+        try:
+            done = subprocess.run(
+                ["nsenter", f"--net=/run/netns/{netns}", sys.executable, "-m", "tests.lab.swap"], pass_fds=[held],
+                input=json.dumps(asdict(job)), capture_output=True, text=True, timeout=timeout, check=False,
+            )  # fmt: skip
+        finally:
+            os.close(held)
+        if not select.select([pipe], [], [], timeout)[0]:
+            raise RuntimeError(f"the guard of a swap, or a process it has left, still runs after {timeout:g} s")
     if done.returncode == -signal.SIGKILL:
         return {}
     if done.returncode:

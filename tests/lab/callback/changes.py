@@ -35,4 +35,5 @@ class CallbackModule(CallbackBase):
             return
         actions = [[step["action"], step["target"]] for step in answer.get("actions") or [] if isinstance(step, dict)]
         with open(os.environ["GRIDBOX_CHANGES"], "a", encoding="utf-8") as file:
-            file.write(json.dumps({"task": result._task.get_name(), "actions": actions}) + "\n")
+            change = {"host": result._host.get_name(), "task": result._task.get_name(), "actions": actions}
+            file.write(json.dumps(change) + "\n")

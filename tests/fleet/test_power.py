@@ -1,0 +1,240 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A virtual machine with VO-boxes is rebooted, and its power is cut in the midst of a change.
+
+After the boot mounts, parent link, shim and VO-boxes are back by themselves with their addresses and MACs, and what was
+cut short is repaired by the next run of site.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+import typing as t
+
+import pytest
+
+from tests.lab.fleet import Fleet, parse
+from tests.lab.site import Site, recap, voboxes
+
+pytestmark = pytest.mark.fleet
+
+HOST = "vm1"
+BOXES = {box["name"]: box for box in voboxes(1, count=2)}
+REPOSITORY = "grid-tools.example.org"
+#: Seconds after a boot until the VO-boxes have to answer; the reconciler looks half a minute after it, and waits.
+BACK_SECONDS = 240
+
+INSPECT = (
+    "{{.Name}} {{.Id}} {{(index .NetworkSettings.Networks \"site\").MacAddress}}"
+    " {{(index .NetworkSettings.Networks \"site\").IPAddress}}"
+    " {{(index .NetworkSettings.Networks \"site\").GlobalIPv6Address}}"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
+    """One virtual machine with two VO-boxes, a shim, and a repository that both see."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a LAN for the virtual machine")
+    fleet = Fleet(f"gbv{os.getpid()}")
+    fleet.start(parse([f"{HOST}=vm:bookworm:engine"]))
+    source = f"/srv/cvmfs/{REPOSITORY}"
+    fleet.machine(HOST).run("sh", "-c", f"mkdir -p {source} && echo here >{source}/sentinel")
+    made = Site(
+        fleet, tmp_path_factory.mktemp("site"), count=2, gridbox_cvmfs=True,
+        cvmfs_repositories=[
+            {"repository": REPOSITORY, "source": "directory", "path": source, "sentinel": "sentinel"}
+        ],
+        vobox_cvmfs={"repositories": [REPOSITORY]},
+    )  # fmt: skip
+    made.run("hep.gridbox.site")
+    yield made
+    fleet.stop()
+
+
+def identities(site: Site) -> dict[str, list[str]]:
+    """Of each VO-box, by its name: container, MAC, IPv4 and IPv6, as the engine has them."""
+    seen = site.fleet.machine(HOST).run("docker", "inspect", "--format", INSPECT, *BOXES).stdout
+    return {line.split()[0].lstrip("/"): line.split()[1:] for line in seen.splitlines()}
+
+
+def wait_for_voboxes(site: Site) -> float:
+    """Wait until the peer has an answer of each VO-box over IPv4 and IPv6; how many seconds that took."""
+    start = time.monotonic()
+    wanted = {box[family]: box["fqdn"] for box in BOXES.values() for family in ("ipv4", "ipv6")}
+    while True:
+        silent = [address for address, fqdn in wanted.items() if site.greeting(address) != fqdn]
+        if not silent:
+            return time.monotonic() - start
+        if time.monotonic() - start > BACK_SECONDS:
+            look = "docker ps -a; journalctl -b -u gridbox-reconcile -u docker --no-pager | tail -40; ip -br a"
+            state = site.fleet.machine(HOST).run("sh", "-c", look, check=False).stdout
+            raise AssertionError(f"waited {BACK_SECONDS} s after the boot for {silent}; on the host:\n{state}")
+        time.sleep(1)
+
+
+def look_at_the_host(site: Site) -> None:
+    """What has to be there beside the VO-boxes: the mount, in them as well, the shim, and no unit that failed."""
+    machine = site.fleet.machine(HOST)
+    assert machine.run("cat", f"/cvmfs/{REPOSITORY}/sentinel").stdout == "here\n"
+    for name, box in BOXES.items():
+        assert machine.run("docker", "exec", name, "cat", f"/cvmfs/{REPOSITORY}/sentinel").stdout == "here\n"
+        for address in (box["ipv4"], f"[{box['ipv6']}]"):  # by the shim
+            seen = machine.run("curl", "-sS", "-g", "-m", "10", f"http://{address}/greeting").stdout
+            assert seen.strip() == box["fqdn"]
+    assert machine.run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
+
+
+def active_since(site: Site, unit: str) -> int:
+    """When a unit became active in this boot, in microseconds since its begin."""
+    shown = site.fleet.machine(HOST).run(
+        "systemctl", "show", "--value", "--property", "ActiveEnterTimestampMonotonic", unit
+    )
+    return int(shown.stdout)
+
+
+def started_at(site: Site, unit: str) -> int:
+    """When a unit's program was started in this boot, in microseconds since its begin."""
+    shown = site.fleet.machine(HOST).run(
+        "systemctl", "show", "--value", "--property", "ExecMainStartTimestampMonotonic", unit
+    )
+    return int(shown.stdout)
+
+
+def test_a_reboot(site: Site) -> None:
+    before = identities(site)
+    site.fleet.reboot(HOST)
+    wait_for_voboxes(site)
+    assert identities(site) == before
+    look_at_the_host(site)
+    units = site.fleet.machine(HOST).run("sh", "-c", "ls /etc/systemd/system").stdout.split()
+    [mount] = [unit for unit in units if unit.startswith("cvmfs-") and unit.endswith(".mount")]
+    [shim] = [unit for unit in units if unit.startswith("gridbox-shim-") and unit.endswith(".service")]
+    engine = started_at(site, "docker.service")
+    assert 0 < active_since(site, mount) <= engine
+    assert 0 < active_since(site, shim) <= engine
+    assert recap(site.run("hep.gridbox.site").stdout)[HOST]["changed"] == 0
+
+
+class Moment:
+    """A moment in a change: its line has been printed by a command that watches."""
+
+    def __init__(self, process: subprocess.Popen[str], pattern: str, seconds: float = 600) -> None:
+        self.process, self.pattern, self.seconds = process, pattern, seconds
+
+    def wait(self) -> None:
+        """Return as soon as the line is there."""
+        assert self.process.stdout is not None
+        deadline, seen = time.monotonic() + self.seconds, []
+        for line in self.process.stdout:
+            seen.append(line)
+            if re.search(self.pattern, line):
+                return
+            assert time.monotonic() < deadline, f"waited {self.seconds} s for {self.pattern}"
+        raise AssertionError(f"{self.pattern} did not come:\n{''.join(seen)[-3000:]}")
+
+
+def watch(site: Site, command: str) -> subprocess.Popen[str]:
+    """Run a command on the host that prints what happens there."""
+    return subprocess.Popen(
+        [*site.fleet.ssh(HOST), command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+
+
+EVENTS = "docker events --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}}'"
+#: Prints a line when live restore is in the daemon's file, and is not asked for anything else before.
+IN_FILE = "until grep -q live-restore /etc/docker/daemon.json; do sleep 0.01; done; echo written; sleep 60"
+#: What the play prints when a task begins.
+TASK = r"^TASK \[.*{}"
+
+#: Each: what is run, who watches, and the moment.
+CUTS = {
+    "site, packages": ("site", None, TASK.format("Install the engine")),
+    "site, network": ("site", EVENTS, "^network create site"),
+    "site, VO-box created": ("site", EVENTS, "^container create vobox11"),
+    "site, VO-box started": ("site", EVENTS, "^container start vobox12"),
+    "swap, new one created": ("swap", EVENTS, "^container create vobox11.next"),
+    "swap, address taken": ("swap", EVENTS, "^network disconnect site"),
+    "swap, renamed": ("swap", EVENTS, "^container rename"),
+    "flatten, imported": ("flatten", EVENTS, "^image import"),
+    "flatten, tagged": ("flatten", EVENTS, "^image tag"),
+    "live_restore, written": ("live_restore", IN_FILE, "^written"),
+    "live_restore, reloaded": ("live_restore", EVENTS, "^daemon reload"),
+}
+
+PLAYS = {
+    "flatten": [
+        {"hep.gridbox.flatten_image": {"source": "{{ vobox_image }}", "tag": "vobox:flat"}}
+    ],
+    "live_restore": [{"hep.gridbox.live_restore": {}}],
+}  # fmt: skip
+
+
+def prepare(site: Site, what: str) -> tuple[str, list[str]]:
+    """Bring the host to where the change begins; the playbook that makes it, and options."""
+    machine = site.fleet.machine(HOST)
+    if what == "site":
+        site.run("hep.gridbox.remove", "-e", "gridbox_remove=yes", "-e", "vobox_remove_volumes=true")
+        machine.run("sh", "-c", "test -d /srv/cvmfs")
+        return "hep.gridbox.site", []
+    if what == "swap":
+        now = machine.run("docker", "inspect", "--format", "{{.HostConfig.PidsLimit}}", "vobox11").stdout.strip()
+        limits = {"nofile": "4096:8192", "pids": 500 if now != "500" else 600}
+        return "hep.gridbox.site", ["-e", json.dumps({"vobox_limits": limits})]
+    if what == "flatten":
+        machine.run("docker", "image", "rm", "--force", "vobox:flat", check=False)
+    if what == "live_restore":
+        site.run(play(site, "live_restore_off", [{"hep.gridbox.live_restore": {"state": "absent"}}]))
+    return play(site, what, PLAYS[what]), []
+
+
+def play(site: Site, name: str, tasks: list[dict[str, t.Any]]) -> str:
+    """A playbook with these tasks."""
+    file = site.folder / f"{name}.yml"
+    file.write_text(json.dumps([{"hosts": "voboxes", "gather_facts": False, "tasks": tasks}]))
+    return str(file)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_power_cut(site: Site, cut: str) -> None:
+    what, watcher, pattern = CUTS[cut]
+    playbook, options = prepare(site, what)
+    before = identities(site) if what != "site" else {}
+    argv, environment = site.command(playbook, *options)
+    watching = watch(site, watcher) if watcher else None
+    with (site.folder / "cut.log").open("w") as log:
+        changing = subprocess.Popen(
+            argv, env=environment, stdin=subprocess.DEVNULL, text=True, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE if watching is None else log,
+        )  # fmt: skip
+    try:
+        Moment(watching or changing, pattern).wait()
+        site.fleet.cut_power(HOST)
+    finally:
+        changing.kill()
+        changing.communicate(timeout=60)
+        if watching is not None:
+            watching.kill()
+            watching.communicate(timeout=60)
+    site.fleet.power_on(HOST)
+    if before:
+        # Whatever the change was, what was there serves again.
+        wait_for_voboxes(site)
+        after = identities(site)
+        assert {name: seen[1:] for name, seen in after.items()} == {name: seen[1:] for name, seen in before.items()}
+        assert after["vobox12"] == before["vobox12"]
+        look_at_the_host(site)
+    repaired = site.run(playbook if what in ("site", "swap") else "hep.gridbox.site", *options)
+    print(repaired.stdout[-3000:])
+    wait_for_voboxes(site)
+    look_at_the_host(site)
+    names = site.fleet.machine(HOST).run("docker", "ps", "--all", "--format", "{{.Names}}").stdout.split()
+    assert sorted(names) == sorted(BOXES)  # nothing is left of what was cut short
+    again = site.run("hep.gridbox.site", *options)
+    assert recap(again.stdout)[HOST]["changed"] == 0
