@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,16 @@ PROMISED = {
     "vobox_container",
 }  # fmt: skip
 
+#: How scenarios run on other hosts as well, by the suffix of their id; their platforms have FLEET_* in molecule.yml.
+VARIANTS = {"trixie": {"FLEET_SUITE": "trixie"}, "vm": {"FLEET_KIND": "vm"}}
+VARIED = ("cvmfs", "docker_engine", "host_hardening")
+
+#: What ``make test`` takes along (Debian 13 is in the scenario site); the rest is for ``make test-fleet``.
+QUICK = set(SCENARIOS) - {"vobox_host"}
+
+#: Seconds that a scenario may take. A virtual machine is an emulated one, and the package manager alone takes minutes.
+NATIVE_SECONDS, VIRTUAL_SECONDS = 900, 2700
+
 #: Not the word that there is no scenario named default.
 FAILED = re.compile(r"^(fatal: |failed: |\[ERROR\]|CRITICAL (?!'molecule/default))")
 
@@ -31,8 +43,17 @@ def test_every_module_and_role_has_a_scenario() -> None:
     assert not missing, f"missing: {', '.join(sorted(missing))}"
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_scenario(scenario: str, tmp_path: Path) -> None:
+def case(scenario: str, suffix: str = "") -> t.Any:
+    """A scenario as it stands, or one of its variants."""
+    name = f"{scenario}-{suffix}" if suffix else scenario
+    return pytest.param(scenario, VARIANTS.get(suffix, {}), id=name, marks=() if name in QUICK else pytest.mark.fleet)
+
+
+CASES = [case(scenario) for scenario in SCENARIOS] + [case(*both) for both in itertools.product(VARIED, VARIANTS)]
+
+
+@pytest.mark.parametrize(("scenario", "variables"), CASES)
+def test_scenario(scenario: str, variables: dict[str, str], tmp_path: Path) -> None:
     for playbook in ("converge.yml", "verify.yml"):
         assert (ROOT / "molecule" / scenario / playbook).is_file(), f"the scenario has no {playbook}"
     if os.geteuid() != 0:
@@ -41,9 +62,14 @@ def test_scenario(scenario: str, tmp_path: Path) -> None:
         MOLECULE_GLOB="molecule/*/molecule.yml",
         MOLECULE_EPHEMERAL_DIRECTORY=str(tmp_path),  # what another run left does not count
         LAB_NUMBER=str(os.getpid()),
+        **variables,
     )
+    virtual = variables.get("FLEET_KIND") == "vm" or scenario == "power"
+    seconds = VIRTUAL_SECONDS if virtual else NATIVE_SECONDS
     try:
-        done = run_tool("molecule", "test", "--scenario-name", scenario, "--no-command-borders", seconds=420, env=env)
+        done = run_tool(
+            "molecule", "test", "--scenario-name", scenario, "--no-command-borders", seconds=seconds, env=env
+        )
     except (TimedOut, KeyboardInterrupt):
         # Ended from outside, it could not clean up. After an ordinary failure it does.
         run_tool("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
