@@ -4,7 +4,7 @@
 
 """The order of a whole run, what runs beside what, and a word on what takes long.
 
-Most of a run is waiting for engines, so workers (pytest-xdist) can share it: ``--numprocesses 3 --dist loadscope
+Most of a run is waiting for engines, so workers (pytest-xdist) can share it: ``--numprocesses 4 --dist loadscope
 --no-loadscope-reorder``. A file's tests stay together, for they share a lab. The demo compares the whole machine before
 and after, so while it is there nothing else that makes namespaces or starts engines runs: the others wait for it.
 """
@@ -21,10 +21,22 @@ import pytest
 from tests.gate.tools import ROOT
 
 #: The demo first, for others wait for it; then quick answers. Last what runs in the background since the start.
-ORDER = ("demo", "gate", "unit", "integration", "molecule", "slow gate")
+ORDER = ("demo", "gate", "unit", "integration", "molecule", "fleet", "slow gate")
+
+#: What takes minutes: started first, so that no worker ends long after the others. The rest goes by name.
+LONGEST = (
+    "test_scenario[power]", "test_macvlan_net.py", "test_scenario[site]", "test_scenario[docker_engine]",
+    "test_vobox_container.py", "test_scenario[host_hardening]", "test_sites.py", "test_handover.py",
+    "test_cvmfs_boot.py", "test_host_hardening.py", "test_scenario[cvmfs]", "test_engines.py",
+    "test_claims_autofs.py", "test_flatten_image_faults.py",
+    "test_vobox_container_killed.py", "test_claims_vobox.py", "test_macvlan_net_faults.py",
+)  # fmt: skip
+
+#: Parts that make namespaces and start engines.
+ON_HOSTS = ("integration", "molecule", "fleet")
 
 #: Parts whose tests take long enough, one by one, that a person wants to know which is running.
-ANNOUNCED = ("demo", "molecule", "slow gate")
+ANNOUNCED = ("demo", "molecule", "fleet", "slow gate")
 
 #: Seconds that the demo may take, on a slow machine.
 DEMO_SECONDS = 2400
@@ -42,6 +54,15 @@ def _part(item: pytest.Item) -> str:
     return part_of(item.nodeid, item.get_closest_marker("slow") is not None)
 
 
+def _turn(item: pytest.Item) -> tuple[int, int]:
+    """What the order of a run goes by. Integration and scenarios share their place when there are workers."""
+    part = _part(item)
+    if not hasattr(item.config, "workerinput") or part not in ON_HOSTS:
+        return ORDER.index(part), 0
+    where = next((place for place, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+    return ORDER.index("integration"), where
+
+
 def _together(nodeid: str) -> str:
     """Tests with the same answer run in one worker, in their order."""
     part = part_of(nodeid)
@@ -55,7 +76,7 @@ def _together(nodeid: str) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: ORDER.index(_part(item)))
+    items.sort(key=_turn)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -95,7 +116,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Wait for the demo before any fixture is made, for a lab's engine would be seen by it."""
     pending = _demo_pending(item.config)
     deadline = time.monotonic() + DEMO_SECONDS
-    while pending and _part(item) in ("integration", "molecule") and pending.exists():
+    while pending and _part(item) in ON_HOSTS and pending.exists():
         assert time.monotonic() < deadline, f"waited {DEMO_SECONDS} s for the demo to be over, in vain"
         time.sleep(0.5)
 

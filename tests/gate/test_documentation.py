@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import typing as t
+from pathlib import Path
 
 import pytest
 import yaml
@@ -110,8 +111,11 @@ def test_a_role_is_documented(role: str) -> None:
         assert (ROOT / "roles" / role / name).is_file(), f"the role has no {name}"
 
 
-def test_the_documentation_builds() -> None:
-    done = run_tool("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", ".", seconds=120)
+def test_the_documentation_builds(tmp_path: Path) -> None:
+    done = run_tool(
+        "antsibull-docs", "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", ".",
+        seconds=120, env=environment(HOME=str(tmp_path)),  # where it writes a log
+    )  # fmt: skip
     assert done.returncode == 0, re.sub(rf"\S+/ansible_collections/{NAMESPACE}/{NAME}/", "", tail(done.stdout))
 
 

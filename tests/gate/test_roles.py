@@ -72,3 +72,25 @@ def test_facts_are_read_from_ansible_facts(role: Path) -> None:
         if path.suffix in {".yml", ".j2"}:
             found = injected.search(path.read_text())
             assert not found, f"{path.relative_to(ROOT)}: {found and found.group()}"
+
+
+def included(playbook: str, tasks_from: str) -> list[tuple[str, str]]:
+    """The roles that a playbook includes by an entry point, in their order, and when."""
+    found = []
+    for play in yaml.safe_load((ROOT / "playbooks" / playbook).read_text()):
+        for task in play.get("tasks", ()):
+            role = task.get("ansible.builtin.include_role", {})
+            if role and role.get("tasks_from", "main") == tasks_from:
+                found.append((role["name"], task.get("when", "")))
+        if tasks_from == "main":
+            found += [(role["role"], "") for role in play.get("roles", ())]
+    return found
+
+
+def test_what_site_applies_is_checked_first_and_removed_in_the_end() -> None:
+    applied = included("site.yml", "main") + included("vobox.yml", "main")
+    assert {f"hep.gridbox.{role.name}" for role in ROLES} == {name for name, _when in applied}
+    assert included("remove.yml", "remove") == applied[::-1]
+    assert included("site.yml", "validate") == applied
+    first = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())[0]["tasks"][: len(applied)]
+    assert all(task["ansible.builtin.include_role"]["tasks_from"] == "validate" for task in first)

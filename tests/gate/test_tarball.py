@@ -11,13 +11,12 @@ import re
 import sys
 import tarfile
 import typing as t
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.gate.background import Job
-from tests.gate.tools import BIN, CACHE, NAME, NAMESPACE, ROOT, demand, environment, run_tool, tail
+from tests.gate.tools import BIN, CACHE, NAME, NAMESPACE, ROOT, Controller, demand, environment, run_tool, tail
 
 pytestmark = pytest.mark.slow
 
@@ -26,31 +25,6 @@ PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 
 #: The floor in meta/runtime.yml; the newest is the one in requirements.txt.
 OLDEST = "ansible-core==2.17.14"
-
-
-@dataclass(frozen=True)
-class Controller:
-    """A machine where the tarball is installed and nothing else of ours is.
-
-    :ivar programs: the folder of ``ansible-playbook`` and its kin.
-    :ivar collection: where the tarball was installed.
-    :ivar folder: to run in; not the checkout.
-    """
-
-    programs: Path
-    collection: Path
-    folder: Path
-
-    def run(self, program: str, *arguments: str) -> str:
-        return demand(str(self.programs / program), *arguments, seconds=120, cwd=self.folder, env=self.environment())
-
-    def environment(self) -> dict[str, str]:
-        # Without the second, ansible would find the checkout in the virtual environment as well.
-        return environment(
-            ANSIBLE_COLLECTIONS_PATH=str(self.collection.parents[2]),
-            ANSIBLE_COLLECTIONS_SCAN_SYS_PATH="false",
-            ANSIBLE_HOME=str(self.folder / "home"),
-        )
 
 
 def programs_of(core: str) -> Path:
@@ -66,10 +40,7 @@ def programs_of(core: str) -> Path:
 
 @pytest.fixture(scope="module", params=["newest", "oldest"])
 def controller(request: pytest.FixtureRequest, tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Controller:
-    installed, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
-    made = Controller(programs_of(request.param), installed / "ansible_collections" / NAMESPACE / NAME, folder)
-    made.run("ansible-galaxy", "collection", "install", "--offline", "-p", str(installed), str(tarball))
-    return made
+    return Controller.with_tarball(tarball, tmp_path_factory.mktemp("controller"), programs_of(request.param))
 
 
 def test_the_tarball_holds_what_people_need_and_nothing_of_the_workshop(tarball: Path) -> None:
@@ -113,7 +84,7 @@ def test_a_module_runs_and_refuses_in_a_sentence(controller: Controller) -> None
         "-e", f"ansible_python_interpreter={sys.executable}", "-m", f"{COLLECTION}.macvlan_net", "--check",
         "-a", json.dumps({"name": "site", "parent": "site0", "ipv4": {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1"},
                           "engine_url": "unix:///nowhere/docker.sock"}),
-        seconds=120, cwd=controller.folder, env=controller.environment(),
+        seconds=120, cwd=controller.folder, env=environment(**controller.variables()),
     )  # fmt: skip
     assert done.returncode != 0
     assert "engine_url" in done.stdout, tail(done.stdout)

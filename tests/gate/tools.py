@@ -12,7 +12,10 @@ import signal
 import subprocess
 import sys
 import typing as t
+from dataclasses import dataclass
 from pathlib import Path
+
+from tests.lab.playbook import kept_in
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE, NAME = "hep", "gridbox"
@@ -128,3 +131,40 @@ def build(folder: Path) -> Path:
     )  # fmt: skip
     (tarball,) = (folder / "built").glob(f"{NAMESPACE}-{NAME}-*.tar.gz")
     return tarball
+
+
+@dataclass(frozen=True)
+class Controller:
+    """A machine where the tarball is installed and nothing else of ours is.
+
+    :ivar programs: the folder of ``ansible-playbook`` and its kin.
+    :ivar collection: where the tarball was installed.
+    :ivar folder: to run in; not the checkout.
+    """
+
+    programs: Path
+    collection: Path
+    folder: Path
+
+    @classmethod
+    def with_tarball(cls, tarball: Path, folder: Path, programs: Path = BIN) -> Controller:
+        """Install the tarball in a folder, which must be there and empty."""
+        installed, elsewhere = folder / "installed", folder / "elsewhere"
+        elsewhere.mkdir()
+        made = cls(programs, installed / "ansible_collections" / NAMESPACE / NAME, elsewhere)
+        made.run("ansible-galaxy", "collection", "install", "--offline", "-p", str(installed), str(tarball))
+        return made
+
+    def run(self, program: str, *arguments: str, seconds: float = 120) -> str:
+        """Run a program of Ansible that must be content, and return its output."""
+        argv = [str(self.programs / program), *arguments]
+        return demand(*argv, seconds=seconds, cwd=self.folder, env=environment(**self.variables()))
+
+    def variables(self) -> dict[str, str]:
+        """With these Ansible finds the installed collection, and does not find the checkout."""
+        return {
+            **kept_in(self.folder / "home"),
+            "ANSIBLE_COLLECTIONS_PATH": str(self.collection.parents[2]),
+            # Otherwise ansible would find the checkout in the virtual environment as well.
+            "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "false",
+        }

@@ -14,6 +14,7 @@ import pytest
 from tests.lab.engine import PodmanService
 from tests.lab.image import busybox_tar
 from tests.lab.lab import PARENT, SUBNET4, SUBNET6, Lab, make_lab, remove_lab
+from tests.lab.lan import Lan, add_netns, delete_netns
 
 __all__ = ["PARENT", "SUBNET4", "SUBNET6", "Lab"]
 
@@ -58,6 +59,29 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[PodmanService
     service.podman("import", str(image), "busybox:test")
     yield service
     service.remove()
+
+
+@pytest.fixture(scope="session")
+def podman_peer(podman: PodmanService) -> t.Iterator[str]:
+    """Podman's host is plugged into a LAN by its link ``site0``; the namespace of another machine on that LAN."""
+    lan, peer = Lan(_name("podlan")), _name("podpeer")
+    add_netns(peer)
+    lan.plug(podman.netns, PARENT, "10.213.0.1/16", "fd13:213::1/64")
+    lan.plug(peer, "eth0", "10.213.0.9/16", "fd13:213::9/64")
+    yield peer
+    delete_netns(peer)
+    lan.remove()
+
+
+@pytest.fixture(scope="module")
+def podman_site(podman: PodmanService, podman_peer: str) -> t.Iterator[str]:
+    """Podman's network ``site`` on that LAN; the namespace of the other machine."""
+    podman.podman(
+        "network", "create", "--driver", "macvlan", "--opt", f"parent={PARENT}", "--ipv6", "--subnet", SUBNET4,
+        "--gateway", "10.213.0.1", "--subnet", SUBNET6, "--gateway", "fd13:213::1", "site",
+    )  # fmt: skip
+    yield podman_peer
+    podman.podman("network", "rm", "--force", "site")
 
 
 @pytest.fixture()

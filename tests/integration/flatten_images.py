@@ -21,6 +21,13 @@ from tests.lab.image import busybox_tar
 
 #: A file capability, cap_net_bind_service+ep, as the kernel stores it (VFS_CAP_REVISION_2).
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+#: An access list as the kernel stores it: user 1000 may read and write, the file's group and others may read.
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, permissions, identity)
+    for tag, permissions, identity in (
+        (0x01, 6, 0xFFFFFFFF), (0x02, 6, 1000), (0x04, 4, 0xFFFFFFFF), (0x10, 6, 0xFFFFFFFF), (0x20, 4, 0xFFFFFFFF),
+    )
+)  # fmt: skip
 LONG = "/".join(["a" * 60, "b" * 60, "c" * 200])
 
 #: Each key that a configuration can have.
@@ -87,6 +94,7 @@ def layers() -> list[bytes]:
     first.add("data/setuid", b"s", mode=0o6755, uid=1000, gid=1000)
     first.add("data/capable", b"c", mode=0o755, xattrs={"security.capability": CAPABILITY})
     first.add("data/attributes", b"x", xattrs={"user.text": b"caf\xc3\xa9", "user.bytes": b"\x00\xff\n=\x80"})
+    first.add("data/access", b"a", mode=0o664, xattrs={"system.posix_acl_access": ACL})
     first.add("data/huge-owner", b"o", uid=3_000_000_000, gid=3_000_000_001)
     first.add("data/linked", b"one file\n", mode=0o4755, uid=7, mtime="1600000002.25", xattrs={"user.l": b"1"})
     for name in ("data/zlink", "alink"):
@@ -99,6 +107,7 @@ def layers() -> list[bytes]:
     first.add("data/loop", kind=tarfile.BLKTYPE, device=(7, 300), mode=0o660)
     first.add("data/link", kind=tarfile.SYMTYPE, link="../" + "t" * 150, mode=0o777, uid=5)
     first.add(b"data/caf\xe9\xff", b"not UTF-8\n")
+    first.add(b"data/gone\xff", b"deleted by the second layer")
     first.add(b"data/" + b"\xe9" * 250, b"long and not UTF-8\n")
     first.add("data/Präzision ☃", b"UTF-8\n")
     first.add("data/new\nline \\ back", b"odd\n")
@@ -117,6 +126,7 @@ def layers() -> list[bytes]:
 
     second = Layer()
     second.add(".wh.gone")
+    second.add(b"data/.wh.gone\xff")
     second.add("data/plain", b"changed by the second layer\n", mode=0o600)
     second.folder("was-file", mode=0o711)
     second.add("was-file/now", b"a folder")

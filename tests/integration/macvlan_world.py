@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import subprocess
 import time
 import typing as t
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from tests.lab.lab import PARENT, SUBNET4, SUBNET6, Lab
@@ -22,6 +25,14 @@ NAME = "gbsite"
 IPV4 = {"subnet": SUBNET4, "gateway": "10.213.0.254"}
 IPV6 = {"subnet": SUBNET6, "gateway": "fd13:213::fe"}
 SITE: dict[str, t.Any] = {"name": NAME, "parent": PARENT, "ipv4": IPV4, "ipv6": IPV6}
+SHIM: dict[str, t.Any] = {
+    **SITE,
+    "host_access": "shim",
+    "shim": {"ipv4": "10.213.0.3", "ipv6": "fd13:213::3"},
+    "probe_seconds": 0.3,  # whoever answers on this LAN does so in milliseconds
+}
+BRIDGE = {**SITE, "host_access": "bridge", "bridge": {"ipv4": "172.31.250.0/24", "ipv6": "fd31:250::/64"}}
+ABSENT = {"name": NAME, "state": "absent"}
 CONTAINER_MAC = "02:00:00:00:00:51"
 
 _STEADY = {
@@ -118,6 +129,31 @@ class World:
             "attachments": self.attachments(),
         }
 
+    def state(self, root: Path | None = None) -> str:
+        """The same, comparable after networks were made anew: without ids, and what the engine chooses at random.
+
+        :param root: the folder below which the files for the boot are; they count, too.
+        """
+        seen = self.look()
+        networks = {
+            network["Name"]: {
+                **{key: network[key] for key in ("Driver", "Options", "IPAM", "Labels", "EnableIPv6", "Internal")},
+                "Containers": sorted(container["Name"] for container in network["Containers"].values()),
+            }
+            for network in seen["networks"].values()
+        }
+        links = [link for link in seen["links"] if not link["ifname"].startswith("veth")]
+        for link in links:
+            if link["ifname"].startswith("br-"):
+                link["address"] = "chosen by the kernel"
+        files = {
+            str(path): os.readlink(path) if path.is_symlink() else path.read_text()
+            for path in sorted(root.rglob("*") if root else ())
+            if path.is_symlink() or path.is_file()
+        }
+        told = json.dumps([networks, links, seen["routes"], seen["attachments"], files], indent=1, sort_keys=True)
+        return re.sub(r"br-[0-9a-f]{12}", "br-ID", told)
+
     def attachments(self) -> dict[str, t.Any]:
         """What each container has on the network, as it would tell itself."""
         names = self.lab.docker("ps", "--all", "--quiet").split()
@@ -161,6 +197,15 @@ class World:
                 ],
             }
         return found
+
+    def mode(self) -> str:
+        """The network's, as the engine tells it."""
+        return self.lab.docker("network", "inspect", "--format", '{{index .Options "macvlan_mode"}}', NAME).strip()
+
+    def reaches(self, container: str, address: str) -> bool:
+        """Whether a container gets an answer; asked three times, for an IPv6 address may still be tentative."""
+        ping = ("exec", container, "ping", "-c1", "-W1", address)
+        return any(self.lab.engine.docker(*ping, check=False).returncode == 0 for _turn in range(3))
 
     def labels(self) -> dict[str, str] | None:
         """The network's; None if there is no network."""

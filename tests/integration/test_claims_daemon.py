@@ -104,11 +104,21 @@ class Writer:
         self.lines = 0
         self.changed = 0.0
 
-    def look(self) -> None:
-        with contextlib.suppress(FileNotFoundError, ValueError):  # it is being written
+    def look(self) -> bool:
+        """Read the count; false where that fell into a moment in which it was being written."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
             lines = int(Path(f"/proc/{self.pid}/root/tmp/n").read_text())
             if lines != self.lines:
                 self.lines, self.changed = lines, time.monotonic()
+            return True
+        return False
+
+    def count(self) -> int:
+        """How many lines there are now."""
+        deadline = time.monotonic() + 10
+        while not self.look():
+            assert time.monotonic() < deadline, f"{self.name} does not say how many lines it has written"
+        return self.lines
 
 
 def test_a15_a_container_blocks_when_the_buffers_are_full_and_the_budget_says_when(own_lab: Lab, claim: Claim) -> None:
@@ -122,18 +132,18 @@ def test_a15_a_container_blocks_when_the_buffers_are_full_and_the_budget_says_wh
     assert budget["quiet"]["seconds"] is None
 
     writers = {name: Writer(own_lab, name) for name in (*RATES, "quiet")}
+    before = {name: writers[name].count() for name in RATES}
     own_lab.engine.kill()
     gone = time.monotonic()
-    while not all(writer.lines for writer in writers.values()):
-        for writer in writers.values():
-            writer.look()
-    before = {name: writer.lines for name, writer in writers.items()}
+    after = {name: writers[name].count() for name in RATES}
     Path(f"/proc/{writers['quiet'].pid}/root/tmp/go").touch()
     while time.monotonic() < gone + 1.2 * budget["slow"]["seconds"]:
         for writer in writers.values():
             writer.look()
         time.sleep(0.01)
-    accepted = {name: 100 * (writers[name].lines - before[name]) for name in RATES}
+    # On a busy machine a flood writes much between two looks: what was accepted lies between these two.
+    accepted = {name: 100 * (writers[name].lines - after[name]) for name in RATES}
+    at_most = {name: 100 * (writers[name].lines - before[name]) for name in RATES}
     seconds = {name: writers[name].changed - gone for name in RATES}
     for name in RATES:
         writer = writers[name]
@@ -152,7 +162,9 @@ def test_a15_a_container_blocks_when_the_buffers_are_full_and_the_budget_says_wh
     lines = [int(line) for line in own_lab.docker("logs", "slow").split()]
     assert lines == list(range(1, len(lines) + 1))  # not one was lost
     for name in RATES:
-        assert accepted[name] == pytest.approx(budget[name]["capacity"], rel=0.1)
+        assert accepted[name] <= 1.1 * budget[name]["capacity"]
+        assert at_most[name] >= 0.9 * budget[name]["capacity"]
+    assert accepted["slow"] == pytest.approx(budget["slow"]["capacity"], rel=0.1)
     assert seconds["slow"] == pytest.approx(budget["slow"]["seconds"], rel=0.1)
     claim(
         "A15",

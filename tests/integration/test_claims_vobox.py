@@ -4,9 +4,10 @@
 
 """Claims about a VO-box on the site's LAN, seen from another machine on it.
 
-A8 (and B5): it is a machine of its own, with its own MAC and addresses. A17 (B4): its services come back by themselves.
-A18, A19: a new image costs an outage, a new init script little. Claims A9 and B8, the host's way to its VO-boxes, are
-proved beside the other tests of macvlan_net; A25, flattening, beside those of flatten_image.
+A8 (and B5): it is a machine of its own, with its own MAC and addresses. A17: its services come back by themselves. B4:
+they start when the container is launched, and nobody logs in. A18, A19: a new image costs an outage, a new init script
+little. Claims A9 and B8, the host's way to its VO-boxes, are proved beside the other tests of macvlan_net; A25,
+flattening, beside those of flatten_image.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def test_a8_a_vobox_looks_like_a_machine_of_its_own(lab: Lab, voboxes: Voboxes, 
     )
 
 
-# ---- A17, A18, A19 --------------------------------------------------------------------------------------------------
+# ---- A17, B4, A18, A19 ----------------------------------------------------------------------------------------------
 
 
 class Watch:
@@ -251,6 +252,35 @@ def test_a17_services_come_back_by_themselves(lab: Lab, voboxes: Voboxes, claim:
         longest_s=round(max(seconds), 3),
     )
     assert len(seconds) == 20 and sorted(seconds)[18] < 10
+
+
+def test_b4_services_start_at_launch(lab: Lab, voboxes: Voboxes, claim: Claim) -> None:
+    """Each launch is the engine's own start of a container that never ran before; no process comes from outside."""
+    services = [{"name": f"service{port}", "port": port} for port in PORTS]
+    targets = [(address.format(6), port) for address in (IPV4, IPV6) for port in PORTS]
+    seconds, up, logins = [], [], 0
+    for _number in range(5):
+        voboxes.run(6, init_script=THREE_SERVICES, services=services, state="stopped")
+        assert voboxes.inspect(6, "{{.State.Status}}") == "created"
+        with Watch(lab.peer, targets) as watch:
+            began, moment = time.time(), time.monotonic()
+            lab.docker("start", "claim6")
+            seconds.append(watch.all_since(moment))
+            up.append(sum(reached > moment for reached in watch.reached.values()))
+        events = ["events", "--since", f"{began:.3f}", "--until", f"{time.time():.3f}", "--filter", "container=claim6"]
+        happened = lab.docker(*events, "--format", "{{.Action}}").split("\n")
+        assert "start" in happened
+        logins += sum(action.startswith(("exec", "attach")) for action in happened)
+        lab.docker("rm", "--force", "--volumes", "claim6")
+    claim(
+        "B4",
+        launches=len(seconds),
+        services_declared=f"{len(PORTS)}x2 families",
+        up_after_each_launch=",".join(f"{number}/{len(targets)}" for number in up),
+        logins=logins,
+        seconds_of_each=",".join(f"{each:.3f}" for each in seconds),
+    )
+    assert up == [len(targets)] * 5 and logins == 0
 
 
 def _image(lab: Lab, number: int) -> str:

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -19,10 +21,29 @@ if os.geteuid() != 0:
     pytest.skip("needs root: it mounts", allow_module_level=True)
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Runs the module in a mount namespace.
+_INSIDE = """
+import json, sys
+from tests.lab.modules import ModuleFailed, run_module
+arguments, check = json.load(sys.stdin)
+try:
+    result = run_module("cvmfs_mounts", arguments, check=check)
+except ModuleFailed as failed:
+    result = failed.result
+print(json.dumps(result))
+"""
+
+
 class Place:
-    """Sources for repositories, and a folder to mount them in."""
+    """Sources for repositories, and a folder to mount them in.
+
+    :ivar inside: the command that enters a mount namespace for what follows; empty for the machine's own.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.inside: list[str] = []
         self.root = folder / "cvmfs"
         self.folder = folder
         (folder / "tools/bin").mkdir(parents=True)
@@ -48,12 +69,24 @@ class Place:
             "wait_timeout": 20,
             **more,
         }
-        return run_module("cvmfs_mounts", arguments, check=check)
+        if not self.inside:
+            return run_module("cvmfs_mounts", arguments, check=check)
+        done = subprocess.run(
+            [*self.inside, sys.executable, "-c", _INSIDE],
+            input=json.dumps([arguments, check]), capture_output=True, text=True, timeout=180, check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        result: dict[str, t.Any] = json.loads(done.stdout)
+        if result.get("failed"):
+            raise ModuleFailed(result)
+        return result
 
     def table(self) -> list[str]:
         """What findmnt sees below the folder, with the propagation."""
         argv = ["findmnt", "--list", "--noheadings", "--output", "TARGET,PROPAGATION"]
-        lines = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
+        lines = subprocess.run(
+            [*self.inside, *argv], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.splitlines()
         found = [" ".join(line.split()) for line in lines if line.startswith(f"{self.root}")]
         return sorted({line.replace(f"{self.root}", "root") for line in found})
 
@@ -133,3 +166,58 @@ def test_what_somebody_else_mounted_is_left_alone(place: Place) -> None:
     with pytest.raises(ModuleFailed, match="something else is mounted at"):
         place.mounts()
     assert (place.root / "config.example.org/site").exists()
+
+
+@pytest.fixture()
+def client(place: Place) -> t.Iterator[t.Callable[[], object]]:
+    """A mount namespace with a stand-in for the client's mount.cvmfs; the machine's own /usr/sbin is not touched.
+
+    As the client does, it mounts by FUSE and calls the source cvmfs2. What is in the repository is a squashfs.
+    """
+    upper = place.folder / "upper"
+    upper.mkdir()
+    helper = place.folder / "mount.cvmfs"
+    options = f"fsname=cvmfs2,ro,allow_other {place.folder}/tools.sqfs"
+    helper.write_text(f'#!/bin/sh\n[ "$1" = tools.example.org ] && exec squashfuse -o {options} "$2"\n')
+    helper.chmod(0o755)
+    script = (
+        f"mount -t tmpfs none {upper} && mkdir {upper}/new {upper}/work && mount -t overlay none /usr/sbin"
+        f" -o lowerdir=/usr/sbin,upperdir={upper}/new,workdir={upper}/work && echo ready && exec sleep 300"
+    )
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    holder = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
+    place.inside = ["nsenter", "--target", str(holder.pid), "--mount"]
+    place.repositories = [{"repository": "tools.example.org", "sentinel": "bin/hello"}]
+    try:
+        yield lambda: subprocess.run([*place.inside, "cp", str(helper), "/usr/sbin/"], check=True, timeout=30)
+        place.mounts(state="absent", max_disruption="service")
+        assert place.table() == []
+    finally:
+        place.inside = []
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def test_without_the_client_check_mode_refuses_as_the_real_run_does(
+    place: Place, client: t.Callable[[], object]
+) -> None:
+    for check in (True, False):
+        with pytest.raises(ModuleFailed, match=r"there is no program mount\.cvmfs on this host") as failed:
+            place.mounts(check=check)
+        assert failed.value.result["changed"] is False
+    assert not place.root.exists()
+    # The role's first look, before it installs the client.
+    assert place.mounts(check=True, helpers_awaited=True)["changed"]
+
+
+def test_the_client_mounts_a_repository(place: Place, client: t.Callable[[], object]) -> None:
+    client()
+    announced = place.mounts(check=True)
+    done = place.mounts()
+    assert done["actions"] == announced["actions"] and done["repositories"] == ["tools.example.org"]
+    assert place.table() == ["root shared", "root/tools.example.org shared"]
+    read = [*place.inside, "cat", f"{place.root}/tools.example.org/bin/hello"]
+    assert subprocess.run(read, capture_output=True, text=True, check=True, timeout=30).stdout == "hello\n"
+    assert not place.mounts()["changed"]

@@ -70,6 +70,22 @@ def wait_for_end(pids: t.Sequence[int], seconds: float = 90) -> None:
         time.sleep(0.02)
 
 
+def kill_at(given: dict[str, t.Any], request: str, number: int, when: str) -> None:
+    """Run the module until it is killed at a request, and wait for its guard."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, request, str(number), when], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": given}).encode())
+    process.stdin.close()
+    guards: set[int] = set()
+    while process.poll() is None:
+        guards.update(children(process.pid))
+        time.sleep(0.005)
+    assert process.returncode == -9, f"{request} {number} {when}: not killed"
+    wait_for_end(sorted(guards))
+
+
 def arguments(lab: Lab, **more: t.Any) -> dict[str, t.Any]:
     return {"engine_url": lab.engine.url, "source": SOURCE, "tag": TAG, "min_free": 0, **more}
 
@@ -106,22 +122,7 @@ def test_killed_at_every_request(faulty: Lab) -> None:
     outcomes = []
     for request, number in moments:
         for when in ("before", "after"):
-            process = subprocess.Popen(
-                [sys.executable, "-c", KILLED, request, str(number), when],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-            )
-            assert process.stdin is not None
-            process.stdin.write(
-                json.dumps({"ANSIBLE_MODULE_ARGS": arguments(faulty, source_tag="vobox:kept")}).encode()
-            )
-            process.stdin.close()
-            guards: set[int] = set()
-            while process.poll() is None:
-                guards.update(children(process.pid))
-                time.sleep(0.005)
-            assert process.returncode == -9, f"{request} {number} {when}: not killed"
-            wait_for_end(sorted(guards))
+            kill_at(arguments(faulty, source_tag="vobox:kept"), request, number, when)
             if (request, number) == ("remove_image", 2):
                 # All is done but for the working name of the image: the guard takes that away.
                 outcomes.append(f"killed {when} {request} {number}: the state after")
@@ -143,21 +144,82 @@ def test_killed_while_it_removes_the_source(faulty: Lab) -> None:
     for when in ("before", "after"):
         if when == "after":
             load(faulty, padded(SOURCE, 2))
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, "remove_image", "3", when], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": arguments(faulty, keep_source=False)}).encode())
-        process.stdin.close()
-        guards: set[int] = set()
-        while process.poll() is None:
-            guards.update(children(process.pid))
-            time.sleep(0.005)
-        assert process.returncode == -9
-        wait_for_end(sorted(guards))
+        kill_at(arguments(faulty, keep_source=False), "remove_image", 3, when)
         assert not [line for line in images(faulty) if SOURCE in line or "hep.gridbox" in line]
         again = run_module("flatten_image", arguments(faulty, keep_source=False))
         assert not again["changed"]
+
+
+#: Runs the module with an engine, or a part of the module, that does not do what it is told.
+TAMPERED = """
+import os, runpy, sys
+from ansible.module_utils import basic
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
+from ansible_collections.hep.gridbox.plugins.module_utils.image import flatten
+
+import_layer, flattened_document = DockerApi.import_layer, flatten.flattened_document
+
+def another_byte(self, name, layer, *more):
+    import_layer(self, name, (bytes(chunk).replace(b"here I am", b"here I AM") for chunk in layer), *more)
+
+def another_mode(self, name, *more):
+    import_layer(self, name, *more)
+    os.chmod(self.image(name)["GraphDriver"]["Data"]["UpperDir"] + "/www/index.html", 0o600)
+
+def another_command(document, *more):
+    return flattened_document({**document, "config": {**document["config"], "Cmd": ["/bin/true"]}}, *more)
+
+if sys.argv[1] == "another_command":
+    flatten.flattened_document = another_command
+else:
+    DockerApi.import_layer = globals()[sys.argv[1]]
+basic._ANSIBLE_ARGS = sys.stdin.buffer.read()
+basic._ANSIBLE_PROFILE = "legacy"
+runpy.run_module("ansible_collections.hep.gridbox.plugins.modules.flatten_image", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_tag_moves_only_to_a_verified_image(faulty: Lab) -> None:
+    """One wrong byte, mode or word of configuration: seen before the tag moves, and nothing is left of it."""
+    before = images(faulty)
+    for change, step, sentence in (
+        ("another_byte", "import_layer", "are not the one that was sent"),
+        ("another_mode", "import_layer", "The files that the engine unpacked differ from the source's"),
+        ("another_command", "make_image", "The flattened image differs from its source in Config.Cmd."),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", TAMPERED, change],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments(faulty)}).encode(),
+            capture_output=True, timeout=120, check=False,
+        )  # fmt: skip
+        result = json.loads(done.stdout)
+        assert result["failed"] and result["failed_action"]["action"] == step
+        assert sentence in result["msg"]
+        assert result["not_rolled_back"] == []
+        assert images(faulty) == before
+    assert faulty.module("flatten_image", source=SOURCE, tag=TAG)["changed"]
+
+
+@pytest.mark.parametrize("what", ["name", "attribute"])
+def test_what_no_layer_can_hold(faulty: Lab, what: str) -> None:
+    """Put into the engine's store by hand, for no engine puts it there. Nothing of the image is made."""
+    folder = Path(inspect(faulty, SOURCE)["GraphDriver"]["Data"]["UpperDir"])
+    if what == "name":
+        (folder / ".wh.x").touch()
+        sentence = "The image holds a file named '.wh.x'."
+    else:
+        (folder / "made").touch()
+        os.setxattr(folder / "made", "user.a=b", b"")
+        sentence = "'made' has the extended attribute 'user.a=b'."
+    before = images(faulty)
+    with pytest.raises(ModuleFailed) as failed:
+        faulty.module("flatten_image", source=SOURCE, tag=TAG)
+    result = failed.value.result
+    assert sentence in result["msg"]
+    assert result["failed_action"]["action"] == "import_layer"
+    assert (result["actions"], result["not_rolled_back"]) == ([], [])
+    assert "exception" not in result
+    assert images(faulty) == before
 
 
 def test_killed_at_any_time(faulty: Lab) -> None:

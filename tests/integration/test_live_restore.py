@@ -24,6 +24,7 @@ from tests.lab.engine import Dockerd, PodmanService
 from tests.lab.image import busybox_tar
 from tests.lab.lan import add_netns, delete_netns
 from tests.lab.modules import ModuleFailed, run_module
+from tests.lab.playbook import play
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -389,6 +390,28 @@ def test_a_reload_that_the_daemon_refuses_is_taken_back(box: Box, text: str) -> 
     assert [path.name for path in box.folder.iterdir()] == ["daemon.json"]
 
 
+def test_what_is_put_back_has_its_mode_owner_attributes_and_link(box: Box) -> None:
+    real = box.folder / "site.json"
+    box.config.rename(real)
+    box.config.symlink_to("site.json")
+    real.write_text(REFUSED_LATE)
+    os.chown(real, 12, 34)
+    real.chmod(0o604)
+    os.setxattr(real, "user.managed", b"by the site")
+    try:
+        with pytest.raises(ModuleFailed) as caught:
+            box.module(wait_timeout=1)
+        assert caught.value.result["rolled_back"][-1] == f"{real} as it was"
+        status = real.stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (12, 34, 0o604)
+        assert os.getxattr(real, "user.managed") == b"by the site"
+        assert (os.readlink(box.config), real.read_text()) == ("site.json", REFUSED_LATE)
+        assert {path.name for path in box.folder.iterdir()} == {"daemon.json", "site.json"}
+    finally:
+        box.config.unlink()
+        real.rename(box.config)
+
+
 @pytest.mark.parametrize(("text", "words"), REFUSED.items())
 def test_a_file_that_the_daemon_would_refuse_is_known_beforehand(box: Box, text: str, words: str) -> None:
     if not _validates(box):
@@ -491,6 +514,19 @@ def test_killed_at_any_step_it_leaves_the_state_before(box: Box, state: str, eff
     assert box.enabled() is (state == "present")
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("effect", [1, 2])
+def test_killed_where_there_was_no_file_it_leaves_none(box: Box, effect: int, when: str) -> None:
+    box.config.unlink()
+    token = f"killed-{os.getpid()}-missing-{effect}-{when}"
+    module = _start_hooked(box, {"effect": effect, "when": when, "signal": "SIGKILL"}, token)
+    module.communicate(timeout=60)
+    assert module.returncode == -signal.SIGKILL
+    _wait_for_the_guard(token)
+    time.sleep(0.3)  # a reload that was still under way would show by now
+    assert (list(box.folder.iterdir()), box.enabled()) == ([], False)
+
+
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
 def test_told_to_end_it_puts_back_and_says_so(box: Box, number: str) -> None:
     result = _run_with_hook(box, {"effect": 2, "when": "after", "signal": number})
@@ -578,6 +614,16 @@ def test_a_file_that_is_a_mount_point(box: Box, tmp_path: Path) -> None:
             assert "the file itself is a mount point" in box.refusal(check)
 
 
+def test_a_file_that_its_owner_has_frozen(box: Box) -> None:
+    if subprocess.run(["chattr", "+i", str(box.config)], check=False, capture_output=True, timeout=30).returncode:
+        pytest.skip("this file system, or this machine's container, knows no immutable files")
+    try:
+        for check in (True, False):
+            assert f"{box.config} is immutable (chattr +i)" in box.refusal(check)
+    finally:
+        subprocess.run(["chattr", "-i", str(box.config)], check=True, timeout=30)
+
+
 # ---- which daemon ---------------------------------------------------------------------------------------------------
 
 
@@ -662,7 +708,8 @@ def test_the_budget_is_measured_for_every_log_driver(box: Box) -> None:
         for name in ("vobox1", "checked"):  # the output of health checks does not go there
             assert (budget[name]["bytes_per_second"], budget[name]["seconds"]) == (0, None)
         [entry] = [entry for entry in box.module(budget_window=1)["outage_budget"] if entry["container"] == "loud-none"]
-        assert entry["bytes_per_second"] == pytest.approx(rate, rel=0.15)
+        # Another second, in which a busy machine may let it write less.
+        assert 0.4 * rate < entry["bytes_per_second"] < 1.6 * rate
     finally:
         box.engine.docker("rm", "--force", *names)
 
@@ -698,12 +745,5 @@ def test_the_examples_run(box: Box, module: str, tmp_path: Path) -> None:
         "group/hep.gridbox.gridbox": {"engine_url": box.engine.url},
         f"hep.gridbox.{module}": {key: box.arguments[key] for key in ("config_file", "pidfile")},
     }
-    play = {"hosts": "localhost", "gather_facts": False, "module_defaults": defaults, "tasks": tasks}
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "play.yml"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "ANSIBLE_PYTHON_INTERPRETER": sys.executable},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"ok={len(tasks)} " in done.stdout and "failed=0" in done.stdout
+    printed = play(box.engine.netns, tmp_path, module_defaults=defaults, tasks=tasks)
+    assert f"ok={len(tasks)} " in printed and "failed=0" in printed

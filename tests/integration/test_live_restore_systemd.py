@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import typing as t
@@ -16,10 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab.hosts import Machine
+from tests.lab.hosts import Machine, key, ssh_options
 from tests.lab.image import busybox_tar
-
-CONNECTIONS = Path(__file__).resolve().parents[1] / "lab/connection"
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +28,8 @@ def machine() -> t.Iterator[Machine]:
         pytest.skip("needs root: namespaces and cgroups")
     made = Machine(f"gbt{os.getpid()}-systemd")
     made.start()
-    made.run("apt-get", "-qq", "update")
-    made.run(
-        "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "install", "-y", "--no-install-recommends",
-        "docker.io", "python3-docker",
-    )  # fmt: skip
-    subprocess.run(
-        made.argv("docker", "import", "-", "busybox:test"),
-        input=busybox_tar(), check=True, timeout=60, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    made.install("docker.io", "python3-docker")
+    made.feed(busybox_tar(), "docker", "import", "-", "busybox:test")
     made.run("docker", "run", "--detach", "--name", "vobox1", "--network", "none", "busybox:test", "sleep", "99999")
     yield made
     made.stop()
@@ -57,13 +49,14 @@ def _live_restore(machine: Machine, folder: Path, *tasks: dict[str, t.Any]) -> l
     play = [{"hosts": "all", "gather_facts": False, "tasks": steps}]
     (folder / "play.yml").write_text(yaml.safe_dump(play))
     (folder / "inventory").write_text(
-        f"{machine.name} ansible_connection=machine ansible_python_interpreter=/usr/bin/python3\n"
+        f"{machine.name} ansible_user=root ansible_python_interpreter=/usr/bin/python3"
+        f" ansible_ssh_private_key_file={key()} ansible_ssh_common_args={shlex.quote(shlex.join(ssh_options()))}\n"
         f"localhost ansible_connection=local ansible_python_interpreter={sys.executable}\n"
     )
     done = subprocess.run(
         [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory", "-l", machine.name, "play.yml"],
         cwd=folder, capture_output=True, text=True, timeout=180, check=False,
-        env={**os.environ, "ANSIBLE_CONNECTION_PLUGINS": str(CONNECTIONS), "ANSIBLE_PIPELINING": "true"},
+        env={**os.environ, "ANSIBLE_PIPELINING": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return t.cast("list[dict[str, t.Any]]", json.loads(results.read_text()))
@@ -73,10 +66,7 @@ def _drop_in(machine: Machine, unit: str, kill_mode: str | None) -> None:
     folder = f"/etc/systemd/system/{unit}.d"
     if kill_mode:
         machine.run("mkdir", "-p", folder)
-        subprocess.run(
-            machine.argv("tee", f"{folder}/kill.conf"),
-            input=f"[Service]\nKillMode={kill_mode}\n".encode(), check=True, timeout=30, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        machine.feed(f"[Service]\nKillMode={kill_mode}\n".encode(), "tee", f"{folder}/kill.conf")
     else:
         machine.run("rm", "-r", folder)
     machine.run("systemctl", "daemon-reload")

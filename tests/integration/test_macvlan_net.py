@@ -8,16 +8,35 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
 import subprocess
+import tempfile
 import typing as t
+from pathlib import Path
 
 import pytest
 
-from tests.integration.macvlan_world import CONTAINER_MAC, IPV4, IPV6, NAME, SITE, World, wait_until
+from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import Port
+from tests.integration.macvlan_effects import Job
+from tests.integration.macvlan_world import (
+    ABSENT,
+    BRIDGE,
+    CONTAINER_MAC,
+    IPV4,
+    IPV6,
+    NAME,
+    SHIM,
+    SITE,
+    World,
+    wait_until,
+)
 from tests.lab.lab import PARENT, Lab
 from tests.lab.lan import in_netns, run
 from tests.lab.modules import ModuleFailed
+
+#: A subnet that is none of the LAN's.
+FAR = {"subnet": "10.99.0.0/24", "gateway": "10.99.0.254"}
 
 
 @pytest.fixture()
@@ -30,14 +49,6 @@ def world(lab: Lab) -> t.Iterator[World]:
 # ---- the nine-step proof --------------------------------------------------------------------------------------------
 
 LABELLED = {**SITE, "labels": {"contact": "grid-admins"}}
-SHIM: dict[str, t.Any] = {
-    **SITE,
-    "host_access": "shim",
-    "shim": {"ipv4": "10.213.0.3", "ipv6": "fd13:213::3"},
-    "probe_seconds": 0.3,  # whoever answers on this LAN does so in milliseconds
-}
-BRIDGE = {**SITE, "host_access": "bridge", "bridge": {"ipv4": "172.31.250.0/24", "ipv6": "fd31:250::/64"}}
-ABSENT = {"name": NAME, "state": "absent"}
 
 #: Name: (before it, the change, containers meanwhile, the actions it takes).
 PATHS: dict[str, tuple[dict[str, t.Any], dict[str, t.Any], bool, list[str]]] = {
@@ -86,6 +97,96 @@ PATHS: dict[str, tuple[dict[str, t.Any], dict[str, t.Any], bool, list[str]]] = {
 }
 
 
+#: The path of a value in a diff, to the value before and after; None where there is none.
+Changes = dict[str, tuple[t.Any, t.Any]]
+
+
+def comes(**values: t.Any) -> Changes:
+    return {key.replace("__", "."): (None, value) for key, value in values.items()}
+
+
+def goes(coming: Changes) -> Changes:
+    return {key: (after, before) for key, (before, after) in coming.items()}
+
+
+NETWORK = {
+    "state": ("absent", "present"),
+    **comes(parent="site0", mode="bridge", ipv4__subnet="10.213.0.0/16", ipv4__gateway="10.213.0.254"),
+}
+NETWORK6 = comes(ipv6__subnet="fd13:213::/64", ipv6__gateway="fd13:213::fe")
+PLAIN = {**NETWORK, **NETWORK6, **comes(labels={}, ipv4__reserved={}, ipv6__reserved={})}
+SHIMS_OWN = comes(labels={}, ipv4__reserved__gridbox_shim="10.213.0.3", ipv6__reserved__gridbox_shim="fd13:213::3")
+RESERVES_SHIM = {**NETWORK, **NETWORK6, **SHIMS_OWN}
+ROUTES = [f"10.213.0.{last}/32" for last in (50, 51, 52)] + [f"fd13:213::{last}/128" for last in (50, 51, 52)]
+WITH_SHIM = {
+    f"host_access.{key}": pair
+    for key, pair in {
+        "kind": ("none", "shim"),
+        **comes(shim__name="mv-gbsite", shim__parent="site0", shim__mac="02:0d:3e:a0:ae:75", shim__ipv4="10.213.0.3"),
+        **comes(shim__ipv6="fd13:213::3", shim__routes=ROUTES),
+    }.items()
+}
+WITH_BRIDGE = {
+    f"host_access.{key}": pair
+    for key, pair in {
+        "kind": ("none", "bridge"),
+        **comes(bridge__name="gbsite-host", bridge__ipv4="172.31.250.0/24", bridge__ipv6="fd31:250::/64"),
+        **comes(bridge__containers=["vb1", "vb2", "vb3"]),
+    }.items()
+}
+LABEL = {"labels": ({}, None), **comes(labels__contact="grid-admins")}
+
+#: What the diff of each of the paths above has to tell, all of it.
+DIFFS: dict[str, Changes] = {
+    "create": PLAIN,
+    "create everything": {
+        **NETWORK,
+        **NETWORK6,
+        **comes(ipv4__ip_range="10.213.7.0/24", ipv6__ip_range="fd13:213::7:0/112"),
+        **comes(ipv4__reserved__printer="10.213.7.7", ipv6__reserved__printer="fd13:213::7:7"),
+        **comes(ipv4__reserved__gridbox_shim="10.213.0.3", labels__a="1", labels__b="x y"),
+        **{key: pair for key, pair in WITH_SHIM.items() if not key.endswith("ipv6")},
+        "host_access.shim.name": (None, "tohost"),
+        "host_access.shim.mac": (None, "02:15:a9:fa:28:08"),
+        "host_access.shim.routes": (None, ["10.213.7.0/24"]),
+    },
+    "IPv4 only": {**NETWORK, **comes(labels={}, ipv4__reserved={})},
+    "private": {**PLAIN, "mode": (None, "private")},
+    "anew when unused": LABEL,
+    "labels away": goes(LABEL),
+    "anew with containers": LABEL,
+    "shim": WITH_SHIM,
+    "shim's address": {
+        "host_access.shim.ipv4": ("10.213.0.3", "10.213.0.4"),
+        "host_access.shim.mac": ("02:0d:3e:a0:ae:75", "02:8e:5a:28:be:53"),
+    },
+    "shim's routes": {"host_access.shim.routes": (ROUTES, ["10.213.0.50/32"])},
+    "shim's name": {"host_access.shim.name": ("mv-gbsite", "other")},
+    "no shim": goes(WITH_SHIM),
+    "bridge": WITH_BRIDGE,
+    "no bridge": goes(WITH_BRIDGE),
+    "bridge for shim": {**goes(WITH_SHIM), **WITH_BRIDGE, "host_access.kind": ("shim", "bridge")},
+    "absent": goes(PLAIN),
+    "absent with shim": goes({**RESERVES_SHIM, **WITH_SHIM, **comes(host_access__shim__routes=[])}),
+    "absent with bridge": goes({**PLAIN, **WITH_BRIDGE, **comes(host_access__bridge__containers=[])}),
+}
+
+
+def changes(diff: dict[str, t.Any]) -> Changes:
+    """What differs between the sides of a diff."""
+    before, after = (dict(flat(diff[side])) for side in ("before", "after"))
+    pairs = {key: (before.get(key), after.get(key)) for key in {*before, *after}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def flat(value: t.Any, path: str = "") -> t.Iterator[tuple[str, t.Any]]:
+    if isinstance(value, dict) and value:
+        for key, below in value.items():
+            yield from flat(below, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_check_mode_tells_what_the_real_run_does(world: World, path: str) -> None:
     before, change, containers, actions = PATHS[path]
@@ -96,7 +197,7 @@ def test_check_mode_tells_what_the_real_run_does(world: World, path: str) -> Non
     seen = world.look()  # 2
     preview = world.module(check=True, **change)  # 3
     assert preview["changed"]  # 4: the diff and the actions name the change
-    assert preview["diff"]["before"] != preview["diff"]["after"]
+    assert changes(preview["diff"]) == DIFFS[path]
     assert [action["action"] for action in preview["actions"]] == actions
     assert world.look() == seen  # 5: nothing was touched
     same = world.module(check=True, **before)  # 6
@@ -339,6 +440,18 @@ def test_a_subnet_that_is_on_another_link_is_refused(world: World) -> None:
     _refused(world, f"the host has 10.213.77.0/24 on the link other0, not on the parent {PARENT}.", **SITE)
 
 
+def test_a_bridge_on_the_lan_of_another_link_is_refused(world: World) -> None:
+    world.add_link("other0", "type", "veth", "peer", "name", "other1")
+    netns = world.lab.engine.netns
+    run("ip", "-n", netns, "link", "set", "other0", "up")
+    for address, option in (("172.31.250.9/24", "ipv4: 172.31.250.0/24"), ("fd31:250::9/64", "ipv6: fd31:250::/64")):
+        run("ip", "-n", netns, "address", "add", address, "dev", "other0", *(["nodad"] if ":" in address else []))
+        subnet = option.split()[1]
+        _refused(world, f"bridge.{option}: the host has {subnet} on the link other0, and would not reach it", **BRIDGE)
+        run("ip", "-n", netns, "address", "delete", address, "dev", "other0")
+    assert world.module(**BRIDGE)["changed"]
+
+
 def test_the_shims_mac_on_the_wire_is_refused(world: World) -> None:
     """Another host with the same shim: its MAC answers although the addresses were taken away from it."""
     mac = world.module(check=True, **SHIM)["host_access"]["shim"]["mac"]
@@ -416,6 +529,142 @@ def test_a_reserved_address_that_is_missing_is_a_warning(world: World) -> None:
     assert "warnings" not in world.module(**SHIM)
     network = json.loads(world.lab.docker("network", "inspect", NAME))[0]
     assert network["IPAM"]["Config"][0]["AuxiliaryAddresses"] == {"gridbox_shim": "10.213.0.3"}
+
+
+# ---- modes, asked of the wire --------------------------------------------------------------------------------------
+
+#: Mode, whether the switch reflects frames to the port they came from, whether two containers then reach each other.
+MODES = [("bridge", False, True), ("private", True, False), ("vepa", False, False), ("vepa", True, True)]
+
+
+@pytest.mark.parametrize(("mode", "reflects", "reached"), MODES)
+def test_what_containers_may_do_among_themselves_is_the_mode(
+    world: World, mode: str, reflects: bool, reached: bool
+) -> None:
+    port = Port(world.lab.engine.netns, PARENT).bridge_side
+    hairpin = ("bridge", "-n", world.lab.lan.netns, "link", "set", "dev", port, "hairpin")
+    world.module(**{**SITE, "mode": mode})
+    assert world.mode() == mode
+    world.container("vb1", "10.213.0.50", "fd13:213::50")
+    world.container("vb2", "10.213.0.51", "fd13:213::51")
+    run(*hairpin, "on" if reflects else "off")
+    try:
+        for address in ("10.213.0.51", "fd13:213::51"):
+            assert world.reaches("vb1", address) == reached, address
+        for address in ("10.213.0.9", "fd13:213::9"):
+            assert world.reaches("vb1", address), f"the LAN itself: {address}"
+    finally:
+        run(*hairpin, "off")
+
+
+def test_passthru_gives_the_parent_to_one_container(world: World) -> None:
+    """On a link of its own: it lends the container its MAC."""
+    world.add_link("one0", "type", "veth", "peer", "name", "one1", "netns", world.lab.peer)
+    run("ip", "-n", world.lab.engine.netns, "link", "set", "one0", "up")
+    run("ip", "-n", world.lab.peer, "link", "set", "one1", "up")
+    run("ip", "-n", world.lab.peer, "address", "add", "10.99.0.9/24", "dev", "one1")
+    site = {"name": NAME, "parent": "one0", "mode": "passthru", "ipv4": FAR}
+    assert world.module(**site)["changed"]
+    assert not world.module(**site)["changed"]
+    assert world.mode() == "passthru"
+    world.container("vb1", "10.99.0.1")
+    assert world.reaches("vb1", "10.99.0.9")
+    world.container("vb2", "10.99.0.2", start=False)
+    assert world.lab.engine.docker("start", "vb2", check=False).returncode != 0
+
+
+# ---- the parent is the host's --------------------------------------------------------------------------------------
+
+#: A VLAN link, and one that only has a VLAN link's name, for the engine goes by the name.
+PARENTS = {
+    "VLAN": ("site0.100", ("link", PARENT, "type", "vlan", "id", "100")),
+    "named like one": ("other0.100", ("type", "veth", "peer", "name", "other1")),
+}
+
+
+@pytest.mark.parametrize("kind", PARENTS)
+def test_the_parent_outlives_the_network(world: World, kind: str) -> None:
+    name, how = PARENTS[kind]
+    try:
+        world.add_link(name, *how)
+    except RuntimeError as exc:
+        if "Unknown device type" in str(exc):
+            pytest.skip("this machine's kernel has no VLAN links")
+        raise
+    run("ip", "-n", world.lab.engine.netns, "link", "set", name, "up")
+    seen = world.look()
+    site = {"name": NAME, "parent": name, "ipv4": FAR}
+    assert world.module(**site)["network"]["parent"] == name
+    world.container("vb1", "10.99.0.1", start=False)
+    world.lab.docker("rm", "vb1")
+    assert world.module(**ABSENT)["changed"]
+    assert world.look() == seen
+
+
+# ---- containers that come after the network ------------------------------------------------------------------------
+
+
+def test_the_run_after_the_containers_came_gives_the_shim_its_routes(world: World) -> None:
+    """The order of a role: network, VO-boxes, and the network's task once more."""
+    assert world.module(**SHIM)["host_access"]["shim"]["routes"] == []
+    world.run_containers()
+    assert not any(_host_reaches(world, address) for address in ("10.213.0.50", "fd13:213::51"))
+    done = world.module(**SHIM)
+    assert [action["action"] for action in done["actions"]] == ["change_shim"]
+    again = world.module(**SHIM)
+    assert not again["changed"], again["actions"]
+    assert all(_host_reaches(world, address) for address in ("10.213.0.50", "fd13:213::51"))
+
+
+def test_the_run_after_the_containers_came_attaches_them_to_the_bridge(world: World) -> None:
+    world.module(**BRIDGE)
+    world.run_containers()
+    done = world.module(**BRIDGE)
+    assert [action["action"] for action in done["actions"]] == ["attach_to_bridge"] * 3
+    again = world.module(**BRIDGE)
+    assert not again["changed"], again["actions"]
+    attached = json.loads(world.lab.docker("inspect", "vb1"))[0]["NetworkSettings"]["Networks"][f"{NAME}-host"]
+    assert _host_reaches(world, attached["IPAddress"])
+
+
+# ---- a login that is not root's ------------------------------------------------------------------------------------
+
+NOBODY = 65534
+
+
+@pytest.fixture()
+def open_socket(world: World) -> t.Iterator[str]:
+    """The engine's socket, as a login in the group docker has it: the URL."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "docker.sock")
+        path.touch()
+        run("mount", "--bind", str(world.lab.engine.socket), str(path))
+        try:
+            Path(folder).chmod(0o711)
+            os.chown(path, 0, NOBODY)
+            yield f"unix://{path}"
+        finally:
+            os.chown(path, 0, 0)
+            run("umount", str(path))
+
+
+def test_a_login_of_the_group_docker_gets_what_it_may_and_else_a_sentence(world: World, open_socket: str) -> None:
+    def run_as_nobody(check: bool = False, module: str = "macvlan_net", **arguments: t.Any) -> dict[str, t.Any]:
+        result = Job({"engine_url": open_socket, **arguments}, "", module, check, user=NOBODY).run()
+        assert result is not None
+        return result
+
+    assert run_as_nobody(**SITE)["changed"]
+    world.run_containers()
+    (network,) = run_as_nobody(module="macvlan_net_info")["networks"]
+    assert [endpoint["container"] for endpoint in network["endpoints"]] == ["vb1", "vb2", "vb3"]
+    seen = world.look()
+    for check in (True, False):
+        with pytest.raises(ModuleFailed) as failed:
+            run_as_nobody(check, **SHIM)
+        assert failed.value.result["msg"].startswith("create_shim mv-gbsite: the module runs as another user")
+        assert "exception" not in failed.value.result
+    assert world.look() == seen
 
 
 # ---- the twin that only reads ---------------------------------------------------------------------------------------

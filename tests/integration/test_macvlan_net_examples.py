@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import typing as t
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import yaml
 from ansible_collections.hep.gridbox.plugins.modules import macvlan_net, macvlan_net_info
 from tests.integration.macvlan_world import World
 from tests.lab.lab import PARENT, Lab
+from tests.lab.playbook import play
 
 #: The documentation's names, and the lab's.
 NAMES = {"bond0.120": PARENT, "192.0.2.": "10.213.2.", "2001:db8:1::": "fd13:213::"}
@@ -46,25 +45,11 @@ def test_the_examples_run(world: World, tmp_path: Path) -> None:
         },
     }
     remove = {"name": "No VO-box", "ansible.builtin.command": {"argv": [*client, "rm", "--force", "vobox1"]}}
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{world.lab.engine.netns} {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "module_defaults": {"group/hep.gridbox.gridbox": {"engine_url": world.lab.engine.url}},
-        "vars": {"ansible_python_interpreter": str(python)},
-        "tasks": [plain, shim, bridge, run, labelled, *_tasks(macvlan_net_info.EXAMPLES), remove, absent],
-    }
-    playbook = tmp_path / "examples.yml"
-    playbook.write_text(yaml.safe_dump([play], sort_keys=False))
-    ansible = Path(sys.executable).parent / "ansible-playbook"
-    done = subprocess.run(
-        [str(ansible), "-i", "localhost,", str(playbook)], capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "failed=0" in done.stdout
-    assert "10.213.2.31" in done.stdout, "the twin's last example tells the addresses"
-    changed = {"macvlan_net": done.stdout.count("changed: [localhost]")}
-    assert changed == {"macvlan_net": 5 + 2}, done.stdout
+    printed = play(
+        world.lab.engine.netns, tmp_path,
+        module_defaults={"group/hep.gridbox.gridbox": {"engine_url": world.lab.engine.url}},
+        tasks=[plain, shim, bridge, run, labelled, *_tasks(macvlan_net_info.EXAMPLES), remove, absent],
+    )  # fmt: skip
+    assert "failed=0" in printed
+    assert "10.213.2.31" in printed, "the twin's last example tells the addresses"
+    assert printed.count("changed: [localhost]") == 5 + 2, printed

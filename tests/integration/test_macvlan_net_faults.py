@@ -6,15 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
 
-from tests.integration.macvlan_world import NAME, SITE, World, wait_until
+from tests.integration.macvlan_effects import Job
+from tests.integration.macvlan_world import ABSENT, BRIDGE, NAME, SHIM, SITE, World, wait_until
 from tests.lab.lab import Lab
 from tests.lab.lan import run
 from tests.lab.modules import ModuleFailed, start_module
@@ -172,20 +175,97 @@ def test_a_module_killed_at_any_step_of_a_move_leaves_before_or_after(world: Wor
     world.lab.from_peer("ping", "-c1", "-W2", "10.213.0.50")
 
 
-def test_a_module_killed_while_it_makes_a_shim_leaves_before_or_after(world: World) -> None:
-    world.module(**SITE)
-    shim = {**SITE, "host_access": "shim", "shim": {"ipv4": "10.213.0.3"}, "probe_seconds": 0}
-    for delay in (0.25, 0.3, 0.35, 0.4, 0.45, 0.5):
-        process = start_module(
-            "macvlan_net", {"engine_url": world.lab.engine.url, **shim}, netns=world.lab.engine.netns
-        )
-        time.sleep(delay)
-        process.kill()
-        process.communicate(timeout=30)
+#: Name: (a state, another one, containers meanwhile, whether it is a host with systemd).
+WAYS: dict[str, tuple[dict[str, t.Any], dict[str, t.Any], bool, bool]] = {
+    "network": (ABSENT, SITE, False, False),
+    "shim and files for the boot": (
+        ABSENT,
+        {**SHIM, "shim": {**SHIM["shim"], "routes": ["10.213.0.50"]}, "probe_seconds": 0},
+        False,
+        True,
+    ),
+    "bridge": (SITE, BRIDGE, True, False),
+}
 
-        def good() -> bool:
-            kind = world.info(name=NAME)["networks"][0]["host_access"]["kind"]
-            return kind == "none" or not world.module(check=True, **shim)["changed"]
 
-        wait_until(good, "no shim or a whole one")
-        world.module(**SITE)
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_at_every_effect_there_and_back(world: World, tmp_path: Path, way: str) -> None:
+    """SIGKILL before and after each: the state before or the state after; and the next run ends where it should.
+
+    After what the process does by itself is before the next such effect, so that counts once.
+    """
+    here, there, containers, systemd = WAYS[way]
+    root = tmp_path if systemd else None
+
+    def run_one(wish: dict[str, t.Any], die_at: int = 0, late: bool = False) -> list[str]:
+        arguments = {"engine_url": world.lab.engine.url, **wish}
+        job = Job(arguments, world.lab.engine.netns, die_at=die_at, late=late, root=root)
+        assert (job.run() is None) == bool(die_at)
+        return job.effects
+
+    run_one(SITE if containers else here)
+    if containers:
+        world.run_containers()
+        run_one(here)
+    first = world.state(root)
+    forth = run_one(there)
+    second = world.state(root)
+    back = run_one(here)
+    assert world.state(root) == first != second
+    ways = ((forth, there, first, second), (back, here, second, first))
+    outcomes: list[str] = []
+    for number, late in itertools.product(range(1, max(len(forth), len(back)) + 1), (False, True)):
+        deadly = [
+            number <= len(effects)
+            and (not late or number == len(effects) or effects[number - 1].startswith(("POST", "DELETE")))
+            for effects, *_states in ways
+        ]
+        if not any(deadly):
+            continue
+        for (_effects, wish, before, after), dies in zip(ways, deadly, strict=True):
+            if dies:
+                died = f"{'after' if late else 'before'} {run_one(wish, number, late)[-1]}"
+                found = world.state(root)
+                assert found in (before, after), died
+                outcomes.append(f"killed {died}: the state {'before' if found == before else 'after'}")
+            run_one(wish)
+            assert world.state(root) == after
+    print("\n".join(outcomes))
+    assert len(outcomes) > len(forth) + len(back)
+
+
+@pytest.fixture()
+def small_disk(tmp_path: Path) -> t.Iterator[Path]:
+    """A folder on a small file system of its own."""
+    run("mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path))
+    yield tmp_path
+    run("umount", str(tmp_path))
+
+
+def fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
+
+
+def test_a_full_disk_leaves_the_files_for_the_boot_whole(world: World, small_disk: Path) -> None:
+    """Where there were none, and where there were others: all is as before, and the sentence tells why."""
+    ballast, files = small_disk / "ballast", small_disk / "etc"
+    other = {**SHIM, "shim": {**SHIM["shim"], "routes": ["10.213.0.50"]}}
+    for before, wish in ((ABSENT, SHIM), (SHIM, other)):
+        arguments = {"engine_url": world.lab.engine.url}
+        Job({**arguments, **before}, world.lab.engine.netns, root=small_disk).run()
+        state = world.state(files)
+        fill(ballast)
+        with pytest.raises(ModuleFailed) as failed:
+            Job({**arguments, **wish}, world.lab.engine.netns, root=small_disk).run()
+        result = failed.value.result
+        assert result["failed_action"]["action"] == "write_file"
+        assert "failed (No space left on device)" in result["msg"]
+        assert "exception" not in result
+        assert result["not_rolled_back"] == []
+        assert world.state(files) == state
+        ballast.unlink()
+        again = Job({**arguments, **wish}, world.lab.engine.netns, root=small_disk).run()
+        assert again is not None and again["changed"]
+    assert "10.213.0.50" in (files / "systemd/system/gridbox-shim-mv-gbsite.service").read_text()

@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import json
-import os
 import typing as t
 
 import pytest
 
 from tests.lab.engine import PodmanService
-from tests.lab.lan import Lan, add_netns, delete_netns, in_netns
+from tests.lab.lan import in_netns
 from tests.lab.modules import ModuleFailed, run_module
 
 NAME = "gbpod"
@@ -26,17 +25,11 @@ SITE: dict[str, t.Any] = {
 
 
 @pytest.fixture()
-def peer(podman: PodmanService) -> t.Iterator[str]:
-    """Plug Podman's host into a LAN; another machine on it."""
-    lan, name = Lan(f"gbt{os.getpid()}-podlan"), f"gbt{os.getpid()}-podpeer"
-    add_netns(name)
-    lan.plug(podman.netns, "site0", "10.213.0.1/16", "fd13:213::1/64")
-    lan.plug(name, "eth0", "10.213.0.9/16", "fd13:213::9/64")
-    yield name
+def peer(podman: PodmanService, podman_peer: str) -> t.Iterator[str]:
+    """The other machine on the LAN; what a test leaves in the engine is removed."""
+    yield podman_peer
     podman.podman("rm", "--all", "--force", "--time", "0")
     podman.podman("network", "rm", "--force", NAME, check=False)
-    delete_netns(name)
-    lan.remove()
 
 
 def test_podman_makes_compares_moves_and_removes(podman: PodmanService, peer: str) -> None:

@@ -22,12 +22,16 @@ WEB = "#!/bin/sh\nhttpd -p 80 -h /www\n"
 NETWORK = "voboxes"
 
 
-@pytest.fixture(scope="module")
-def network(lab: Lab) -> t.Iterator[str]:
+def make_network(lab: Lab) -> None:
     lab.docker(
         "network", "create", "--driver", "macvlan", "--opt", "parent=site0", "--ipv6", "--subnet", "10.213.0.0/16",
         "--gateway", "10.213.0.1", "--subnet", "fd13:213::/64", "--gateway", "fd13:213::1", NETWORK,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network(lab: Lab) -> t.Iterator[str]:
+    make_network(lab)
     yield NETWORK
     lab.docker("network", "rm", NETWORK)
 
@@ -424,6 +428,76 @@ def test_what_engines_changed_their_minds_about_is_pinned(box: Box) -> None:
     assert bin(held).count("1") == len(made["privileges"]["capabilities"]) == 11
 
 
+def test_a_value_that_is_the_images_own_is_no_difference(box: Box) -> None:
+    box.lab.docker("create", "--name", f"{box.name}-source", "busybox:test", "true")
+    image = f"{box.name}:test"
+    box.lab.docker(
+        "commit", "--change", "ENV LANG=C.UTF-8", "--change", "LABEL vendor=site", f"{box.name}-source", image
+    )
+    try:
+        box.arguments.update(image=image, environment={"LANG": "C.UTF-8", "A": "1"}, labels={"vendor": "site"})
+        box.run()
+        assert box.run()["changed"] is False
+        box.run(environment={"LANG": "C"}, labels={"vendor": "other"})
+        box.run()
+        assert {"LANG=C.UTF-8", "A=1"} <= set(box.inspect("{{json .Config.Env}}"))
+        assert box.inspect("{{json .Config.Labels}}")["vendor"] == "site"
+        assert box.run()["changed"] is False
+    finally:
+        box.lab.docker("rm", "--force", *box.containers())
+        box.lab.docker("image", "rm", image)
+
+
+def test_a_container_named_in_two_halves_by_hand_is_adopted_and_swapped(box: Box) -> None:
+    box.lab.docker(
+        "run", "--detach", "--name", box.name, "--hostname", box.name, "--domainname", "example.org",
+        "--network", NETWORK, "--ip", box.address4, "--ip6", box.address6, "--log-opt", "max-size=10m",
+        "busybox:test", "httpd", "-f", "-p", "80", "-h", "/www",
+    )  # fmt: skip
+    wish = {"hostname": f"{box.name}.example.org"}
+    assert box.bare(**wish)["changed"] is False
+    box.bare(**wish, labels={"a": "1"})
+    assert box.lab.docker("exec", box.name, "hostname") == f"{box.name}.example.org\n"
+    assert box.bare(**wish, labels={"a": "1"})["changed"] is False
+
+
+def test_a_log_size_that_the_driver_in_use_does_not_know_is_refused(box: Box) -> None:
+    box.run(state="present", log={"driver": "journald"})
+    before = box.everything()
+    for check in (True, False):
+        failure = box.fails(check, state="present", log={"max_size": "1m"})
+        assert f"log.max_size: 1048576: the log driver of {box.name} is journald" in failure["msg"]
+    assert box.everything() == before
+
+
+def test_files_of_others_are_not_removed_with_the_vobox(box: Box) -> None:
+    box.run(volumes=[{"source": str(box.files.parent), "target": "/state"}])
+    mine = box.files / box.name / "state"
+    mine.mkdir()
+    (mine / "queue").write_text("jobs")
+    before = box.everything()
+    for check in (True, False):
+        failure = box.fails(check, state="absent")
+        assert f"{box.files}/{box.name} holds state, which this module has not made" in failure["msg"]
+        assert (failure["changed"], failure["actions"]) == (False, [])
+    assert box.everything() == before
+    mine.rename(box.files.parent / "state")
+    box.bare(state="absent")
+    assert not box.files.exists()
+
+
+def test_damaged_files_on_the_host_are_told_in_a_sentence(box: Box) -> None:
+    box.run(state="present")
+    services = box.files / box.name / "services.json"
+    services.write_text("[")
+    for check, state in ((True, "started"), (False, "absent")):
+        failure = box.fails(check, state=state)
+        assert f"files: {services}: it is not the list of services" in failure["msg"]
+        assert "exception" not in failure
+    services.unlink()
+    assert [step["action"] for step in box.run(state="present")["actions"]] == ["remember_services"]
+
+
 def test_disruption_is_bounded(box: Box) -> None:
     box.run()
     before = box.everything()
@@ -445,6 +519,10 @@ REFUSED: list[tuple[dict[str, t.Any], str]] = [
     ({"network": {"name": NETWORK, "ipv4": "10.213.0.9"}}, "on the LAN has it already"),
     ({"network": {"name": NETWORK, "ipv6": "fd13:213::9"}}, "on the LAN has it already"),
     ({"limits": {"nofile": "4096:99999999"}}, "limits.nofile: 4096:99999999: "),
+    ({"limits": {"nofile": "4096:-1"}}, "limits.nofile: got '4096:-1', expected numbers of 1 or more"),
+    ({"limits": {"cpus": 4000}}, "limits.cpus: 4000.0: this host has "),
+    ({"limits": {"pids": 2**70}}, "limits.pids"),
+    ({"labels": {"hep.gridbox.replaces": "{}"}}, "labels.hep.gridbox.replaces: got '{}'"),
     ({"limits": {"nofile": "soft"}}, "limits.nofile: got 'soft', expected soft:hard"),
     ({"privileges": {"capabilities": ["FLY"]}}, "privileges.capabilities[0]: got 'FLY', expected a Linux capability"),
     ({"privileges": {"devices": ["/dev/nonesuch"]}}, "privileges.devices[0]: /dev/nonesuch: there is no such file"),
@@ -509,6 +587,30 @@ def test_an_address_or_mac_of_another_container_is_refused(box: Box) -> None:
             box.lab.module("vobox_container", **{**twin, "network": network})
         assert said in failed.value.result["msg"]
     assert box.containers() == [box.name]
+
+
+def test_addresses_taken_while_the_vobox_was_stopped_are_not_taken_back(box: Box) -> None:
+    """Start it, or replace and start it, and the LAN would have them twice."""
+    box.run()
+    box.bare(state="stopped")
+    stopped = box.everything()
+    changes: tuple[dict[str, t.Any], ...] = ({}, {"environment": {"A": "1"}})
+    for address, length in ((box.address4, "16"), (box.address6, "64")):
+        box.lab.from_peer("ip", "address", "add", f"{address}/{length}", "dev", "eth0", "nodad")
+        try:
+            for change in changes:
+                for check in (True, False):
+                    failure = box.fails(check, **change)
+                    assert f"network: {address}: the machine with the MAC " in failure["msg"]
+                    assert (failure["changed"], failure["actions"]) == (False, [])
+            assert box.run(check=True, wire_check=False)["actions"]
+        finally:
+            box.lab.from_peer("ip", "address", "delete", f"{address}/{length}", "dev", "eth0")
+    assert box.everything() == stopped
+    for change in changes:
+        box.bare(state="stopped")
+        box.run(**change)
+        assert box.page() == "here I am\n"
 
 
 # ---- what comes from the host ---------------------------------------------------------------------------------------
@@ -591,3 +693,55 @@ def test_a_replaced_container_is_kept_on_request_and_goes_with_the_vobox(box: Bo
     box.bare(state="absent")
     assert box.containers() == []
     assert not box.files.exists()
+
+
+def test_a_swap_takes_a_second_network_along(box: Box) -> None:
+    """Such as the one that gives the host a way to its containers."""
+    other = f"{box.name}-way"
+    box.run()
+    box.lab.docker("network", "create", "--internal", other)
+    try:
+        box.lab.docker("network", "connect", "--alias", "box", other, box.name)
+        before = box.inspect("{{json .NetworkSettings.Networks}}")
+        assert box.run()["changed"] is False
+
+        def unlike(networks: dict[str, t.Any]) -> dict[str, t.Any]:
+            """Without what is new in each endpoint."""
+            kept = ("IPAMConfig", "IPAddress", "GlobalIPv6Address", "Gateway")
+            return {name: {key: endpoint[key] for key in kept} for name, endpoint in networks.items()}
+
+        failure = box.fails(swap={"health_timeout": 2}, health={"test": ["false"]})
+        assert failure["not_rolled_back"] == []
+        assert unlike(box.inspect("{{json .NetworkSettings.Networks}}")) == unlike(before)
+        assert box.page() == "here I am\n"
+
+        for state, value in (("started", "1"), ("stopped", "2"), ("started", "3")):
+            box.run(state=state, environment={"A": value})
+            after = box.inspect("{{json .NetworkSettings.Networks}}")
+            assert after.keys() == before.keys()
+            assert "box" in after[other]["Aliases"]
+            if state == "started":
+                box.run(environment={"A": value})
+                assert box.page() == "here I am\n"
+                subprocess.run(
+                    ["nsenter", f"--net=/run/netns/{box.lab.engine.netns}", "curl", "--silent", "--fail", "--max-time",
+                     "5", f"http://{after[other]['IPAddress']}/"],
+                    check=True, capture_output=True, timeout=30,
+                )  # fmt: skip
+        assert box.containers() == [box.name]
+    finally:
+        box.lab.docker("rm", "--force", *box.containers())
+        box.lab.docker("network", "rm", other)
+
+
+def test_neighbours_that_remember_another_machine_are_told(box: Box) -> None:
+    """As after a virtual machine whose address the VO-box takes over: without a word they would go on asking there."""
+    for address in (box.address4, box.address6):
+        stale = ("lladdr", "02:de:ad:00:00:01", "dev", "eth0", "nud", "reachable")
+        box.lab.from_peer("ip", "neighbour", "replace", address, *stale)
+    box.run()
+    table = json.loads(box.lab.from_peer("ip", "-json", "neighbour", "show").stdout)
+    [endpoint] = box.inspect("{{json .NetworkSettings.Networks}}").values()
+    known = {row["dst"]: row.get("lladdr") for row in table}
+    assert {known[box.address4], known[box.address6]} == {endpoint["MacAddress"]}
+    assert box.page() == "here I am\n"

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import typing as t
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import yaml
 
 from ansible_collections.hep.gridbox.plugins.modules import vobox_container, vobox_info
 from tests.integration.conftest import Lab
+from tests.lab.playbook import play
 
 
 def test_the_examples_run(own_lab: Lab, tmp_path: Path) -> None:
@@ -24,34 +23,19 @@ def test_the_examples_run(own_lab: Lab, tmp_path: Path) -> None:
         "--gateway", "10.213.0.1", "--subnet", "fd13:213::/64", "--gateway", "fd13:213::1", "site",
     )  # fmt: skip
     make, change, back, stop, absent = yaml.safe_load(vobox_container.EXAMPLES)
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{lab.engine.netns} {sys.executable} "$@"\n')
-    python.chmod(0o755)
     reach: dict[str, t.Any] = {
         "name": "Reach it",
         "ansible.builtin.command": {
             "argv": ["nsenter", f"--net=/run/netns/{lab.peer}", "curl", "-sS", "http://[fd13:213::1:10]/"]
         },
     }
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "module_defaults": {
-            "hep.gridbox.vobox_container": {"engine_url": lab.engine.url, "files": str(tmp_path / "voboxes")},
-            "hep.gridbox.vobox_info": {"engine_url": lab.engine.url, "files": str(tmp_path / "voboxes")},
-        },
-        "vars": {"ansible_python_interpreter": str(python)},
-        "tasks": [make, reach, change, back, *yaml.safe_load(vobox_info.EXAMPLES), stop, absent],
-    }
-    playbook = tmp_path / "examples.yml"
-    playbook.write_text(yaml.safe_dump([play], sort_keys=False))
-    ansible = Path(sys.executable).parent / "ansible-playbook"
-    done = subprocess.run(
-        [str(ansible), "-i", "localhost,", str(playbook)], capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "vobox1: []" in done.stdout, "the twin's last example names the services that are down"
-    assert "ok=8    changed=6" in done.stdout, done.stdout
+    defaults = {"engine_url": lab.engine.url, "files": str(tmp_path / "voboxes")}
+    printed = play(
+        lab.engine.netns, tmp_path,
+        module_defaults={f"hep.gridbox.{module}": defaults for module in ("vobox_container", "vobox_info")},
+        tasks=[make, reach, change, back, *yaml.safe_load(vobox_info.EXAMPLES), stop, absent],
+    )  # fmt: skip
+    assert "vobox1: []" in printed, "the twin's last example names the services that are down"
+    assert "ok=8    changed=6" in printed, printed
     assert lab.docker("ps", "--all", "--quiet") == ""
     assert lab.docker("volume", "ls", "--quiet") == "vobox1-state\n"

@@ -6,45 +6,26 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 from pathlib import Path
 
 import pytest
 
 from tests.lab.engine import PodmanService
-from tests.lab.lan import Lan, add_netns, delete_netns, in_netns
+from tests.lab.lan import in_netns
 from tests.lab.modules import ModuleFailed, run_module
 
 WEB = "#!/bin/sh\nhttpd -p 80 -h /www\n"
 
 
-@pytest.fixture(scope="module")
-def peer(podman: PodmanService) -> t.Iterator[str]:
-    """A network of Podman's on a LAN, and another machine on that LAN; its namespace."""
-    lan = Lan(f"gbt{os.getpid()}-vcpodlan")
-    name = f"gbt{os.getpid()}-vcpodpeer"
-    add_netns(name)
-    lan.plug(podman.netns, "site1", "10.214.0.1/16", "fd13:214::1/64")
-    lan.plug(name, "eth0", "10.214.0.9/16", "fd13:214::9/64")
-    podman.podman(
-        "network", "create", "--driver", "macvlan", "--opt", "parent=site1", "--ipv6", "--subnet", "10.214.0.0/16",
-        "--gateway", "10.214.0.1", "--subnet", "fd13:214::/64", "--gateway", "fd13:214::1", "voboxes",
-    )  # fmt: skip
-    yield name
-    podman.podman("network", "rm", "--force", "voboxes")
-    delete_netns(name)
-    lan.remove()
-
-
-def test_a_vobox_on_podman(podman: PodmanService, peer: str, tmp_path: Path) -> None:
+def test_a_vobox_on_podman(podman: PodmanService, podman_site: str, tmp_path: Path) -> None:
     """Created, known again by a second run, its script changed in place, swapped, stopped, started, removed."""
     wish: dict[str, t.Any] = {
         "engine_url": podman.url,
         "name": "vcpod",
         "image": "busybox:test",
         "hostname": "vcpod.example.org",
-        "network": {"name": "voboxes", "ipv4": "10.214.1.10", "ipv6": "fd13:214::1:10"},
+        "network": {"name": "site", "ipv4": "10.213.1.20", "ipv6": "fd13:213::1:20"},
         "init_script": WEB,
         "services": [{"name": "web", "port": 80}],
         "limits": {"nofile": "4096:8192"},
@@ -59,7 +40,7 @@ def test_a_vobox_on_podman(podman: PodmanService, peer: str, tmp_path: Path) -> 
         return [step["action"] for step in result["actions"]]
 
     def page() -> str:
-        return in_netns(peer, "curl", "-sS", "--max-time", "5", "http://10.214.1.10/").stdout
+        return in_netns(podman_site, "curl", "-sS", "--max-time", "5", "http://10.213.1.20/").stdout
 
     made = run()
     try:
