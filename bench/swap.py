@@ -114,7 +114,9 @@ def one_round(lab: Lab, engine: DockerApi, way: t.Callable[[Lab, DockerApi], Non
             for line in heard
             if line.startswith(tuple(f"{address} " for address in VOBOX.addresses))
         )
-    page = in_netns(lab.peer, "curl", "--silent", "--max-time", "5", f"http://{VOBOX.ipv4}/index.html").stdout
+    # After rm -f and run the service may not listen yet.
+    retry = ("--retry", "20", "--retry-delay", "1", "--retry-all-errors", "--max-time", "20")
+    page = in_netns(lab.peer, "curl", "--silent", *retry, f"http://{VOBOX.ipv4}/index.html").stdout
     if page != "here I am\n":
         raise RuntimeError(f"after the replacement the VO-box answered {page!r}")
     return Round(reach.longest_outage * 1000, beside.longest_outage * 1000, seconds, lost)
