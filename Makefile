@@ -3,23 +3,27 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test lint unit integration molecule build clean
+.PHONY: help venv test lint unit integration molecule fleet fleet-down test-fleet build clean
 
 # -ra: the run ends with the reason of each skip and failure, and with the counts.
 PYTEST := .venv/bin/python -m pytest -ra
+
+# Most of a run is waiting for engines; tests/conftest.py says what may run beside what. The folder of a run has a short
+# name, for paths of sockets (107 characters) and of Podman's folders (50) are in it.
+WORKERS := --numprocesses 4 --dist loadscope --no-loadscope-reorder
 
 # Molecule looks for scenarios where they are.
 export MOLECULE_GLOB := molecule/*/molecule.yml
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 venv: ## make .venv with all Python requirements; no Debian package but Python's own
 	@scripts/bootstrap venv tools
 
 test: ## set-up and all checks
 	@scripts/bootstrap venv tools packages
-	@$(PYTEST)
+	@$(PYTEST) $(WORKERS) -m "not fleet" --basetemp="$$(mktemp --directory /tmp/gbt.XXXXXX)"
 
 lint: ## the fast part of the gate
 	@scripts/bootstrap venv tools
@@ -35,7 +39,22 @@ integration: ## the tests on an engine of their own
 
 molecule: ## the Molecule scenarios
 	@scripts/bootstrap venv tools packages
-	@$(PYTEST) tests/molecule
+	@$(PYTEST) tests/molecule -m "not fleet"
+
+# Hosts to play with: NAME=native|vm[:SUITE[:IMAGE]] each, see tests/lab/fleet.py.
+FLEET ?= host1=native:bookworm host2=native:trixie vm1=vm:bookworm:engine
+
+fleet: ## bring up a fleet of hosts on one LAN to play with, and print how to log in; FLEET="..." says which
+	@scripts/bootstrap venv tools packages
+	@.venv/bin/python -m tests.lab.fleet start fleet $(FLEET)
+
+fleet-down: ## take the fleet away
+	@scripts/bootstrap venv tools
+	@.venv/bin/python -m tests.lab.fleet stop fleet
+
+test-fleet: ## all scenarios and tests on virtual machines, which `make test` leaves out: an hour or two
+	@scripts/bootstrap venv tools packages
+	@$(PYTEST) tests/fleet tests/molecule -m fleet --basetemp="$$(mktemp --directory /tmp/gbt.XXXXXX)"
 
 build: ## the collection's tarball, from the files git knows
 	@scripts/bootstrap venv tools
