@@ -16,6 +16,8 @@ description:
   - Removes exactly those packages again with O(state=absent).
   - Uses C(apt-get) on Debian and Ubuntu, C(dnf) on the EL family. Check mode has the package manager work the
     installation out, so an unknown package fails in check mode too.
+  - After a power cut in the midst of an installation the next run finishes what C(dpkg) has begun before anything else, and
+    still knows what the role brought. Packages that others left unfinished are finished only when they are in the way.
 options:
   names:
     description:

@@ -87,6 +87,12 @@ packages:
   type: list
   elements: str
   sample: [docker.io]
+installing:
+  description: Packages whose installation by M(hep.gridbox.host_packages) has begun and was not seen to end.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 settings:
   description: By file, the keys that M(hep.gridbox.daemon_config) changed, each with its first value (null if it was not there).
   returned: success

@@ -34,21 +34,34 @@ def run(
     """
     variables = {**os.environ, "PATH": SYSTEM_PATH, "LC_ALL": "C", "LANG": "C", **(environment or {})}
     try:
-        done = subprocess.run(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
-            env=variables,
-            check=False,
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables
         )
-    except subprocess.TimeoutExpired as exc:
-        raise WaitError(f"{argv[0]} to end ({request})", timeout) from exc
     except OSError as exc:
         raise GridboxError(f"{request} failed: {argv[0]} cannot be run ({exc.strerror}).") from exc
-    output = done.stdout.decode(errors="replace")
-    if done.returncode not in ok:
-        words = done.stderr.decode(errors="replace").strip() or output.strip()
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except BaseException as exc:
+        process.kill()
+        if isinstance(exc, subprocess.TimeoutExpired):
+            _wait_a_moment(process)
+            raise WaitError(f"{argv[0]} to end ({request})", timeout) from exc
+        raise
+    output = stdout.decode(errors="replace")
+    if process.returncode not in ok:
+        words = stderr.decode(errors="replace").strip() or output.strip()
         last = " ".join(words.splitlines()[-5:]) or "nothing"
-        raise GridboxError(f"{request} failed. {argv[0]} ended with {done.returncode} and says: {last}")
+        raise GridboxError(f"{request} failed. {argv[0]} ended with {process.returncode} and says: {last}")
     return output
+
+
+def _wait_a_moment(process: subprocess.Popen[bytes]) -> None:
+    """Reap a killed process, but no longer than a second: :func:`subprocess.run` would wait for ever.
+
+    The kernel does not let go of who asked a FUSE server that took the request and does not answer (fuse_simple_request
+    waits uninterruptibly then, Linux 6.18); such a process ends when the mount does.
+    """
+    try:
+        process.wait(1)
+    except subprocess.TimeoutExpired:
+        return

@@ -69,41 +69,91 @@ class Wish:
 
 @dataclass(frozen=True)
 class Observed:
-    """The names of all installed packages, and what the role brought."""
+    """What the package manager and the role's record say.
+
+    :ivar installed: names of the packages that are installed and configured.
+    :ivar record: what the role brought.
+    :ivar unfinished: names of packages that are neither installed nor gone: a run of the package manager was cut short.
+    :ivar interrupted: whether the package manager refuses to work until that run is finished.
+    :ivar policy_left: whether the script is there with which this module keeps services from starting.
+    """
 
     installed: frozenset[str]
     record: record.Record
+    unfinished: frozenset[str] = frozenset()
+    interrupted: bool = False
+    policy_left: bool = False
 
 
 def plan(wish: Wish, observed: Observed) -> Plan:
     """Decide which packages to install, or which to remove. Pure."""
+    known = observed.record
+    ours = {*known.packages, *known.installing}
     if wish.remove:
-        ours = sorted(set(observed.record.packages) & observed.installed)
-        steps = (Step("remove_packages", " ".join(ours), "the role brought them"),) if ours else ()
-        if observed.record.packages:
-            steps = (*steps, Step("forget", wish.role, "none of its packages is left"))
-        return Plan(steps, {"packages": ours}, {"packages": []})
+        going = sorted(ours & (observed.installed | observed.unfinished))
+        steps = _finish(observed, bool(going))
+        if going:
+            steps.append(Step("remove_packages", " ".join(going), "the role brought them"))
+        if ours:
+            steps.append(Step("forget", wish.role, "none of its packages is left"))
+        return Plan(tuple(steps), {"packages": going}, {"packages": []})
     missing = [name for name in wish.names if name not in observed.installed]
     present = sorted(set(wish.names) & observed.installed)
-    steps = (Step("install_packages", " ".join(missing), "not installed"),) if missing else ()
-    return Plan(steps, {"packages": present}, {"packages": sorted(wish.names)})
+    steps = _finish(observed, bool(missing) or bool(observed.unfinished & ours))
+    if missing:
+        steps.append(Step("install_packages", " ".join(missing), "not installed"))
+    elif known.installing or observed.policy_left:
+        steps.append(Step("tidy_up", wish.role, "an installation was cut short"))
+    return Plan(tuple(steps), {"packages": present}, {"packages": sorted(wish.names)})
+
+
+def _finish(observed: Observed, needed: bool) -> list[Step]:
+    """Others' unfinished packages are no concern of a role's, unless they are in its way."""
+    if not needed or not (observed.unfinished or observed.interrupted):
+        return []
+    names = " ".join(sorted(observed.unfinished)) or "all"
+    return [Step("finish_packages", names, "a run of the package manager was cut short")]
 
 
 class Apt:
     """dpkg and apt: Debian, Ubuntu."""
 
+    #: Options for whatever changes packages: nobody is asked, and a changed configuration file stays.
+    _CHANGING = ("apt-get", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120",
+                 "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold")  # fmt: skip
+    _ENVIRONMENT: t.ClassVar[dict[str, str]] = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+
     def __init__(self, wish: Wish) -> None:
         self._timeout = wish.wait_timeout
         self._lists_max_age = wish.lists_max_age
 
-    def installed(self) -> frozenset[str]:
-        """Names of the installed packages."""
+    def states(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Names of the installed packages, and of those that dpkg has begun with."""
         lines = run("Listing packages", ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n"]).splitlines()
-        return frozenset(line.split()[1] for line in lines if line.startswith("installed "))
+        states = [line.split() for line in lines]
+        gone = ("installed", "not-installed", "config-files")
+        return (
+            frozenset(name for state, name in states if state == "installed"),
+            frozenset(name for state, name in states if state not in gone),
+        )
 
-    def preview_install(self, names: t.Sequence[str]) -> None:
+    def interrupted(self) -> bool:
+        """Whether apt-get would say "dpkg was interrupted": it looks for updates that dpkg has not merged (apt 2.6)."""
+        folder = "/var/lib/dpkg/updates"
+        return os.path.isdir(folder) and any(name.isdigit() for name in os.listdir(folder))
+
+    def finish(self) -> None:
+        """Have dpkg and apt finish what was cut short, and start no service."""
+        # What misses a dependency stays unconfigured and makes it end with 1; that is for apt, which knows from where.
+        argv = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]
+        run("Finishing what dpkg had begun", argv, self._timeout, (0, 1), self._ENVIRONMENT)
+        argv = [*self._CHANGING, "--fix-broken", "install"]
+        run("Finishing what dpkg had begun", argv, self._timeout, environment=self._ENVIRONMENT)
+
+    def preview_install(self, names: t.Sequence[str]) -> list[str]:
         """Have apt work the installation out without doing it, with fresh lists if its own are old.
 
+        :return: names of all packages that would come.
         :raises GridboxError: with apt's words, if it cannot be done.
         """
         with tempfile.TemporaryDirectory() as lists:
@@ -114,30 +164,29 @@ class Apt:
                 options += ["-o", f"Dir::State::lists={lists}", "-o", "APT::Sandbox::User=root"]
                 options += ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
                 run("Fetching the lists of packages", ["apt-get", "-q", *options, "update"], self._timeout)
-            argv = ["apt-get", "-q", "-s", *options, "--no-install-recommends", "install", "--", *names]
-            run(f"Working out the installation of {' '.join(names)}", argv, self._timeout)
+            # After a run that was cut short some packages may miss what they depend on.
+            argv = ["apt-get", "-q", "-s", *options, "--no-install-recommends", "--fix-broken", "install", "--", *names]
+            output = run(f"Working out the installation of {' '.join(names)}", argv, self._timeout)
+        return re.findall(r"^Inst (\S+)", output, re.MULTILINE)
 
     def install(self, names: t.Sequence[str]) -> None:
         """Install packages, with what they depend on and nothing more; start no service."""
-        environment = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
         if self._lists_are_old():
             run("Fetching the lists of packages", ["apt-get", "-q", "update"], self._timeout)
-        argv = ["apt-get", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
-        argv += ["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
-        run(f"Installing {' '.join(names)}", [*argv, "install", "--", *names], self._timeout, environment=environment)
+        argv = [*self._CHANGING, "install", "--", *names]
+        run(f"Installing {' '.join(names)}", argv, self._timeout, environment=self._ENVIRONMENT)
 
     def preview_remove(self, names: t.Sequence[str]) -> list[str]:
         """Other packages that a removal would take along."""
-        argv = ["apt-get", "-q", "-s", "-o", "Debug::NoLocking=1", "purge", "--", *names]
+        argv = ["apt-get", "-q", "-s", "-o", "Debug::NoLocking=1", "--fix-broken", "purge", "--", *names]
         output = run("Working out the removal", argv, self._timeout)
         going = re.findall(r"^(?:Purg|Remv) (\S+)", output, re.MULTILINE)
         return sorted(set(going) - set(names))
 
     def remove(self, names: t.Sequence[str]) -> None:
         """Remove packages with their configuration."""
-        argv = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", "purge", "--", *names]
-        environment = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
-        run(f"Removing {' '.join(names)}", argv, self._timeout, environment=environment)
+        run(f"Removing {' '.join(names)}", [*self._CHANGING, "purge", "--", *names], self._timeout,
+            environment=self._ENVIRONMENT)  # fmt: skip
 
     def _lists_are_old(self) -> bool:
         folder = "/var/lib/apt/lists"
@@ -153,13 +202,21 @@ class Dnf:
     def __init__(self, wish: Wish) -> None:
         self._timeout = wish.wait_timeout
 
-    def installed(self) -> frozenset[str]:
-        """Names of the installed packages."""
-        return frozenset(run("Listing packages", ["rpm", "-qa", "--qf", "%{NAME}\\n"]).split())
+    def states(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Names of the installed packages; rpm knows no package that is half there."""
+        return frozenset(run("Listing packages", ["rpm", "-qa", "--qf", "%{NAME}\\n"]).split()), frozenset()
 
-    def preview_install(self, names: t.Sequence[str]) -> None:
+    def interrupted(self) -> bool:
+        """Nothing that was cut short keeps dnf from its work."""
+        return False
+
+    def finish(self) -> None:
+        raise GridboxError("dnf has nothing to finish.")
+
+    def preview_install(self, names: t.Sequence[str]) -> list[str]:
         """Have dnf work the installation out without doing it.
 
+        :return: the names asked for; what they depend on is known afterwards.
         :raises GridboxError: if a package is not to be had.
         """
         # With --assumeno it ends with 1 whether or not it would work; only its words tell.
@@ -172,6 +229,7 @@ class Dnf:
         if "Operation aborted" not in output:
             last = " ".join(output.strip().splitlines()[-3:])
             raise GridboxError(f"Installing {' '.join(names)} would fail. dnf says: {last}")
+        return list(names)
 
     def install(self, names: t.Sequence[str]) -> None:
         """Install packages, with what they depend on and nothing more."""
@@ -193,6 +251,7 @@ class PackagesWork:
 
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
+        self._coming: list[str] = []
         self.subject = "the host's packages"
         if shutil.which("apt-get", path=SYSTEM_PATH):
             self.manager: t.Union[Apt, Dnf] = Apt(wish)
@@ -205,7 +264,14 @@ class PackagesWork:
             )
 
     def observe(self) -> Observed:
-        return Observed(self.manager.installed(), record.read(self.wish.role))
+        installed, unfinished = self.manager.states()
+        return Observed(
+            installed,
+            record.read(self.wish.role),
+            unfinished,
+            self.manager.interrupted(),
+            _content(POLICY_SCRIPT) == POLICY,
+        )
 
     def plan(self, observed: Observed) -> Plan:
         return plan(self.wish, observed)
@@ -213,7 +279,7 @@ class PackagesWork:
     def preflight(self, plan: Plan, observed: Observed) -> None:
         for step in plan.steps:
             if step.action == "install_packages":
-                self.manager.preview_install(step.target.split())
+                self._coming = self.manager.preview_install(step.target.split())
             elif step.action == "remove_packages":
                 others = self.manager.preview_remove(step.target.split())
                 if others:
@@ -226,31 +292,45 @@ class PackagesWork:
     def do(self, step: Step, journal: Journal) -> None:
         if step.action == "forget":
             known = record.read(self.wish.role)
-            record.write(self.wish.role, replace(known, packages=()))
+            record.write(self.wish.role, replace(known, packages=(), installing=()))
             return
-        own_policy = isinstance(self.manager, Apt) and not os.path.lexists(POLICY_SCRIPT)
+        # One that a run left which was cut short is this module's too.
+        own_policy = isinstance(self.manager, Apt) and _content(POLICY_SCRIPT) in (None, POLICY)
         if own_policy:
             journal.will_do("let packages start their services again", "remove_policy")
             record.write_atomically(POLICY_SCRIPT, POLICY, 0o755)
         try:
-            if step.action == "remove_packages":
+            if step.action == "finish_packages":
+                self.manager.finish()
+            elif step.action == "remove_packages":
                 self.manager.remove(step.target.split())
-            else:
+            elif step.action == "install_packages":
                 self._install(step.target.split())
+            else:
+                self._write_down(set())
         finally:
             if own_policy:
                 self.undo("remove_policy", {})
 
     def _install(self, names: t.Sequence[str]) -> None:
-        before = self.manager.installed()
+        before = self.manager.states()[0]
+        known = record.read(self.wish.role)
+        # Written down before, for a power cut asks nobody.
+        coming = {*known.installing, *({*self._coming, *names} - before)}
+        record.write(self.wish.role, replace(known, installing=tuple(sorted(coming))))
         try:
             self.manager.install(names)
         finally:
             # Also after a failure: what it left on the host is the role's too.
-            new = self.manager.installed() - before
-            known = record.read(self.wish.role)
-            packages = (*known.packages, *sorted(new - set(known.packages)))
-            record.write(self.wish.role, replace(known, packages=packages))
+            self._write_down(self.manager.states()[0] - before)
+
+    def _write_down(self, new: t.AbstractSet[str]) -> None:
+        """What came is the role's; of what had begun, what is not finished stays noted."""
+        installed, unfinished = self.manager.states()
+        known = record.read(self.wish.role)
+        came = (new | (set(known.installing) & installed)) - set(known.packages)
+        begun = tuple(name for name in known.installing if name in unfinished)
+        record.write(self.wish.role, replace(known, packages=(*known.packages, *sorted(came)), installing=begun))
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if os.path.lexists(POLICY_SCRIPT):
@@ -264,3 +344,12 @@ class PackagesWork:
             "packages": plan.after["packages"],
             "recorded": [] if self.wish.remove else list(observed.record.packages),
         }
+
+
+def _content(path: str) -> t.Optional[bytes]:
+    """What is in a file; none if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None

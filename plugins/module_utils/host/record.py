@@ -30,6 +30,7 @@ class Record:
     """What one role brought.
 
     :ivar packages: names of packages, with the dependencies that came along.
+    :ivar installing: names of packages whose installation has begun and was not seen to end, with their dependencies.
     :ivar paths: files and folders, in the order in which they were made; a folder goes only if it is empty by then.
     :ivar trees: folders that go with all that is in them.
     :ivar settings: by file, the keys that were changed in it, each with the value it had (None: it was not there).
@@ -39,11 +40,12 @@ class Record:
     paths: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
     settings: t.Mapping[str, t.Mapping[str, t.Any]] = field(default_factory=dict)
+    installing: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to take away."""
-        return not (self.packages or self.paths or self.trees or self.settings)
+        return not (self.packages or self.paths or self.trees or self.settings or self.installing)
 
     def as_json(self) -> str:
         """The file's text."""
@@ -69,7 +71,10 @@ def read(role: str) -> Record:
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
-        return Record(tuple(data["packages"]), tuple(data["paths"]), tuple(data["trees"]), dict(data["settings"]))
+        return Record(
+            tuple(data["packages"]), tuple(data["paths"]), tuple(data["trees"]), dict(data["settings"]),
+            tuple(data.get("installing", ())),
+        )  # fmt: skip
     except FileNotFoundError:
         return Record()
     except (OSError, ValueError, KeyError, TypeError) as exc:
@@ -247,7 +252,7 @@ class RecordWork:
             keys = {**record.settings.get(step.details["path"], {}), step.details["key"]: step.details["value"]}
             write(self.wish.role, replace(record, settings={**record.settings, step.details["path"]: keys}))
         elif step.action == "forget":
-            write(self.wish.role, Record(record.packages))
+            write(self.wish.role, Record(record.packages, installing=record.installing))
         elif step.action == "remove_tree":
             shutil.rmtree(step.target)
         elif os.path.isdir(step.target) and not os.path.islink(step.target):
@@ -266,6 +271,7 @@ class RecordWork:
             "paths": plan.after["paths"],
             "trees": plan.after["trees"],
             "packages": list(observed.record.packages),
+            "installing": list(observed.record.installing),
             "settings": {path: dict(keys) for path, keys in observed.record.settings.items()},
             "kept": sorted(observed.kept) if self.wish.remove else [],
         }

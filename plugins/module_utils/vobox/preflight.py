@@ -13,7 +13,13 @@ import typing as t
 from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    GridboxError,
+    InputError,
+    RefusedError,
+    WaitError,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import RESERVED_SUFFIXES, Values, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import Folder
@@ -23,6 +29,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges impor
 
 #: Seconds to listen for answers on the wire.
 _WIRE_SECONDS = 0.6
+
+#: Seconds for the first look into a repository, which a client may have to mount for it.
+_REPOSITORY_SECONDS = 30
 
 #: What the kernel calls the limits, in /proc/<pid>/limits.
 _KERNEL_NAMES = {
@@ -226,19 +235,23 @@ def _cvmfs(path: str, propagation: str, repositories: t.Sequence[str]) -> None:
     if propagation != "rprivate":
         _refuse_private(wanted, path, propagation)
     for position, repository in enumerate(repositories):
-        option = f"cvmfs.repositories[{position}]: {repository}"
-        try:
-            empty = next(os.scandir(os.path.join(path, repository)), None) is None
-        except OSError as exc:
-            raise RefusedError(
-                option,
-                f"{path}/{repository} cannot be read ({exc.strerror})",
-                "Mount it first, see the role hep.gridbox.cvmfs.",
-            ) from exc
-        if empty:
-            raise RefusedError(
-                option, f"{path}/{repository} is empty", "Mount it first, see the role hep.gridbox.cvmfs."
-            )
+        _repository(f"cvmfs.repositories[{position}]: {repository}", os.path.join(path, repository))
+
+
+def _repository(option: str, folder: str) -> None:
+    cure = "Mount it first, see the role hep.gridbox.cvmfs."
+    try:
+        # ls in a process of its own: a dead FUSE or network mount holds whoever looks for as long as it likes.
+        listed = run(f"Looking into {folder}", ["ls", "-A", "--", folder], _REPOSITORY_SECONDS)
+    except WaitError as exc:
+        raise RefusedError(
+            option, f"{folder} did not answer within {_REPOSITORY_SECONDS} s",
+            "See what its mount waits for (findmnt, the log of CernVM-FS or autofs), and mount it anew.",
+        ) from exc  # fmt: skip
+    except GridboxError as exc:
+        raise RefusedError(option, str(exc), cure) from exc
+    if not listed:
+        raise RefusedError(option, f"{folder} is empty", cure)
 
 
 def _refuse_private(wanted: str, path: str, propagation: str) -> None:

@@ -129,6 +129,25 @@ def test_packages() -> None:
     assert actions(packages.plan(wish("a", remove=True), nothing)) == []
 
 
+def test_packages_after_a_run_that_was_cut_short() -> None:
+    begun = record.Record(("a",), installing=("b", "dep"))
+    seen = packages.Observed(frozenset({"a"}), begun, frozenset({"b"}), interrupted=True, policy_left=True)
+    finish = ("finish_packages", "b")
+    assert actions(packages.plan(wish("a", "b"), seen)) == [finish, ("install_packages", "b")]
+    # The role looks only for what it misses, and b's files may be there.
+    assert actions(packages.plan(wish(), seen)) == [finish, ("tidy_up", "r")]
+    assert actions(packages.plan(wish(remove=True), seen)) == [finish, ("remove_packages", "a b"), ("forget", "r")]
+    # It had come to its end, and nobody had written that down.
+    complete = packages.Observed(frozenset({"a", "b", "dep"}), begun)
+    assert actions(packages.plan(wish("a", "b"), complete)) == [("tidy_up", "r")]
+
+
+def test_what_others_left_unfinished_is_finished_only_when_it_is_in_the_way() -> None:
+    seen = packages.Observed(frozenset({"a"}), record.Record(), frozenset({"x"}), interrupted=True)
+    assert actions(packages.plan(wish("a"), seen)) == []
+    assert actions(packages.plan(wish("b"), seen)) == [("finish_packages", "x"), ("install_packages", "b")]
+
+
 @pytest.mark.parametrize("name", ["-y", "a b", "a;b", "a=1", "", "../a"])
 def test_a_packages_name_is_no_option_and_no_command(name: str) -> None:
     with pytest.raises(InputError, match="names: got"):
