@@ -40,7 +40,7 @@ IMAGES = {"bare": [], "engine": ["docker.io", "apparmor", "iptables", "python3-d
 
 MEGABYTES = 1536
 #: Seconds for a boot, on a busy machine without hardware acceleration.
-BOOT_SECONDS = 240
+BOOT_SECONDS = 480
 
 _MANAGEMENT_MAC, _LAN_MAC = "52:54:00:12:34:01", "52:54:00:77:00:"
 # <linux/if_tun.h>
@@ -83,8 +83,8 @@ def _make(folder: Path, suite: str, packages: list[str]) -> None:
     raw = folder / "disk.raw"
     with raw.open("wb") as disk:
         disk.truncate(8 << 30)
-    run("mkfs.ext4", "-q", "-F", "-d", str(root), str(raw), timeout=300)
-    run("qemu-img", "convert", "-O", "qcow2", str(raw), str(folder / "golden.qcow2"), timeout=300)
+    run("mkfs.ext4", "-q", "-F", "-d", str(root), str(raw), timeout=600)
+    run("qemu-img", "convert", "-O", "qcow2", str(raw), str(folder / "golden.qcow2"), timeout=600)
     raw.unlink()
     shutil.rmtree(root)
     _freeze(folder)
@@ -107,7 +107,7 @@ def _freeze(folder: Path) -> None:
         memory = f"memory-backend-file,id=m0,size={MEGABYTES}M,mem-path={folder / 'ram'},share=on"
         process = machine.emulate(folder, disk, folder / "extra.qcow2", memory, nowhere, None)
         machine.wait(process)
-        machine.run("sh", "-c", _WARM)
+        machine.run("sh", "-c", _WARM, timeout=BOOT_SECONDS)
         control = Control(machine.folder / "control")
         control.save(folder / "devices")
         control.tell("quit")

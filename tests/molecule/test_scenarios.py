@@ -32,7 +32,7 @@ VARIED = ("cvmfs", "docker_engine", "host_hardening")
 QUICK = set(SCENARIOS) - {"vobox_host"}
 
 #: Seconds that a scenario may take. A virtual machine is an emulated one, and the package manager alone takes minutes.
-NATIVE_SECONDS, VIRTUAL_SECONDS = 900, 2700
+NATIVE_SECONDS, VIRTUAL_SECONDS = 1800, 2700
 
 #: Not the word that there is no scenario named default.
 FAILED = re.compile(r"^(fatal: |failed: |\[ERROR\]|CRITICAL (?!'molecule/default))")
@@ -78,7 +78,8 @@ def test_scenario(scenario: str, variables: dict[str, str], tmp_path: Path) -> N
 
 
 def first_failure(output: str) -> str:
-    """The first failed task with what came before it; after it the scenario was only cleaned up."""
+    """The first failed task with what came before it; after its play the scenario was only cleaned up."""
     lines = output.splitlines()
     failed = next((number for number, line in enumerate(lines) if FAILED.search(line)), len(lines))
-    return tail("\n".join(lines[: failed + 40]), 60)
+    end = next((number for number in range(failed, len(lines)) if lines[number].startswith("PLAY RECAP")), failed + 40)
+    return tail("\n".join(lines[:end]), end - failed + 20)
