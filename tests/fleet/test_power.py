@@ -28,6 +28,8 @@ pytestmark = pytest.mark.fleet
 HOST = "vm1"
 BOXES = {box["name"]: box for box in voboxes(1, count=2)}
 REPOSITORY = "grid-tools.example.org"
+#: Not every few seconds as in the other fleets: with an emulated processor one look takes seconds of it.
+HEALTH = {"test": ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1/greeting"], "interval": 30}
 #: Seconds after a boot until the VO-boxes have to answer; the reconciler looks half a minute after it, and waits.
 BACK_SECONDS = 240
 
@@ -48,7 +50,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     source = f"/srv/cvmfs/{REPOSITORY}"
     fleet.machine(HOST).run("sh", "-c", f"mkdir -p {source} && echo here >{source}/sentinel")
     made = Site(
-        fleet, tmp_path_factory.mktemp("site"), count=2, gridbox_cvmfs=True,
+        fleet, tmp_path_factory.mktemp("site"), count=2, vobox_health=HEALTH, gridbox_cvmfs=True,
         cvmfs_repositories=[
             {"repository": REPOSITORY, "source": "directory", "path": source, "sentinel": "sentinel"}
         ],
@@ -207,7 +209,7 @@ def test_a_power_cut_while_packages_come(tmp_path: Path) -> None:
     fleet = Fleet(f"gbb{os.getpid()}")
     fleet.start(parse([f"{HOST}=vm:bookworm"]))
     try:
-        site = Site(fleet, tmp_path, count=2)
+        site = Site(fleet, tmp_path, count=2, vobox_health=HEALTH)
         cut_in_the_midst(site, "hep.gridbox.site", [], "tail -F /var/log/dpkg.log", "status half-configured docker.io")
         repaired = site.run("hep.gridbox.site")
         print(repaired.stdout[-3000:])
