@@ -48,7 +48,7 @@ def ends(
     now: int,
     watching_since: int,
 ) -> tuple[End, ...]:
-    """Machines that have to end now.
+    """Machines that have to end now. One that is being ended already is named until it has.
 
     :param heartbeats: by slot, when the heartbeat file was written last; None: there is none. A slot that is not in it
         could not be looked at, and its heartbeat is not judged.
@@ -72,11 +72,12 @@ def _by_time(factory: FactorySettings, machine: OwnMachine, now: int) -> t.Optio
     limit = limit_of(factory, machine)
     if now < limit:
         return None
-    if limit == machine.shutdown_time:
-        reason = f"its time limit, {limit - machine.created} s after it was made, was {now - limit} s ago"
-        return End(machine.slot, machine.machinetype, "time_limit", reason, "100 Time limit reached")
-    reason = f"the factory's shutdown_time was {now - limit} s ago"
-    return End(machine.slot, machine.machinetype, "shutdown_time", reason, "100 Factory shutdown_time reached")
+    # A machine that has been told of an earlier shutdown_time has it for its own limit, and ends because of it.
+    if factory.shutdown_time == limit:
+        reason = f"the factory's shutdown_time was {now - limit} s ago"
+        return End(machine.slot, machine.machinetype, "shutdown_time", reason, "100 Factory shutdown_time reached")
+    reason = f"its time limit, {limit - machine.created} s after it was made, was {now - limit} s ago"
+    return End(machine.slot, machine.machinetype, "time_limit", reason, "100 Time limit reached")
 
 
 def _by_heartbeat(

@@ -18,6 +18,11 @@ The horizon is what is likely started in the space without being seen yet: one p
 are not proven, for they tell how fast machines come; and where this factory fills several processors at once, as after
 a reboot of the space, as many for each of the others. A larger one lets machinetypes of short-lived machines lag
 behind, by that much at most; a smaller one lets factories run after each other.
+
+Measured by ``bench/vacuum_space.py``, 1,000 factories of 64 slots: all machines of half of the factories end at once
+and their slots are filled again from sums up to a minute old. The worst of eight machinetypes is then 1.5 % from its
+share; with the lowest score first 310 %. Machines are whole: a machinetype whose share is due a third of one in all the
+space has more than that, and less than one.
 """
 
 from __future__ import annotations

@@ -249,6 +249,12 @@ def test_an_own_success_does_not_hide_an_older_abort() -> None:
     assert refused(decided(own=own[1:])) is None
 
 
+def test_the_newest_of_the_own_aborts_counts() -> None:
+    own = [ended(ago=5000, shutdown_message="500 Old"), ended(ago=300, shutdown_message="600 New")]
+    for order in (own, own[::-1]):
+        assert 'backing off for 300 s more after "600 New" on f1.example.com' in decided(own=order).candidates[0].text
+
+
 def test_a_peers_success_does_not_hide_the_abort_seen_before() -> None:
     before = of_space([PeerUsage("f2", "a", 0, 0, 0, "500 Broken", NOW - 300)], "f1", NOW - 100)
     success = [PeerUsage("f2", "a", 0, 0, 0, "200 Success", NOW - 30)]

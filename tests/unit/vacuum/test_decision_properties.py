@@ -11,7 +11,7 @@ import typing as t
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import decide_all
@@ -32,7 +32,7 @@ NAMES = ("a", "b", "c")
 MESSAGES = (None, "200 Success", "300 Nothing to do", "700 Failed", "oops")
 
 #: The same runs each time and no deadline: what is slow here is the machine.
-STEADY = settings(deadline=None, derandomize=True, max_examples=100, database=None)
+STEADY = settings(deadline=None, derandomize=True, max_examples=60, database=None)
 
 
 @st.composite
@@ -194,12 +194,11 @@ def test_nothing_starts_while_it_backs_off(
 
 
 @STEADY
-@given(PEERS, st.randoms(use_true_random=False))
-def test_the_order_of_answers_changes_no_sum(peers: list[PeerUsage], shuffle: random.Random) -> None:
-    assume(len({(peer.factory, peer.machinetype) for peer in peers}) == len(peers))
-    mixed = list(peers)
-    shuffle.shuffle(mixed)
-    one, other = of_space(peers, "f1", NOW), of_space(mixed, "f1", NOW)
+@given(PEERS, st.integers(0, 9))
+def test_the_order_of_answers_changes_no_sum(peers: list[PeerUsage], seed: int) -> None:
+    answers = list({(peer.factory, peer.machinetype): peer for peer in peers}.values())
+    mixed = random.Random(seed).sample(answers, len(answers))
+    one, other = of_space(answers, "f1", NOW), of_space(mixed, "f1", NOW)
     assert one.others == other.others
     assert {name: abort.time for name, abort in one.aborts.items()} == {
         name: abort.time for name, abort in other.aborts.items()
@@ -256,7 +255,7 @@ def test_a_group_has_what_a_single_machinetype_of_its_share_has(members: int) ->
     space = Simulation(4, 8, types, work, lag=60)
     space.run(14400, 60)
     space.reset()
-    space.run(400_000, 60)
+    space.run(250_000, 60)
     assert space.part("alone") == pytest.approx(0.5, abs=0.02)
     for number in range(members):
         assert space.part(f"g{number}") == pytest.approx(0.5 / members, rel=0.1)
@@ -269,7 +268,7 @@ def test_nobody_with_a_share_starves() -> None:
     space = Simulation(2, 8, types, work, lag=60)
     space.run(14400, 60)
     space.reset()
-    space.run(1_000_000, 60)
+    space.run(500_000, 60)
     assert 0.018 < space.part("small") < 0.9 / 16
     times = [one.at for one in space.started if one.start.machinetype == "small"]
     assert max(later - earlier for earlier, later in zip(times, times[1:])) < 50_000

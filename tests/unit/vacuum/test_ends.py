@@ -51,6 +51,10 @@ def test_the_factorys_shutdown_time() -> None:
         "s0", "a", "shutdown_time", "the factory's shutdown_time was 5 s ago", "100 Factory shutdown_time reached"
     )
     assert found(factory=replace(FACTORY, shutdown_time=NOW + 5)) is None
+    told = found(replace(RUNNING, shutdown_time=NOW - 5), replace(FACTORY, shutdown_time=NOW - 5))
+    assert told is not None and told.code == "shutdown_time"
+    own = found(replace(RUNNING, shutdown_time=NOW - 9), replace(FACTORY, shutdown_time=NOW - 5))
+    assert own is not None and own.code == "time_limit"
 
 
 def test_draining_ends_nothing() -> None:
