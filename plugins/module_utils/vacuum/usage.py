@@ -10,7 +10,6 @@ The answers are summed once (:func:`of_space`), when they are there; each decisi
 
 from __future__ import annotations
 
-import math
 import typing as t
 from dataclasses import dataclass, field
 
@@ -25,6 +24,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation impor
 #: Seconds that an abort may lie in the future. One further ahead is a wrong clock or a lie and is not taken: with Vac
 #: one such answer stopped a machinetype in the whole space for as long as it lay ahead (spec 9.1, item 6).
 CLOCK_TOLERANCE = 60
+
+#: HS06 or machines of one machinetype on one factory that are still believed; a thousand times what any host has.
+LARGEST = 10**8
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,11 @@ def of_space(
         others.add(factory)
         # Vac counts 1.0 HS06 for a processor where HS06 is not set; a peer that sends 0 means the same.
         hs06 = peer.running_hs06 or peer.running_processors
-        if 0 <= hs06 < math.inf:
+        if 0 <= hs06 <= LARGEST:
             amount[name] = amount.get(name, 0.0) + hs06
         else:
             ignored.append(f"{factory} says that {name} has {hs06} HS06, which cannot be")
-        if peer.num_before_fizzle > 0:
+        if 0 < peer.num_before_fizzle <= LARGEST:
             unproven[name] = unproven.get(name, 0) + peer.num_before_fizzle
         message = peer.shutdown_message
         # The first character alone is asked first: most of many answers are no aborts, and time is short.

@@ -107,11 +107,18 @@ def test_an_answer_that_came_twice_counts_once() -> None:
     assert of_space(peers, "f1", NOW).usage["a"] == Usage(5.0, 2)
 
 
-@pytest.mark.parametrize("hs06", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("hs06", [float("nan"), float("inf"), -1.0, 1e308])
 def test_an_impossible_usage_is_told_and_not_taken(hs06: float) -> None:
     decision = decided(peers=[PeerUsage("f2", "a", hs06, 4)])
     assert decision.candidates[0].standing.usage.hs06 == 0
     assert "f2 says that a has" in decision.reasons[-1]
+
+
+@pytest.mark.parametrize("machines", [-5, 10**400])
+def test_an_impossible_number_of_machines_is_not_taken(machines: int) -> None:
+    decision = decided(peers=[PeerUsage("f2", "a", 1.0, 1, machines)])
+    assert decision.candidates[0].standing.usage.before_fizzle == 0
+    assert first(decision) == "a"
 
 
 def test_a_group_is_compared_by_its_sums() -> None:
