@@ -1,0 +1,131 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether the host has room for another machine, and of how many processors. Pure.
+
+The load rules are Vac's (spec 4.4): the largest of the three averages may not exceed ``overload_per_processor`` for
+each processor that machines have, if those are more than four, nor for each that the host has. One thing differs. The
+averages reach back 15 minutes, so a machine that has just ended still is in them; its processors are counted for as
+long. With Vac's rule a factory of two machines of eight processors could not refill the slot of one that ended until
+the average had come down.
+
+Memory and disk Vac does not judge. Memory has two rules: what all machines may take fits the host's memory with
+:data:`MEMORY_TOLERANCE`, and what the new one and those that start may take is available now.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
+    FactorySettings,
+    HostLoad,
+    OwnMachine,
+    Refusal,
+)
+
+#: How far the host's own memory figure may be exceeded: a host sold with 2 GiB for each processor shows some per cent
+#: less, for kernel and firmware keep it, and is to have all its slots.
+MEMORY_TOLERANCE = 1.05
+
+#: Seconds that a machine which ended is still in the load averages.
+LOAD_WINDOW = 900
+
+#: Fewer processors than this are not compared with the load: what else the host does would be most of it.
+FEW_PROCESSORS = 4
+
+
+def occupied(own: t.Iterable[OwnMachine]) -> int:
+    """Processors that are not free."""
+    return sum(machine.processors for machine in own if machine.occupies)
+
+
+def free_slots(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> list[str]:
+    """Slots without a machine, in the factory's order."""
+    taken = {machine.slot for machine in own if machine.occupies}
+    return [slot for slot in factory.slots if slot not in taken]
+
+
+def veto(factory: FactorySettings, own: t.Sequence[OwnMachine], host: HostLoad, now: int) -> t.Optional[Refusal]:
+    """Why this factory starts nothing at all; None: it may. The first that holds."""
+    if factory.shutdown_time is not None and now >= factory.shutdown_time:
+        return Refusal("shutdown_time", f"the factory's shutdown_time was {now - factory.shutdown_time} s ago")
+    if factory.draining:
+        return Refusal("draining", "the factory is draining")
+    running = occupied(own)
+    if running >= factory.total_processors:
+        return Refusal("full", f"{running} of {factory.total_processors} processors are taken")
+    if not free_slots(factory, own):
+        return Refusal("no_slot", f"all {len(factory.slots)} slots are taken")
+    return _overload(factory, own, host, running, now) or _memory(factory, own, host)
+
+
+def _overload(
+    factory: FactorySettings, own: t.Sequence[OwnMachine], host: HostLoad, running: int, now: int
+) -> t.Optional[Refusal]:
+    load, limit = max(host.load_averages), factory.overload_per_processor
+    lately = sum(m.processors for m in own if m.ended is not None and not m.occupies and now < m.ended + LOAD_WINDOW)
+    counted = min(factory.total_processors, running + lately)
+    if counted > FEW_PROCESSORS and load > limit * counted:
+        whose, processors = "that machines have or had in the last 15 minutes", counted
+    elif load > limit * host.processors:
+        whose, processors = "of the host", host.processors
+    else:
+        return None
+    return Refusal(
+        "load",
+        f"the load is {load:g}, and the limit for the {processors} processors {whose} is {limit * processors:g}"
+        f" (overload_per_processor {limit:g})",
+    )
+
+
+def _memory(factory: FactorySettings, own: t.Sequence[OwnMachine], host: HostLoad) -> t.Optional[Refusal]:
+    if processors_by_memory(factory, own, host) > 0:
+        return None
+    starting = sum(machine.processors for machine in own if machine.state == "starting")
+    return Refusal(
+        "memory",
+        f"a processor needs {factory.mb_per_processor} MiB; the {occupied(own)} that are taken may use"
+        f" {occupied(own) * factory.mb_per_processor} of {host.memory_total_mb}, and {host.memory_available_mb} are"
+        f" available, of which those that start will use {starting * factory.mb_per_processor}",
+    )
+
+
+def processors_by_memory(factory: FactorySettings, own: t.Iterable[OwnMachine], host: HostLoad) -> int:
+    """Processors that there is memory for."""
+    machines = [machine for machine in own if machine.occupies]
+    most = factory.total_processors
+    if host.memory_total_mb is not None:
+        most = int(host.memory_total_mb * MEMORY_TOLERANCE) // factory.mb_per_processor - occupied(machines)
+    if host.memory_available_mb is not None:
+        starting = sum(machine.processors for machine in machines if machine.state == "starting")
+        most = min(most, host.memory_available_mb // factory.mb_per_processor - starting)
+    return max(0, most)
+
+
+def processors_by_disk(
+    factory: FactorySettings,
+    machinetype: Machinetype,
+    own: t.Iterable[OwnMachine],
+    host: HostLoad,
+    known: t.Mapping[str, Machinetype],
+) -> int:
+    """Processors of a machinetype that there is work space for. What starts may not have taken its own yet."""
+    each = disk_bytes(factory, machinetype)
+    if host.disk_free_bytes is None or not each:
+        return factory.total_processors
+    promised = sum(
+        machine.processors * (disk_bytes(factory, known.get(machine.machinetype)) or 0)
+        for machine in own
+        if machine.state == "starting"
+    )
+    return max(0, host.disk_free_bytes - promised) // each
+
+
+def disk_bytes(factory: FactorySettings, machinetype: t.Optional[Machinetype]) -> t.Optional[int]:
+    """Work space of each processor: the machinetype's if that is smaller, or the factory's is not set (spec 2.3)."""
+    wanted = machinetype.disk_gb_per_processor if machinetype is not None else None
+    given = [size for size in (factory.disk_bytes_per_processor, wanted and wanted * 10**9) if size]
+    return min(given) if given else None

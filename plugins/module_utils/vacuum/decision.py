@@ -1,0 +1,230 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a factory starts next, and why that or why nothing (spec 4). Pure.
+
+:func:`decide` takes one decision, :func:`decide_all` as many as there is room for. The result holds the explanation:
+one sentence about the factory and one about each machinetype, in the order in which they were tried.
+
+Where it differs from Vac: usage of groups is a ratio of sums; a fizzle and a failed start mean back-off; an empty space
+follows shares; the order is drawn, so that factories which look at the same time do not all take the same
+(``ranking.py``); memory and disk are judged (``admission.py``); the factory's ``shutdown_time`` limits a machine from
+the beginning; the own machines are counted once, from what is known here; a wrong clock elsewhere stops nothing here.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import (
+    free_slots,
+    occupied,
+    processors_by_disk,
+    processors_by_memory,
+    veto,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import UNSEEN, Standing, Tie, horizon, rank
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
+    FactorySettings,
+    HostLoad,
+    OwnMachine,
+    PeerUsage,
+    Refusal,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import Fit, place, room
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, of_space, with_own
+
+
+@dataclass(frozen=True)
+class Start:
+    """A machine to start.
+
+    :ivar shutdown_time: its time limit, Unix seconds.
+    """
+
+    slot: str
+    machinetype: str
+    processors: int
+    shutdown_time: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A machinetype as it was judged.
+
+    :ivar chosen: whether it is the one to start.
+    :ivar refusal: why it can not be; None: it could.
+    """
+
+    standing: Standing
+    chosen: bool = False
+    refusal: t.Optional[Refusal] = None
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        standing = self.standing
+        machinetype = standing.machinetype
+        figures = f"share {machinetype.target_share:g}, usage {standing.usage.hs06:g}"
+        if standing.score is not None:
+            figures += f", score {standing.score:.4g}"
+        if standing.group != machinetype.name:
+            figures += f", group {standing.group} with share {standing.group_share:g}, usage {standing.group_usage:g}"
+            if standing.groupscore is not None:
+                figures += f", score {standing.groupscore:.4g}"
+        if self.refusal is not None:
+            return f"{machinetype.name} ({figures}): not now: {self.refusal.text}"
+        verdict = "is next" if self.chosen else "could be started"
+        return f"{machinetype.name} ({figures}): {verdict}; its chance to be first was {standing.chance:.0%}"
+
+    def as_data(self) -> dict[str, t.Any]:
+        """As JSON types."""
+        standing = self.standing
+        return {
+            "machinetype": standing.machinetype.name,
+            "target_share": standing.machinetype.target_share,
+            "usage": standing.usage.hs06,
+            "score": standing.score,
+            "machinegroup": standing.group,
+            "group_usage": standing.group_usage,
+            "group_share": standing.group_share,
+            "groupscore": standing.groupscore,
+            "num_before_fizzle": standing.usage.before_fizzle,
+            "chance": standing.chance,
+            "chosen": self.chosen,
+            "refusal": self.refusal.code if self.refusal is not None else None,
+            "reason": self.text,
+        }
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to start, and why that or why nothing.
+
+    :ivar start: None: nothing.
+    :ivar veto: why the factory as a whole starts nothing; None: it may.
+    :ivar factory: one sentence about the factory.
+    :ivar candidates: all machinetypes, in the order in which they were tried; then those that may not be started.
+    :ivar ignored: what peers said and cannot be, one sentence each.
+    """
+
+    start: t.Optional[Start]
+    veto: t.Optional[Refusal]
+    factory: str
+    candidates: tuple[Candidate, ...]
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The whole explanation, line by line."""
+        return (self.factory, *(candidate.text for candidate in self.candidates), *self.ignored)
+
+    def as_data(self) -> dict[str, t.Any]:
+        """As JSON types."""
+        return {
+            "start": dict(self.start.__dict__) if self.start is not None else None,
+            "veto": self.veto.code if self.veto is not None else None,
+            "factory": self.factory,
+            "machinetypes": [candidate.as_data() for candidate in self.candidates],
+            "ignored": list(self.ignored),
+        }
+
+
+def decide(
+    factory: FactorySettings,
+    machinetypes: t.Sequence[Machinetype],
+    own: t.Sequence[OwnMachine],
+    peers: t.Union[Space, t.Iterable[PeerUsage]],
+    host: HostLoad,
+    now: int,
+    tie: Tie,
+) -> Decision:
+    """What to start next.
+
+    :param machinetypes: their names differ.
+    :param own: machines of this factory, and those that have ended and could still mean back-off.
+    :param peers: the other factories' answers, or their sum, which is better where there are many of them.
+    :param now: Unix seconds.
+    :param tie: random numbers; ``random.Random(seed).random`` for a decision that can be repeated.
+    """
+    space = peers if isinstance(peers, Space) else of_space(peers, factory.name, now)
+    usage = with_own(space, factory, machinetypes, own, now)
+    by_memory = processors_by_memory(factory, own, host)
+    at_once = min(room(factory, own, now).free, by_memory) + sum(
+        machine.processors for machine in own if machine.occupies and now < machine.created + UNSEEN
+    )
+    ranked = rank(factory, machinetypes, usage, horizon(factory, usage, space.others, at_once), space.others, now, tie)
+    against = veto(factory, own, host, now)
+    fit: t.Optional[Fit] = None
+    lacking: dict[str, Refusal] = {}
+    if against is None:
+        known = {machinetype.name: machinetype for machinetype in machinetypes}
+
+        def most(machinetype: Machinetype) -> int:
+            return min(by_memory, processors_by_disk(factory, machinetype, own, host, known))
+
+        fit, lacking = place(factory, [s.machinetype for s in ranked if s.refusal is None], own, most, now)
+    start = None
+    if fit is not None:
+        start = Start(free_slots(factory, own)[0], fit.machinetype, fit.processors, fit.shutdown_time)
+    candidates = tuple(
+        Candidate(
+            standing,
+            start is not None and standing.machinetype.name == start.machinetype,
+            standing.refusal or lacking.get(standing.machinetype.name),
+        )
+        for standing in ranked
+    )
+    return Decision(start, against, _factory_text(factory, own, start, against, now), candidates, space.ignored)
+
+
+def decide_all(
+    factory: FactorySettings,
+    machinetypes: t.Sequence[Machinetype],
+    own: t.Sequence[OwnMachine],
+    peers: t.Union[Space, t.Iterable[PeerUsage]],
+    host: HostLoad,
+    now: int,
+    tie: Tie,
+    at_most: t.Optional[int] = None,
+) -> tuple[Decision, ...]:
+    """What to start in all the room there is: each choice counts as a machine that starts when the next is made.
+
+    :param at_most: starts; None: no limit.
+    :returns: the starts in order, and last, if the limit did not come first, the decision that says why no more.
+    """
+    space = peers if isinstance(peers, Space) else of_space(peers, factory.name, now)
+    machines = list(own)
+    made: list[Decision] = []
+    while at_most is None or len(made) < at_most:
+        decision = decide(factory, machinetypes, machines, space, host, now, tie)
+        made.append(decision)
+        start = decision.start
+        if start is None:
+            break
+        machines.append(
+            OwnMachine(start.slot, start.machinetype, start.processors, "starting", now, start.shutdown_time)
+        )
+    return tuple(made)
+
+
+def _factory_text(
+    factory: FactorySettings,
+    own: t.Sequence[OwnMachine],
+    start: t.Optional[Start],
+    against: t.Optional[Refusal],
+    now: int,
+) -> str:
+    if against is not None:
+        return f"{factory.name} starts nothing: {against.text}"
+    taken = f"{occupied(own)} of {factory.total_processors} processors are taken"
+    if start is None:
+        return f"{factory.name} starts nothing: no machinetype can be started now; {taken}"
+    size = f"{start.processors} processor{'s' if start.processors > 1 else ''}"
+    return (
+        f"{factory.name} starts {start.machinetype} in {start.slot} with {size}"
+        f" for {start.shutdown_time - now} s; {taken}"
+    )

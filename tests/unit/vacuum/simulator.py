@@ -1,0 +1,168 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A space of factories in simulated time, each of which takes the real decisions. Used by tests and by the bench."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import typing as t
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start, decide
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import outcome
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
+    FactorySettings,
+    HostLoad,
+    OwnMachine,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Abort, Space, Usage
+
+IDLE = HostLoad(processors=10_000)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the machines of a machinetype do.
+
+    :ivar seconds: how long one lives, from and to.
+    :ivar idle: from and to when its queue is empty: machines that start then end after a minute, with code 300.
+    """
+
+    seconds: tuple[int, int] = (3600, 7200)
+    idle: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A start as it happened."""
+
+    at: int
+    factory: str
+    start: Start
+
+
+class Simulation:
+    """Factories that start, end and report machines.
+
+    :param lag: seconds for which the factories see the same sums; 0: each sees what is.
+    :ivar started: all starts.
+    :ivar aborted: all aborts: time, machinetype.
+    :ivar occupancy: processor seconds of each machinetype since :meth:`reset`.
+    """
+
+    def __init__(
+        self,
+        factories: int,
+        slots: int,
+        machinetypes: t.Sequence[Machinetype],
+        workloads: t.Mapping[str, Workload],
+        lag: int = 0,
+        seed: int = 1,
+    ) -> None:
+        self.machinetypes, self.workloads, self.lag = tuple(machinetypes), workloads, lag
+        self.random = random.Random(seed)
+        self.settings = [
+            FactorySettings(f"f{n}.example.com", tuple(f"f{n}-{slot:02}.example.com" for slot in range(slots)), slots)
+            for n in range(factories)
+        ]
+        self.now = 0
+        self.machines: list[dict[str, OwnMachine]] = [{} for _ in self.settings]
+        self.aborts: list[dict[str, OwnMachine]] = [{} for _ in self.settings]  # the newest of each machinetype
+        self.newest: dict[str, Abort] = {}
+        self.running: Counter[str] = Counter()
+        self.due: list[tuple[int, int, str]] = []  # end, factory, slot
+        self.started: list[Started] = []
+        self.aborted: list[tuple[int, str]] = []
+        self.occupancy: Counter[str] = Counter()
+        self.seen_at = -1
+        self.seen: dict[str, Usage] = {}
+        self.seen_own: list[tuple[Counter[str], Counter[str]]] = []
+
+    def run(self, until: int, step: int, each: t.Callable[[], None] = lambda: None) -> None:
+        """To a time, in steps; ``each`` is called after every one."""
+        while self.now < until:
+            self._end()
+            self._start()
+            for name, count in self.running.items():
+                self.occupancy[name] += count * step
+            each()
+            self.now += step
+
+    def part(self, name: str) -> float:
+        """A machinetype's part of all processor seconds."""
+        return self.occupancy[name] / sum(self.occupancy.values())
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self.occupancy.clear()
+        self.started.clear()
+
+    def _end(self) -> None:
+        known = {machinetype.name: machinetype for machinetype in self.machinetypes}
+        while self.due and self.due[0][0] <= self.now:
+            _at, number, slot = heapq.heappop(self.due)
+            machine = self.machines[number].pop(slot)
+            self.running[machine.machinetype] -= 1
+            idle = self.workloads[machine.machinetype].idle
+            message = "300 Nothing to do" if idle[0] <= machine.created < idle[1] else "200 Success"
+            machine = replace(machine, state="ended", ended=self.now, shutdown_message=message)
+            end = outcome(machine, known[machine.machinetype])
+            assert end is not None
+            if end.abort:
+                self.aborts[number][machine.machinetype] = machine
+                self.newest[machine.machinetype] = Abort(end.time, message, self.settings[number].name)
+                self.aborted.append((self.now, machine.machinetype))
+
+    def _start(self) -> None:
+        order = [n for n, factory in enumerate(self.settings) if len(self.machines[n]) < len(factory.slots)]
+        self.random.shuffle(order)
+        for number in order:
+            factory, space = self.settings[number], self._space(number)
+            while len(self.machines[number]) < len(factory.slots):
+                own = [*self.machines[number].values(), *self.aborts[number].values()]
+                start = decide(factory, self.machinetypes, own, space, IDLE, self.now, self.random.random).start
+                if start is None:
+                    break
+                self._begin(number, start)
+
+    def _begin(self, number: int, start: Start) -> None:
+        assert start.slot not in self.machines[number]
+        self.started.append(Started(self.now, self.settings[number].name, start))
+        self.machines[number][start.slot] = OwnMachine(
+            start.slot, start.machinetype, start.processors, "running", self.now, start.shutdown_time, self.now
+        )
+        self.running[start.machinetype] += 1
+        workload = self.workloads[start.machinetype]
+        idle = workload.idle[0] <= self.now < workload.idle[1]
+        lives = 60 if idle else self.random.randint(*workload.seconds)
+        heapq.heappush(self.due, (self.now + lives, number, start.slot))
+
+    def _space(self, number: int) -> Space:
+        """What the other factories have, as a factory knows it: all that was seen, less its own part of it."""
+        if self.seen_at < 0 or self.now >= self.seen_at + max(1, self.lag) or not self.lag:
+            self._look()
+        running, young = self.seen_own[number]
+        usage = {
+            name: Usage(seen.hs06 - running[name], seen.before_fizzle - young[name], seen.abort)
+            for name, seen in self.seen.items()
+        }
+        return Space(usage, len(self.settings) - 1)
+
+    def _look(self) -> None:
+        fizzle = {machinetype.name: machinetype.fizzle_seconds for machinetype in self.machinetypes}
+        self.seen_own = []
+        all_running: Counter[str] = Counter()
+        all_young: Counter[str] = Counter()
+        for machines in self.machines:
+            running = Counter(machine.machinetype for machine in machines.values())
+            young = Counter(m.machinetype for m in machines.values() if self.now < m.created + fizzle[m.machinetype])
+            self.seen_own.append((running, young))
+            all_running += running
+            all_young += young
+        self.seen = {name: Usage(all_running[name], all_young[name], self.newest.get(name)) for name in fizzle}
+        self.seen_at = self.now

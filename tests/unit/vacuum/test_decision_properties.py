@@ -1,0 +1,318 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What holds for every decision, and what follows from thousands of them in a simulated space."""
+
+from __future__ import annotations
+
+import random
+import typing as t
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import decide_all
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import poured
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
+    FactorySettings,
+    HostLoad,
+    OwnMachine,
+    PeerUsage,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of_space
+from tests.unit.vacuum.simulator import Simulation, Workload
+
+NOW = 1_800_000_000
+SLOTS = tuple(f"f1-{number:02}.example.com" for number in range(6))
+NAMES = ("a", "b", "c")
+MESSAGES = (None, "200 Success", "300 Nothing to do", "700 Failed", "oops")
+
+#: The same runs each time and no deadline: what is slow here is the machine.
+STEADY = settings(deadline=None, derandomize=True, max_examples=60, database=None)
+
+
+@st.composite
+def machinetypes(draw: t.Any) -> list[Machinetype]:
+    made = []
+    for name in NAMES:
+        least = draw(st.integers(1, 4))
+        wall = draw(st.integers(60, 90000))
+        made.append(
+            Machinetype(
+                name,
+                target_share=draw(st.sampled_from([0.0, 0.5, 1.0, 7.0])),
+                machinegroup=draw(st.sampled_from(["", "g"])),
+                min_processors=least,
+                max_processors=draw(st.integers(least, 8)),
+                min_wallclock_seconds=draw(st.integers(1, wall)),
+                max_wallclock_seconds=wall,
+                backoff_seconds=draw(st.integers(0, 1200)),
+                fizzle_seconds=draw(st.integers(0, 1200)),
+                disk_gb_per_processor=draw(st.sampled_from([None, 10, 40])),
+            )
+        )
+    return made
+
+
+@st.composite
+def own_machines(draw: t.Any) -> list[OwnMachine]:
+    made = []
+    for slot in draw(st.sets(st.sampled_from(SLOTS))):
+        state = draw(st.sampled_from(["starting", "running", "ended", "unknown"]))
+        created = NOW - draw(st.integers(1, 5000))
+        made.append(
+            OwnMachine(
+                slot,
+                draw(st.sampled_from([*NAMES, "removed"])),
+                draw(st.integers(1, 3)),
+                state,
+                created,
+                NOW + draw(st.sampled_from([-10, 100, 5000, 80000])),
+                started=None if state == "starting" else created,
+                ended=NOW - draw(st.integers(0, NOW - created)) if state == "ended" else None,
+                shutdown_message=draw(st.sampled_from(MESSAGES)) if state == "ended" else None,
+            )
+        )
+    return made
+
+
+@st.composite
+def factories(draw: t.Any) -> FactorySettings:
+    return FactorySettings(
+        "f1.example.com",
+        SLOTS,
+        draw(st.integers(1, 12)),
+        processors_per_superslot=draw(st.sampled_from([1, 2, 4, 8])),
+        hs06_per_processor=draw(st.sampled_from([None, 10.0])),
+        shutdown_time=draw(st.sampled_from([None, NOW + 50, NOW + 4000, NOW + 10**6])),
+        disk_bytes_per_processor=draw(st.sampled_from([None, 20 * 10**9])),
+    )
+
+
+PEERS = st.lists(
+    st.builds(
+        PeerUsage,
+        factory=st.sampled_from(["f1.example.com", "f2", "f3"]),
+        machinetype=st.sampled_from([*NAMES, "theirs"]),
+        running_hs06=st.floats(),
+        running_processors=st.integers(0, 100),
+        num_before_fizzle=st.integers(-1, 3),
+        shutdown_message=st.sampled_from(MESSAGES),
+        shutdown_time=st.one_of(st.none(), st.integers(NOW - 3000, NOW + 3000)),
+        clock_ahead=st.sampled_from([0, 0, 1000]),
+    ),
+    max_size=8,
+)
+HOSTS = st.builds(
+    HostLoad,
+    processors=st.just(12),
+    memory_total_mb=st.one_of(st.none(), st.integers(0, 40000)),
+    memory_available_mb=st.one_of(st.none(), st.integers(0, 40000)),
+    disk_free_bytes=st.one_of(st.none(), st.integers(0, 10**11)),
+)
+
+
+@STEADY
+@given(factories(), machinetypes(), own_machines(), PEERS, HOSTS, st.integers(0, 9))
+def test_whatever_is_there_nothing_is_given_twice(
+    factory: FactorySettings,
+    types: list[Machinetype],
+    own: list[OwnMachine],
+    peers: list[PeerUsage],
+    host: HostLoad,
+    seed: int,
+) -> None:
+    made = decide_all(factory, types, own, peers, host, NOW, random.Random(seed).random)
+    starts = [decision.start for decision in made if decision.start is not None]
+    known = {machinetype.name: machinetype for machinetype in types}
+    kept = [machine for machine in own if machine.state != "ended"]
+    slots = [machine.slot for machine in kept] + [start.slot for start in starts]
+    assert len(slots) == len(set(slots))
+    new = sum(start.processors for start in starts)
+    if starts:
+        assert new + sum(machine.processors for machine in kept) <= factory.total_processors
+        assert host.memory_available_mb is None or new * factory.mb_per_processor <= host.memory_available_mb
+    if host.disk_free_bytes is not None:
+        given_away = 0
+        for start in starts:
+            wanted = known[start.machinetype].disk_gb_per_processor
+            sizes = [size for size in (wanted and wanted * 10**9, factory.disk_bytes_per_processor) if size]
+            given_away += start.processors * min(sizes, default=0)
+        assert given_away <= host.disk_free_bytes
+    for start in starts:
+        machinetype = known[start.machinetype]
+        assert machinetype.target_share > 0
+        largest = min(machinetype.max_processors, factory.processors_per_superslot)
+        assert machinetype.min_processors <= start.processors <= largest
+        assert machinetype.min_wallclock_seconds <= start.shutdown_time - NOW <= machinetype.max_wallclock_seconds
+        assert factory.shutdown_time is None or start.shutdown_time <= factory.shutdown_time
+    # Each decision names every machinetype once, and what is refused is not started.
+    for decision in made:
+        assert sorted(one.standing.machinetype.name for one in decision.candidates) == sorted(NAMES)
+        assert all(one.refusal is None for one in decision.candidates if one.chosen)
+        assert sum(one.chosen for one in decision.candidates) == (decision.start is not None)
+    assert made[-1].start is None
+    assert made[-1].veto is not None or all(one.refusal is not None for one in made[-1].candidates)
+
+
+@STEADY
+@given(factories(), machinetypes(), own_machines(), PEERS, st.integers(0, 9))
+def test_nothing_starts_while_it_backs_off(
+    factory: FactorySettings, types: list[Machinetype], own: list[OwnMachine], peers: list[PeerUsage], seed: int
+) -> None:
+    """The rule, written once more and without the sums."""
+    made = decide_all(factory, types, own, peers, HostLoad(12), NOW, random.Random(seed).random)
+    for machinetype in types:
+        ends = [
+            machine.ended
+            for machine in own
+            if machine.state == "ended" and machine.machinetype == machinetype.name and machine.ended is not None
+            and machine.started is not None
+            and (
+                (machine.shutdown_message or "")[:1] in ("3", "7")
+                or (
+                    (machine.shutdown_message or "oops") == "oops"
+                    and machine.ended < machine.started + machinetype.fizzle_seconds
+                )
+            )
+        ]  # fmt: skip
+        newest = {peer.factory: peer for peer in peers if peer.machinetype == machinetype.name}
+        for name, peer in newest.items():
+            if name != factory.name and peer.shutdown_time and (peer.shutdown_message or "")[:1] in ("3", "7"):
+                at = peer.shutdown_time - peer.clock_ahead
+                if at <= NOW + 60:
+                    ends.append(at)
+        started = [one.start for one in made if one.start and one.start.machinetype == machinetype.name]
+        if ends and max(ends) + machinetype.backoff_seconds >= NOW:
+            assert not started
+        elif ends and max(ends) + machinetype.backoff_seconds + machinetype.fizzle_seconds >= NOW:
+            assert len(started) <= 1
+
+
+@STEADY
+@given(PEERS, st.integers(0, 9))
+def test_the_order_of_answers_changes_no_sum(peers: list[PeerUsage], seed: int) -> None:
+    answers = list({(peer.factory, peer.machinetype): peer for peer in peers}.values())
+    mixed = random.Random(seed).sample(answers, len(answers))
+    one, other = of_space(answers, "f1", NOW), of_space(mixed, "f1", NOW)
+    assert one.others == other.others
+    assert {name: abort.time for name, abort in one.aborts.items()} == {
+        name: abort.time for name, abort in other.aborts.items()
+    }
+    for name, usage in one.usage.items():
+        assert usage.hs06 == pytest.approx(other.usage[name].hs06)
+        assert usage.before_fizzle == other.usage[name].before_fizzle
+
+
+@STEADY
+@given(
+    st.lists(st.tuples(st.floats(0, 1e6), st.floats(1e-3, 1e3)), min_size=1, max_size=20),
+    st.floats(1e-2, 1e6),
+)
+def test_all_is_poured_and_onto_the_lowest(candidates: list[tuple[float, float]], amount: float) -> None:
+    parts = poured(candidates, amount)
+    assert sum(parts) == pytest.approx(amount, rel=1e-6, abs=1e-6)
+    levels = [(usage + part) / share for (usage, share), part in zip(candidates, parts) if part > 1e-6]
+    assert max(levels) == pytest.approx(min(levels), rel=1e-3, abs=1e-3)
+    assert all((usage + part) / share >= max(levels) * 0.999 - 1e-3 for (usage, share), part in zip(candidates, parts))
+
+
+# --- thousands of decisions
+
+
+def kind(name: str, share: float, **changes: t.Any) -> Machinetype:
+    """A machinetype whose machines may be as short as they are here."""
+    return replace(
+        Machinetype(name, target_share=share, min_wallclock_seconds=0, backoff_seconds=600, fizzle_seconds=600),
+        **changes,
+    )
+
+
+def test_shares_are_met_over_ten_thousand_decisions() -> None:
+    """Usage over time, machinetypes of which some live eight times as long as others."""
+    types = [kind("a", 1.0), kind("b", 2.0), kind("c", 3.0), kind("d", 4.0)]
+    seconds = {"a": (900, 1800), "b": (3600, 7200), "c": (3600, 7200), "d": (7200, 14400)}
+    work = {name: Workload(lives) for name, lives in seconds.items()}
+    space = Simulation(12, 8, types, work, lag=60)
+    space.run(14400, 60)
+    space.reset()
+    while len(space.started) < 10_000:
+        space.run(space.now + 14400, 60)
+    for machinetype in types:
+        due = machinetype.target_share / 10
+        assert space.part(machinetype.name) == pytest.approx(due, rel=0.05), machinetype.name
+
+
+@pytest.mark.parametrize("members", [2, 5])
+def test_a_group_has_what_a_single_machinetype_of_its_share_has(members: int) -> None:
+    """With Vac's sum of ratios the group gets about 1/members of its due."""
+    types = [kind(f"g{number}", 1.0 / members, machinegroup="g") for number in range(members)] + [kind("alone", 1.0)]
+    work = {machinetype.name: Workload() for machinetype in types}
+    space = Simulation(4, 8, types, work, lag=60)
+    space.run(14400, 60)
+    space.reset()
+    space.run(250_000, 60)
+    assert space.part("alone") == pytest.approx(0.5, abs=0.02)
+    for number in range(members):
+        assert space.part(f"g{number}") == pytest.approx(0.5 / members, rel=0.1)
+
+
+def test_nobody_with_a_share_starves() -> None:
+    """A share that is due a third of a machine: it has at least that, and less than the one machine that Vac gives."""
+    types = [kind("small", 0.02), kind("a", 0.49), kind("b", 0.49)]
+    work = {machinetype.name: Workload() for machinetype in types}
+    space = Simulation(2, 8, types, work, lag=60)
+    space.run(14400, 60)
+    space.reset()
+    space.run(500_000, 60)
+    assert 0.018 < space.part("small") < 0.9 / 16
+    times = [one.at for one in space.started if one.start.machinetype == "small"]
+    assert max(later - earlier for earlier, later in zip(times, times[1:])) < 50_000
+
+
+def test_an_empty_queue_costs_few_machines_and_gets_its_share_back() -> None:
+    """One of two has no work for four hours. The other has its room meanwhile; then it comes back by itself."""
+    types = [kind("a", 1.0), kind("b", 1.0)]
+    idle = (20_000, 34_400)
+    space = Simulation(20, 8, types, {"a": Workload(), "b": Workload(idle=idle)}, lag=60)
+    space.run(20_000, 60)
+    parts: list[tuple[int, float]] = []
+    space.run(60_000, 60, lambda: parts.append((space.now, space.running["b"] / sum(space.running.values()))))
+    tries = [one for one in space.started if one.start.machinetype == "b" and idle[0] <= one.at < idle[1]]
+    # 24 times the back-off fits in; the first minutes' starts came before the first abort was known.
+    assert 10 < len(tries) < 150
+    assert max(part for at, part in parts if idle[0] + 9000 < at < idle[1]) < 0.1
+    assert 0.45 < sum(part for at, part in parts if at > 50_000) / sum(at > 50_000 for at, _part in parts) < 0.55
+    # In the meantime all slots were in use.
+    assert sum(space.running.values()) == 160
+
+
+def test_no_start_while_backing_off_in_a_space_without_lag() -> None:
+    types = [kind("a", 1.0), kind("b", 1.0)]
+    work = {"a": Workload(), "b": Workload(idle=(5000, 60_000))}
+    space = Simulation(6, 4, types, work)
+    space.run(60_000, 60)
+    aborts = [at for at, name in space.aborted if name == "b"]
+    assert len(aborts) > 10
+    for one in space.started:
+        before = [at for at in aborts if at <= one.at]
+        if one.start.machinetype == "b" and before:
+            assert one.at > max(before) + 600
+
+
+def test_half_of_a_space_that_ends_at_once_is_refilled_by_share() -> None:
+    """All see the same old sums. Were the lowest score taken, one machinetype would get nearly all of the slots."""
+    types = [kind("a", 1.0), kind("b", 2.0), kind("c", 3.0), kind("d", 4.0)]
+    work = {machinetype.name: Workload() for machinetype in types}
+    space = Simulation(60, 8, types, work, lag=60)
+    space.run(20_000, 20)
+    space.due = sorted((space.now if number % 2 else end, number, slot) for end, number, slot in space.due)
+    space.run(space.now + 20, 20)
+    assert sum(space.running.values()) == 480
+    for machinetype in types:
+        due = machinetype.target_share / 10
+        assert space.running[machinetype.name] / 480 == pytest.approx(due, rel=0.35), machinetype.name
