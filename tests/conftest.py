@@ -17,8 +17,15 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.gate.tools import ROOT
+
+#: The same examples in each run, and no word on seconds, which are the machine's.
+#: ``--hypothesis-profile explore`` draws new ones.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None)
+settings.load_profile("same")
 
 #: The demo first, for others wait for it; then quick answers. Last what runs in the background since the start.
 ORDER = ("demo", "gate", "unit", "integration", "molecule", "fleet", "slow gate")
