@@ -78,11 +78,7 @@ EXAMPLES = r"""
     options:
       cvmfs_repositories: lhcb.cern.ch lhcb-condb.cern.ch
       user_data_option_cvmfs_proxy: http://squid.example.org:3128
-  register: pipe
-
-- name: Show what would be started
-  ansible.builtin.debug:
-    msg: "{{ pipe.shares }}"
+  register: pipe  # pipe.shares is what would be started, pipe.dropped what would not
 
 - name: Refuse a pipe in which anything is wrong
   hep.gridbox.vacuum_pipe:
@@ -227,9 +223,10 @@ dropped:
     sentence:
       description: The same for people.
       type: str
-warnings:
-  description: Sentences about what is ignored, or not as it should be, and costs no machinetype.
-  returned: when there are any
+remarks:
+  description:
+    - Sentences about what is ignored, or not as it should be, and costs no machinetype. Ansible shows them as warnings.
+  returned: success
   type: list
   elements: str
 """

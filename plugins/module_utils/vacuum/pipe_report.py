@@ -38,7 +38,8 @@ def info(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         many = len(pipe.machinetypes) + len(pipe.not_here) + len(pipe.dropped)
         sentences = " ".join(one.sentence for one in pipe.dropped)
         raise GridboxError(f"{len(pipe.dropped)} of {many} machinetypes of {pipe.prefix} are dropped. {sentences}")
-    return {**_as_result(pipe), "warnings": [*told, *pipe.warnings]}
+    remarks = [*told, *pipe.warnings]
+    return {**_as_result(pipe), "remarks": remarks, "warnings": remarks}
 
 
 def _as_result(pipe: Pipe) -> dict[str, t.Any]:
