@@ -91,7 +91,7 @@ def test_the_guide_has_every_key_and_every_place() -> None:
     assert listed == of_a_machinetype | {"machinetypes", "cache_seconds"}
     for key in machinetype_keys.OF_VIRTUAL_MACHINES | machinetype_keys.OF_THE_SITE:
         assert f"`{key}`" in GUIDE
-    for place in machinetype_keys._OWNED:
+    for place in machinetype_keys.OWNED:
         assert f"`{place}`" in GUIDE
 
 

@@ -42,7 +42,7 @@ NAME_LENGTH = 63
 _DAY = 86400
 
 #: What the container contract (spec 6.2) or the engine puts into a machine.
-_OWNED = (
+OWNED = (
     "/cvmfs", "/dev", "/etc/hostname", "/etc/hosts", "/etc/jobfeatures", "/etc/machinefeatures", "/etc/resolv.conf",
     "/proc", "/run/.containerenv", "/run/podman-init", "/run/secrets", "/sbin/docker-init", "/sys", "/user_data",
     "/usr/sbin/docker-init", "/var/run", "/var/spool/joboutputs",
@@ -286,13 +286,13 @@ def _is_work_folder(path: t.Any) -> bool:
     if not isinstance(path, str) or len(path) > 255 or not _is_normal(path):
         return False
     # Above one is as bad as below: the folder would hide it, or what the engine puts beside it.
-    return not any(f"{path}/".startswith(f"{owned}/") or owned.startswith(f"{path}/") for owned in _OWNED)
+    return not any(f"{path}/".startswith(f"{owned}/") or owned.startswith(f"{path}/") for owned in OWNED)
 
 
 def _work_folders(value: t.Any) -> tuple[str, ...]:
     expected = (
         "at most 16 absolute paths of at most 255 letters, digits and ._+@=-, without . and .. and a slash at the end,"
-        f" and none of, above or below {', '.join(_OWNED)}"
+        f" and none of, above or below {', '.join(OWNED)}"
     )
     paths = _words(value, expected)
     if len(paths) > 16 or not all(_is_work_folder(path) for path in paths):

@@ -34,7 +34,8 @@ class Transfer:
 
     :ivar ca_path: a file or a folder of CA certificates, trusted instead of the others; empty: those of the system, and
         of :data:`GRID_CERTIFICATES` if it is there.
-    :ivar timeout: s, for the whole transfer.
+    :ivar timeout: s, for the whole transfer once the server's name has been resolved, which has limits of its own
+        (``resolv.conf(5)``).
     :ivar max_bytes: more is refused, and not read to its end.
     """
 
@@ -57,6 +58,8 @@ class Document:
 
 def fetch(url: str, transfer: Transfer, etag: str = "", last_modified: str = "") -> Document:
     """Ask for a document; with ``etag`` or ``last_modified``, only if it has changed since.
+
+    Through a proxy, if the environment names one (``http_proxy``, ``https_proxy``, ``no_proxy``), as Vac does.
 
     :raises InputError: if ``ca_path`` is needed and cannot be used.
     :raises WaitError: if it took too long.

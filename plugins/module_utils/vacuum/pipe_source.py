@@ -72,6 +72,14 @@ class Reading:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """A copy that can be used."""
+
+    note: Note
+    reading: Reading
+
+
 def from_path(path: str, section: Section) -> Pipe:
     """A pipe from a file of this host.
 
@@ -103,30 +111,27 @@ def from_url(
     now = clock()
     copy = _load(cache, url, section) if cache else None
     if copy is not None:
-        note, reading = copy
+        note = copy.note
         # A time in the future is of a clock that was wrong.
-        if 0 <= now - note.fetched_at < reading.pipe.cache_seconds and not note.problem:
-            return reading
+        if not note.problem and 0 <= now - note.fetched_at < copy.reading.pipe.cache_seconds:
+            return copy.reading
         if note.problem and 0 <= now - note.tried_at < RETRY_SECONDS:
-            return replace(reading, problems=(_told(section.prefix, note),))
+            return replace(copy.reading, problems=(_told(section.prefix, note),))
     try:
         return _ask(url, section, replace(transfer, max_bytes=MAX_BYTES), cache, copy, now)
     except GridboxError as exc:
         if copy is None:
             raise
-        note, reading = copy
-        failed = replace(note, tried_at=now, down_since=note.down_since or now, problem=str(exc))
+        failed = replace(copy.note, tried_at=now, down_since=copy.note.down_since or now, problem=str(exc))
         problems = (_told(section.prefix, failed), *_save(cache, section.prefix, failed, None))
-        return replace(reading, problems=problems)
+        return replace(copy.reading, problems=problems)
 
 
-def _ask(
-    url: str, section: Section, transfer: Transfer, cache: str, copy: t.Optional[tuple[Note, Reading]], now: float
-) -> Reading:
+def _ask(url: str, section: Section, transfer: Transfer, cache: str, copy: t.Optional[_Copy], now: float) -> Reading:
     """Ask the source, and keep a copy of what it says."""
-    validators = (copy[0].etag, copy[0].last_modified) if copy is not None else ("", "")
+    validators = (copy.note.etag, copy.note.last_modified) if copy is not None else ("", "")
     document = fetch(url, transfer, *validators)
-    content = copy[1].content if copy is not None and document.content is None else document.content or b""
+    content = copy.reading.content if copy is not None and document.content is None else document.content or b""
     try:
         pipe = parse(content, section)
     except InputError as exc:  # so it does not become the copy
@@ -155,7 +160,7 @@ def _content_name(prefix: str, sha256: str) -> str:
     return f"{prefix}.{sha256[:16]}.pipe"
 
 
-def _load(cache: str, url: str, section: Section) -> t.Optional[tuple[Note, Reading]]:
+def _load(cache: str, url: str, section: Section) -> t.Optional[_Copy]:
     """The copy of this source; None if there is none that can be used, for then the source is asked as if for the first
     time, and what it says is kept."""
     try:
@@ -170,7 +175,7 @@ def _load(cache: str, url: str, section: Section) -> t.Optional[tuple[Note, Read
         content = read_file(os.path.join(cache, _content_name(section.prefix, note.sha256)), MAX_BYTES)
         if hashlib.sha256(content).hexdigest() != note.sha256:
             return None
-        return note, Reading(parse(content, section), content, note.fetched_at)
+        return _Copy(note, Reading(parse(content, section), content, note.fetched_at))
     except (GridboxError, ValueError, TypeError, RecursionError):
         return None
 

@@ -477,7 +477,7 @@ def test_no_bytes_hurt(content: bytes) -> None:
         held(parse(content, Section("lhcb", 10.0)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(OBJECT, max_size=5), ANY_JSON)
 def test_no_document_hurts_and_every_object_is_accounted_for(objects: list[t.Any], cache_seconds: t.Any) -> None:
     pipe = read(*objects, cache_seconds=cache_seconds)
@@ -487,7 +487,7 @@ def test_no_document_hurts_and_every_object_is_accounted_for(objects: list[t.Any
     assert shares == pytest.approx(10.0) or shares == 0.0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(KEY.filter(lambda key: key not in ("suffix", "target_share")), NASTY, max_size=8), st.integers(0, 2)
 )

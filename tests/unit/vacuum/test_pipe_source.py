@@ -128,6 +128,14 @@ def test_a_redirect_is_followed(web: Web) -> None:
         assert image(read(other.url)) == "a"
 
 
+def test_the_environments_proxy_is_used(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", web.url.rpartition("/")[0])
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert image(read("http://pipes.invalid/lhcb.pipe")) == "a"
+    assert web.requests[0]["Host"] == "pipes.invalid"
+
+
 def test_a_server_that_is_not_there() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
