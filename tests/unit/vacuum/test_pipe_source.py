@@ -183,6 +183,20 @@ def test_a_slow_server_is_waited_for_once(web: Web, head: bytes, each: bytes) ->
         done.set()
 
 
+def test_a_slow_server_behind_tls(ca: tuple[Path, Path]) -> None:
+    done = threading.Event()
+    answer = functools.partial(_drip, b"HTTP/1.0 200 OK\r\nX: ", b"x", done)
+    with serving(Web(answer=answer), ca[1]) as web:
+        late = threading.Timer(5, done.set)
+        late.start()
+        began = time.monotonic()
+        with pytest.raises(WaitError):
+            read(web.url, timeout=0.7, ca_path=str(ca[0]))
+        assert time.monotonic() - began < 4
+        late.cancel()
+        done.set()
+
+
 def test_a_handshake_that_hangs(ca: tuple[Path, Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
