@@ -136,11 +136,14 @@ def _carry_out(module: AnsibleModule, work: Work, plan: Plan, observed: t.Any, l
 
 
 def run_info(module: AnsibleModule, collect: t.Callable[[dict[str, t.Any]], dict[str, t.Any]]) -> t.NoReturn:
-    """Run an info module: ``collect`` reads and returns the documented values, and changes nothing."""
+    """Run an info module: ``collect`` reads and returns the documented values, and changes nothing. ``warnings`` among
+    them are shown as Ansible shows warnings."""
     try:
         result = collect(module.params)
     except GridboxError as exc:
         module.fail_json(msg=str(exc))
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     module.exit_json(changed=False, **result)
 
 

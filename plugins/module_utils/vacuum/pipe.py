@@ -1,0 +1,306 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A vacuum pipe: from the bytes that an experiment publishes to the machinetypes they make on this factory. Pure.
+
+One wrong value costs the machinetype it stands in, and nothing else: neither its neighbours in the pipe, whose shares
+stay what they are, nor other pipes. Only a document that is none at all is refused as a whole (spec 3, 9.1).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinetype_keys as keys
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import Problem, Unfit, shown
+
+#: Limits of a document: bytes; objects in ``machinetypes``; arrays and objects in one another.
+MAX_BYTES, MAX_MACHINETYPES, MAX_DEPTH = 1048576, 256, 16
+
+#: Seconds that a copy is good for: what Vac takes where a pipe names none, and the bounds of what a pipe may name. A
+#: slip of the pen must neither make factories hammer the server nor keep them from ever asking again.
+CACHE_SECONDS, MIN_CACHE_SECONDS, MAX_CACHE_SECONDS = 3600, 10, 7 * 86400
+
+#: Unknown keys that get a sentence each; of the others there is the number.
+_UNKNOWN_KEYS_TOLD = 20
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the site says about a pipe: the section ``[vacuum_pipe PREFIX]`` of Vac's configuration.
+
+    :ivar prefix: machinetypes are called ``PREFIX-SUFFIX``.
+    :ivar target_share: what the machinetypes of the pipe are to have of the space together.
+    :ivar options: by key, checked values for every machinetype of the pipe. They precede the pipe's (spec 2.4).
+    """
+
+    prefix: str
+    target_share: float = 0.0
+    options: t.Mapping[str, t.Any] = field(default_factory=dict)
+
+    @classmethod
+    def checked(
+        cls, prefix: str, target_share: t.Any = 0.0, options: t.Optional[t.Mapping[str, t.Any]] = None
+    ) -> Section:
+        """Check what an operator wrote.
+
+        :param options: keys as in a pipe, and ``machinegroup``; values as in a pipe.
+        :raises InputError: with the path ``vacuum_pipe.PREFIX.KEY``.
+        """
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", prefix):
+            expected = "a prefix of 1 to 31 lower-case letters, digits and hyphens that does not begin with a hyphen"
+            raise InputError("vacuum_pipe", prefix, expected)
+        where = f"vacuum_pipe.{prefix}"
+        share = cls._check(where, "target_share", target_share)
+        values = {}
+        for key, value in (options or {}).items():
+            if not isinstance(key, str) or key == "target_share" or not keys.is_key(key):
+                can = ", ".join(sorted(set(keys.KEYS) - {"target_share"}))
+                raise InputError(
+                    f"{where}.{key}", "an option", f"one of {can}, user_data_option_NAME and user_data_file_NAME"
+                )
+            values[key] = cls._check(where, key, value)
+        for problem in keys.conflicts(values):
+            raise InputError(f"{where}.{problem.key}", values[problem.key], problem.expected)
+        return cls(prefix, share, values)
+
+    @staticmethod
+    def _check(where: str, key: str, value: t.Any) -> t.Any:
+        try:
+            return keys.check(key, value)
+        except Unfit as exc:
+            # The value of a substitution may be a password that the site puts into its machines.
+            told = "a value that is not shown" if key.startswith("user_data_option_") else value
+            raise InputError(f"{where}.{key}", told, str(exc)) from None
+
+    def overrides(self, key: str) -> bool:
+        """Whether a pipe's value of a key counts for nothing, because the site has its own."""
+        kind = keys.substitution(key)
+        if kind:
+            return f"user_data_option_{kind[1]}" in self.options or f"user_data_file_{kind[1]}" in self.options
+        return key in self.options
+
+
+@dataclass(frozen=True)
+class NotHere:
+    """A machinetype that is right, but not for this factory.
+
+    :ivar machine_model: the model in the pipe's words.
+    :ivar reason: a sentence.
+    """
+
+    name: str
+    machine_model: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A machinetype that something is wrong with.
+
+    :ivar name: ``PREFIX-SUFFIX``; ``PREFIX machinetypes[N]`` if the suffix is what is wrong, N counted from 0.
+    """
+
+    name: str
+    problems: tuple[Problem, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What to tell people."""
+        return f"{self.name} is dropped: {'; '.join(str(problem) for problem in self.problems)}."
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """What a pipe is to this factory.
+
+    :ivar cache_seconds: how long it is good for, in s.
+    :ivar machinetypes: those that this factory may start, in the pipe's order, with their shares of the space.
+    :ivar unused_share: what of the section's share belongs to machinetypes that are dropped or not for this factory. It
+        is nobody's: the others must have the shares here that they have on every factory of the space.
+    :ivar warnings: sentences about what is ignored.
+    """
+
+    prefix: str
+    cache_seconds: int
+    machinetypes: tuple[Machinetype, ...] = ()
+    not_here: tuple[NotHere, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    unused_share: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+def parse(content: bytes, section: Section) -> Pipe:
+    """Read a pipe.
+
+    :raises InputError: if the document as a whole is no vacuum pipe; nothing else, whatever the bytes are.
+    """
+    document = _document(content, section.prefix)
+    cache_seconds, warnings = _cache_seconds(document, section.prefix)
+    objects = document["machinetypes"]
+    weights = [_weight(one) for one in objects]
+    # Numbers of whatever becomes of their objects: a share must not grow because a neighbour is dropped (spec 3.3).
+    total = math.fsum(weights)
+    shares = [section.target_share * (weight / total) if total else 0.0 for weight in weights]
+    unknown: dict[str, list[str]] = {key: ["the document"] for key in document if key not in _DOCUMENT_KEYS}
+    machinetypes: list[Machinetype] = []
+    unused: list[float] = []
+    not_here: list[NotHere] = []
+    dropped: list[Dropped] = []
+    names: set[str] = set()
+    for index, (one, share) in enumerate(zip(objects, shares)):
+        outcome = _machinetype(one, index, share, section, names)
+        if isinstance(outcome, Machinetype):
+            machinetypes.append(outcome)
+        else:
+            unused.append(share)
+            if isinstance(outcome, NotHere):
+                not_here.append(outcome)
+            else:
+                dropped.append(outcome)
+        if isinstance(one, dict):
+            for key in one:
+                if not _is_read(key):
+                    unknown.setdefault(key, []).append(outcome.name)
+    return Pipe(
+        section.prefix, cache_seconds, tuple(machinetypes), tuple(not_here), tuple(dropped),
+        math.fsum(unused), (*warnings, *_about_unknown(unknown, section.prefix)),
+    )  # fmt: skip
+
+
+# ---- the document ------------------------------------------------------------------------------------------------
+
+_DOCUMENT_KEYS = ("cache_seconds", "machinetypes")
+
+
+def _document(content: bytes, prefix: str) -> dict[str, t.Any]:
+    """The JSON object that a pipe is."""
+
+    def refuse(value: t.Any, expected: str) -> t.NoReturn:
+        raise InputError(f"vacuum_pipe.{prefix}", value, expected, "Nothing of the document is used.")
+
+    if len(content) > MAX_BYTES:
+        refuse(f"{len(content)} bytes", f"a vacuum pipe of at most {MAX_BYTES} bytes")
+    begins = content[:60]
+    try:
+        document = json.loads(content.decode("utf-8-sig"), parse_int=_integer)
+    except RecursionError:
+        refuse(begins, f"JSON that is nested no deeper than {MAX_DEPTH}")
+    except ValueError as exc:
+        refuse(begins, f"a vacuum pipe, which is a JSON object in UTF-8 ({exc})")
+    if not isinstance(document, dict) or not isinstance(document.get("machinetypes"), list):
+        refuse(begins, "a vacuum pipe, which is a JSON object with a list of machinetypes")
+    if len(document["machinetypes"]) > MAX_MACHINETYPES:
+        refuse(f"{len(document['machinetypes'])} machinetypes", f"at most {MAX_MACHINETYPES}")
+    if _is_deep(document):
+        refuse(begins, f"JSON that is nested no deeper than {MAX_DEPTH}")
+    return t.cast("dict[str, t.Any]", document)
+
+
+def _integer(text: str) -> float:
+    """An integer of a JSON text. One of very many digits fits nowhere, but is no error of the document."""
+    return int(text) if len(text) <= 20 else float(text)
+
+
+def _is_deep(document: t.Any) -> bool:
+    """Whether it is nested deeper than allowed; without recursion, so that no depth hurts."""
+    level = [document]
+    for _depth in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return any(isinstance(one, (dict, list)) for one in level)
+
+
+def _cache_seconds(document: t.Mapping[str, t.Any], prefix: str) -> tuple[int, list[str]]:
+    """How long the pipe is good for. A bad value costs no machinetype."""
+    if "cache_seconds" not in document:
+        return CACHE_SECONDS, []
+    given = document["cache_seconds"]
+    try:
+        seconds: int = keys.KEYS["backoff_seconds"](given)  # a number of seconds like any other
+    except Unfit as exc:
+        told = f"{prefix}: cache_seconds: got {shown(given)}, expected {exc}; {CACHE_SECONDS} is taken."
+        return CACHE_SECONDS, [told]
+    taken = min(max(seconds, MIN_CACHE_SECONDS), MAX_CACHE_SECONDS)
+    if taken == seconds:
+        return seconds, []
+    bounds = f"{MIN_CACHE_SECONDS} to {MAX_CACHE_SECONDS}"
+    return taken, [f"{prefix}: cache_seconds: got {seconds}, expected {bounds}; {taken} is taken."]
+
+
+def _about_unknown(unknown: t.Mapping[str, t.Sequence[str]], prefix: str) -> list[str]:
+    """A sentence for each key that is not read, with where it stands."""
+    told = []
+    for key, places in list(unknown.items())[:_UNKNOWN_KEYS_TOLD]:
+        where = f"{', '.join(places[:3])}{f' and {len(places) - 3} more' if len(places) > 3 else ''}"
+        why = "is for the site to set" if key in keys.OF_THE_SITE else "is no key of a vacuum pipe"
+        told.append(f"{prefix}: {shown(key)} in {where} {why}, and is ignored.")
+    if len(unknown) > _UNKNOWN_KEYS_TOLD:
+        told.append(f"{prefix}: {len(unknown) - _UNKNOWN_KEYS_TOLD} more keys are unknown, and are ignored.")
+    return told
+
+
+# ---- one machinetype ---------------------------------------------------------------------------------------------
+
+
+def _is_read(key: str) -> bool:
+    """Whether a key of a pipe's machinetype means something, be it to virtual machines."""
+    return key == "suffix" or key in keys.OF_VIRTUAL_MACHINES or (keys.is_key(key) and key not in keys.OF_THE_SITE)
+
+
+def _weight(one: t.Any) -> float:
+    """The number in an object's ``target_share``; 0 if there is none."""
+    try:
+        return t.cast("float", keys.check("target_share", one["target_share"]))
+    except (Unfit, KeyError, TypeError):
+        return 0.0  # that the value is wrong is said where its machinetype is dropped
+
+
+def _machinetype(
+    one: t.Any, index: int, share: float, section: Section, names: set[str]
+) -> t.Union[Machinetype, NotHere, Dropped]:
+    """What one object of a pipe makes.
+
+    :param names: of the objects before; the first object with a suffix has it.
+    """
+    place = f"{section.prefix} machinetypes[{index}]"
+    if not isinstance(one, dict):
+        return Dropped(place, (Problem("", shown(one), "an object with the keys of a machinetype"),))
+    try:
+        name = keys.machinetype_name(section.prefix, one.get("suffix"))
+    except Unfit as exc:
+        given = shown(one["suffix"]) if "suffix" in one else ""
+        return Dropped(place, (Problem("suffix", given, str(exc)),))
+    if name in names:
+        return Dropped(place, (Problem("suffix", shown(one["suffix"]), "a suffix that no object before it has"),))
+    names.add(name)
+    model = one.get("machine_model", "cernvm3")
+    if not section.overrides("machine_model") and isinstance(model, str) and model in keys.VIRTUAL_MACHINES:
+        given = "" if "machine_model" in one else ", which is what no machine_model means,"
+        return NotHere(name, model, f"{name} is not for this factory: {model}{given} is a virtual machine.")
+    values: dict[str, t.Any] = {}
+    problems = []
+    for key, value in one.items():
+        if section.overrides(key) or key == "suffix" or key in keys.OF_VIRTUAL_MACHINES or not _is_read(key):
+            continue
+        try:
+            values[key] = keys.check(key, value)
+        except Unfit as exc:
+            problems.append(Problem(key, shown(value), str(exc)))
+    if problems:
+        return Dropped(name, tuple(problems))
+    made = keys.build(name, share, {**values, **section.options})
+    return made if isinstance(made, Machinetype) else Dropped(name, tuple(made))

@@ -1,0 +1,277 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Fetch a small document over HTTP or HTTPS, or not at all: one deadline, one size limit, no other scheme ever."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import os
+import socket
+import ssl
+import stat
+import threading
+import time
+import typing as t
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, WaitError
+
+#: Where Grid hosts have the certificates of their CAs (spec 3.5).
+GRID_CERTIFICATES = "/etc/grid-security/certificates"
+
+_REDIRECTS = 5
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How to fetch.
+
+    :ivar ca_path: a file or a folder of CA certificates, trusted instead of the others; empty: those of the system, and
+        of :data:`GRID_CERTIFICATES` if it is there.
+    :ivar timeout: s, for the whole transfer once the server's name has been resolved, which has limits of its own
+        (``resolv.conf(5)``).
+    :ivar max_bytes: more is refused, and not read to its end.
+    """
+
+    ca_path: str = ""
+    timeout: float = 30.0
+    max_bytes: int = 1048576
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a server answered.
+
+    :ivar content: None: what the caller has is still right.
+    """
+
+    content: t.Optional[bytes]
+    etag: str = ""
+    last_modified: str = ""
+
+
+def fetch(url: str, transfer: Transfer, etag: str = "", last_modified: str = "") -> Document:
+    """Ask for a document; with ``etag`` or ``last_modified``, only if it has changed since.
+
+    Through a proxy, if the environment names one (``http_proxy``, ``https_proxy``, ``no_proxy``), as Vac does.
+
+    :raises InputError: if ``ca_path`` is needed and cannot be used.
+    :raises WaitError: if it took too long.
+    :raises GridboxError: if anything but the document came, or nothing.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "hep.gridbox", "Accept": "application/json, */*"})  # noqa: S310  see _opener
+    for name, value in (("If-None-Match", etag), ("If-Modified-Since", last_modified)):
+        if value:
+            request.add_header(name, value)
+    with _Deadline(transfer.timeout) as deadline:
+        try:
+            with contextlib.closing(
+                _opener(transfer.ca_path, deadline).open(request, timeout=transfer.timeout)
+            ) as answer:
+                return _document(url, answer, transfer.max_bytes, deadline)
+        except urllib.error.HTTPError as exc:
+            with contextlib.closing(exc):
+                if exc.code == 304 and (etag or last_modified):
+                    return Document(None, etag, last_modified)
+                said = _printable(str(exc.reason))
+                raise GridboxError(f"{url}: the server answers with HTTP status {exc.code} ({said}).") from exc
+        except GridboxError:
+            raise
+        except (OSError, http.client.HTTPException, ValueError, OverflowError) as exc:
+            # The last two are a port, a header or a redirect that makes no sense to the library.
+            if deadline.passed:
+                raise WaitError(f"the answer of {url}", transfer.timeout) from exc
+            said = _printable(str(exc.reason if isinstance(exc, urllib.error.URLError) else exc)) or type(exc).__name__
+            raise GridboxError(f"{url}: could not be fetched ({said}).") from exc
+
+
+def read_file(path: str, max_bytes: int) -> bytes:
+    """Read a document from a file of this host.
+
+    :raises GridboxError: if it is no file, cannot be read or is too large.
+    """
+    try:
+        # Opening a named pipe would wait for whoever writes into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise GridboxError(f"{path}: is no regular file.")
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as exc:
+        raise GridboxError(f"{path}: could not be read ({exc.strerror}).") from exc
+    if len(content) > max_bytes:
+        raise GridboxError(f"{path}: is larger than {max_bytes} bytes.")
+    return content
+
+
+def _document(url: str, answer: t.Any, max_bytes: int, deadline: _Deadline) -> Document:
+    """The body of an answer, all of it."""
+    if answer.status != 200:
+        raise GridboxError(f"{url}: the server answers with HTTP status {answer.status}, not with the document.")
+    content = bytearray()
+    while True:
+        block = answer.read1(65536)
+        content += block
+        if deadline.passed:
+            raise TimeoutError
+        if len(content) > max_bytes:
+            raise GridboxError(f"{url}: the document is larger than {max_bytes} bytes.")
+        if not block:
+            break
+    announced = answer.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) != len(content):
+        raise GridboxError(f"{url}: the answer ended after {len(content)} of {announced} bytes.")
+    return Document(
+        bytes(content), _validator(answer.headers.get("ETag")), _validator(answer.headers.get("Last-Modified"))
+    )
+
+
+def _validator(value: t.Optional[str]) -> str:
+    """A header that is sent back one day; none if it is not fit to be."""
+    return value if value and len(value) <= 200 and value.isascii() and value.isprintable() else ""
+
+
+def _printable(text: str) -> str:
+    """Words of a server, or with such in them, as a message can hold them."""
+    return "".join(one if one.isprintable() else "?" for one in text[:300])
+
+
+def _tls(ca_path: str) -> ssl.SSLContext:
+    """Peer and host name verified, whatever the Python."""
+    try:
+        if ca_path:
+            place = {"capath" if os.path.isdir(ca_path) else "cafile": ca_path}
+            context = ssl.create_default_context(**place)  # type: ignore[arg-type]
+        else:
+            context = ssl.create_default_context()
+            if os.path.isdir(GRID_CERTIFICATES):
+                context.load_verify_locations(capath=GRID_CERTIFICATES)
+    except (OSError, ssl.SSLError) as exc:
+        expected = f"a file of CA certificates, or a folder of them by their hashes ({exc})"
+        raise InputError("ca_path", ca_path or GRID_CERTIFICATES, expected) from exc
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # From Python 3.13 on certificates of CAs that lack an extension of RFC 5280 would be refused: some of the Grid's.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def _opener(ca_path: str, deadline: _Deadline) -> urllib.request.OpenerDirector:
+    """Only what is named here is ever spoken: no file:, ftp: or data: URL, wherever a redirect leads."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), _Http(ca_path, deadline), _Redirect(),
+        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
+    ):  # fmt: skip
+        opener.add_handler(handler)
+    return opener
+
+
+class _Redirect(urllib.request.HTTPRedirectHandler):
+    """Follow to http and https, and never from https to http: there anybody on the way could answer."""
+
+    max_redirections = _REDIRECTS
+    max_repeats = 2
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: t.Any, code: int, msg: str, headers: t.Any, newurl: str
+    ) -> urllib.request.Request:
+        scheme = newurl.partition(":")[0].lower()
+        fp.close()
+        if scheme not in ("http", "https") or (scheme == "http" and req.type == "https"):
+            raise GridboxError(f"{req.full_url}: redirects to {_printable(newurl)}, which is not followed.")
+        return urllib.request.Request(newurl, headers={**req.headers})  # noqa: S310  looked at above
+
+    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # Python 3.9 and 3.10 do not know it
+
+
+class _Http(urllib.request.AbstractHTTPHandler):
+    """HTTP and HTTPS with connections that the deadline can end."""
+
+    def __init__(self, ca_path: str, deadline: _Deadline) -> None:
+        super().__init__()
+        self._ca_path, self._deadline = ca_path, deadline
+
+    def http_open(self, request: urllib.request.Request) -> t.Any:
+        plain = functools.partial(_Connection, deadline=self._deadline)
+        return self.do_open(t.cast("t.Any", plain), request)
+
+    def https_open(self, request: urllib.request.Request) -> t.Any:
+        # Only here, for reading all CAs of a system takes longer than many a transfer.
+        context = _tls(self._ca_path)
+        secured = functools.partial(_SecuredConnection, deadline=self._deadline, context=context)
+        return self.do_open(t.cast("t.Any", secured), request)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, host: str, *, deadline: _Deadline, **options: t.Any) -> None:
+        super().__init__(host, **options)
+        self._deadline = deadline
+
+    def connect(self) -> None:
+        super().connect()
+        self._deadline.watch(self.sock)
+
+
+class _SecuredConnection(http.client.HTTPSConnection):
+    def __init__(self, host: str, *, deadline: _Deadline, context: ssl.SSLContext, **options: t.Any) -> None:
+        super().__init__(host, context=context, **options)
+        self._deadline = deadline
+        self._tls = context
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)  # and through a proxy, if there is one
+        self._deadline.watch(self.sock)  # before the handshake, which may hang as well
+        name = getattr(self, "_tunnel_host", None) or self.host
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=name)
+
+
+class _Deadline:
+    """Ends all connections when the time is over.
+
+    The time-out of a socket is for each wait: a server that sends a byte now and then would never run into it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self._watched: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._end
+
+    def watch(self, sock: socket.socket) -> None:
+        """Remember a connection, by a descriptor of our own: TLS takes the socket's away from it."""
+        with self._lock:
+            self._watched.append(sock.dup())
+        if self.passed:
+            self._cut()
+
+    def _cut(self) -> None:
+        with self._lock:
+            for sock in self._watched:
+                with contextlib.suppress(OSError):  # it has ended by itself
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            for sock in self._watched:
+                sock.close()
+            self._watched.clear()
