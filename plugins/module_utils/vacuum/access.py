@@ -65,17 +65,17 @@ class Buckets:
         return len(self._table)
 
     def take(self, address: Address, now: float) -> bool:
-        """Take a token, if the source has any.
+        """Take a token, if the source has one.
 
         :param now: seconds of a clock that only goes forward.
         """
         source = _source(address)
         left, at = self._table.pop(source, (self.burst, now))
         left = min(self.burst, left + (now - at) * self.rate)
-        self._table[source] = (left - 1 if left > 0 else left, now)
+        self._table[source] = (left - 1 if left >= 1 else left, now)
         if len(self._table) > self.sources:
             self._table.popitem(last=False)
-        return left > 0
+        return left >= 1
 
     def charge(self, address: Address, tokens: float) -> None:
         """Take further tokens from a source that has just had one. It may owe some, and has to pay first."""

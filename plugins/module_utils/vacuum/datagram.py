@@ -65,15 +65,23 @@ def load(data: bytes, limit: int) -> dict[str, t.Any]:
     return found
 
 
-def dump(content: t.Mapping[str, t.Any]) -> bytes:
-    """An object as one datagram: ASCII, no spaces.
+def encode(content: t.Mapping[str, t.Any]) -> bytes:
+    """An object as JSON in ASCII, no spaces, however long.
 
-    :raises DatagramError: ``unsendable``, if it would be longer than ``REPLY_LIMIT`` or has values JSON has not.
+    :raises DatagramError: ``unsendable``, if it has values that JSON has not.
     """
     try:
-        data = json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
     except (TypeError, ValueError, RecursionError) as exc:
         raise DatagramError("unsendable", f"A message cannot be written as JSON ({exc}).") from exc
+
+
+def dump(content: t.Mapping[str, t.Any]) -> bytes:
+    """An object as one datagram.
+
+    :raises DatagramError: ``unsendable``, if it would be longer than ``REPLY_LIMIT`` or has values that JSON has not.
+    """
+    data = encode(content)
     if len(data) > REPLY_LIMIT:
         raise DatagramError("unsendable", f"A message of {len(data)} bytes; peers read {REPLY_LIMIT}.")
     return data

@@ -23,7 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import
     FRAME,
     REPLY_LIMIT,
     DatagramError,
-    dump,
+    encode,
     integer,
     is_shallow,
     load,
@@ -301,7 +301,7 @@ def fit(data: dict[str, t.Any], room: int = FRAME) -> dict[str, t.Any]:
     for key in _CUT:
         if isinstance(data.get(key), str):
             data[key] = printable(data[key][:_LONGEST_TEXT])
-    excess = len(dump(data)) - room
+    excess = len(encode(data)) - room
     for key in _CUT:
         whole = data.get(key)
         if excess <= 0 or not isinstance(whole, str) or len(whole) <= len(_ELLIPSIS):

@@ -111,7 +111,7 @@ class Responder:
     ) -> None:
         self.snapshot: t.Optional[Snapshot] = None
         self.access, self.guard = access, guard
-        self.buckets = buckets or Buckets(RATE, BURST)
+        self.buckets = Buckets(RATE, BURST) if buckets is None else buckets  # an empty table is false
         self.request_limit = request_limit
         self.answered: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()

@@ -134,7 +134,7 @@ def load_key(path: str) -> Key:
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         raise InputError("vacquery.key_file", path, f"a file that can be read ({exc.strerror})") from exc
-    with os.fdopen(number, "rb") as file:
+    try:
         status = os.fstat(number)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
             raise InputError("vacquery.key_file", path, "a file that is root's or this process's own")
@@ -143,7 +143,9 @@ def load_key(path: str) -> Key:
                 "vacquery.key_file", path, "a file that only its owner can read",
                 f"Its mode is {stat.S_IMODE(status.st_mode):04o}. Set 0600. If others have read it, change the secret.",
             )  # fmt: skip
-        lines = file.read(_LARGEST_FILE).splitlines()
+        lines = os.read(number, _LARGEST_FILE).splitlines()
+    finally:
+        os.close(number)
     found = [line.strip() for line in lines if line.strip()]
     if not found or any(len(secret) < _SHORTEST for secret in found):
         raise InputError(
