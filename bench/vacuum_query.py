@@ -6,7 +6,7 @@
 
 Requests, one after the other, of each message type, plain and signed, to a responder in a process of its own with eight
 slots and three machinetypes, as Vac was measured with: milliseconds from sending a request to its last reply, and how
-many were not answered within two seconds. Then polls of 1,000 factories with 20 machinetypes each, that share a process:
+many were not answered within two seconds. Then polls of 1,000 factories with 20 machinetypes each, all in one process:
 one in ten is dead, half of these silent and half refusing. The first poll knows nothing of them, the second knows who
 was silent. All on the loopback, over IPv4. Run it from the checkout, in its environment:
 ``.venv/bin/python -m bench.vacuum_query --help``.
@@ -53,8 +53,9 @@ def snapshot(number: int, slots: int, types: int) -> Snapshot:
     factory, now = f"factory{number}.example.com", int(time.time())
     machines = tuple(
         MachineStatus(
-            f"factory{number}-{slot:02d}.example.com", "Running", "exp-dc-prod", f"{slot:064x}", now - 900, now - 890, now,
-            800, 97.5, 10.0, machine_model="docker", num_processors=1, fqan="/exp/Role=production",
+            f"factory{number}-{slot:02d}.example.com", "Running", "exp-dc-prod", f"{slot:064x}",
+            now - 900, now - 890, now, 800, 97.5, 10.0, machine_model="docker", num_processors=1,
+            fqan="/exp/Role=production",
         )
         for slot in range(slots)
     )  # fmt: skip

@@ -12,7 +12,6 @@ the last counts, as for Vac.
 from __future__ import annotations
 
 import json
-import math
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
@@ -22,9 +21,6 @@ FRAME = 1452
 
 #: Bytes of a reply that Vac's clients read (spec 7.1). What would be longer is not sent.
 REPLY_LIMIT = 10240
-
-#: Digits of an integer. JSON has no limit; Python's takes time with the square of them.
-_DIGITS = 20
 
 #: Largest integer: what a float still holds exactly.
 _LARGEST = 2**53
@@ -57,7 +53,7 @@ def load(data: bytes, limit: int) -> dict[str, t.Any]:
     if len(data) > limit:
         raise DatagramError("too_long", f"A datagram of more than {limit} bytes.")
     try:
-        found = json.loads(data.decode("utf-8"), parse_int=_integer, parse_float=_float, parse_constant=_constant)
+        found = _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError, MemoryError):  # UnicodeDecodeError is a ValueError
         raise DatagramError("not_json", "A datagram that is not JSON, or nested too deep.") from None
     if not isinstance(found, dict):
@@ -145,18 +141,9 @@ def number(value: t.Any) -> t.Union[int, float]:
     return value
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > _DIGITS:
-        raise ValueError("too many digits")
-    return int(digits)
-
-
-def _float(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError("not finite")
-    return value
-
-
 def _constant(word: str) -> t.NoReturn:
     raise ValueError(f"{word} is not JSON")
+
+
+# Made once: json.loads would make one for each datagram.
+_DECODER = json.JSONDecoder(parse_constant=_constant)

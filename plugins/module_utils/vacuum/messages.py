@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import typing as t
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import (
     FRAME,
@@ -178,9 +178,18 @@ _TYPE_OF: dict[type[Status], str] = {cls: word for word, (cls, _) in _REPLIES.it
 #: Which replies answer which query.
 ANSWERS = {"factory_query": FactoryStatus, "machines_query": MachineStatus, "machinetypes_query": MachinetypeStatus}
 
-# dataclasses.fields makes a tuple anew at each call, and a machines_query has as many replies as there are slots.
-_FIELDS: dict[type, tuple[Field[t.Any], ...]] = {
-    cls: tuple(one for one in fields(cls) if one.metadata)
+
+class _Wire(t.NamedTuple):
+    """A field as ``_wire`` was told of it, at hand: a poll of a large space reads some hundred thousand."""
+
+    name: str
+    kind: t.Callable[[t.Any], t.Any]
+    old: tuple[str, ...]
+    need: str
+
+
+_WIRES: dict[type, tuple[_Wire, ...]] = {
+    cls: tuple(_Wire(one.name, **one.metadata) for one in fields(cls) if one.metadata)
     for cls in (Envelope, FactoryStatus, MachinetypeStatus, MachineStatus)
 }
 
@@ -234,11 +243,12 @@ class Reply:
         message_type = _TYPE_OF[type(self.status)]
         data = {"message_type": message_type, "vacquery_version": VACQUERY, "cookie": self.envelope.cookie}
         for part in (self.envelope, self.status):
-            for one in _FIELDS[type(part)]:
+            for one in _WIRES[type(part)]:
                 value = getattr(part, one.name)
-                if value is None and not one.metadata["need"]:
+                if value is None and not one.need:
                     continue
-                for key in (one.name, *one.metadata["old"]):
+                data[one.name] = value
+                for key in one.old:
                     data[key] = value
         count_key = _REPLIES[message_type][1]
         if count_key:
@@ -278,7 +288,7 @@ def parse_reply(data: dict[str, t.Any]) -> Reply:
     if "cookie" not in data:
         raise DatagramError("missing_key", "A reply without cookie.")
     cls, count_key = _REPLIES[message_type]
-    count = _read(data, count_key, integer, (), "value") if count_key else 1
+    count = _read(data, _Wire(count_key, integer, (), "value")) if count_key else 1
     if count < 1:
         raise DatagramError("wrong_type", f"A reply whose {count_key} is 0.")
     return Reply(Envelope(data["cookie"], **_values(data, Envelope)), cls(**_values(data, cls)), count)
@@ -333,22 +343,21 @@ def on_our_clock(reply: Reply, now: float) -> Reply:
 
 
 def _values(data: dict[str, t.Any], cls: type) -> dict[str, t.Any]:
-    return {
-        one.name: _read(data, one.name, one.metadata["kind"], one.metadata["old"], one.metadata["need"])
-        for one in _FIELDS[cls]
-    }
+    return {wire[0]: _read(data, wire) for wire in _WIRES[cls]}
 
 
-def _read(data: dict[str, t.Any], key: str, kind: t.Callable[[t.Any], t.Any], old: tuple[str, ...], need: str) -> t.Any:
-    found = next((one for one in (key, *old) if one in data), None)
-    if found is None:
-        if need in ("value", "key"):
-            raise DatagramError("missing_key", f"A reply without {key}.")
-        return None
-    value = data[found]
-    if value is None and need != "value":
-        return None
+def _read(data: dict[str, t.Any], wire: _Wire) -> t.Any:
+    name_, kind, old, need = wire
+    value = data.get(name_)
+    if value is None:
+        found = next((key for key in (name_, *old) if key in data), None)
+        value = None if found is None else data[found]
+        if value is None and (need == "value" or (need == "key" and found is None)):
+            reason = "missing_key" if found is None else "wrong_type"
+            raise DatagramError(reason, f"A reply without {name_}, or with null for it.")
+        if value is None:
+            return None
     try:
         return kind(value)
     except ValueError as exc:
-        raise DatagramError("wrong_type", f"A reply whose {found} is not {exc}.") from None
+        raise DatagramError("wrong_type", f"A reply whose {name_} is not {exc}.") from None

@@ -54,7 +54,7 @@ _MOST_REPLIES = 4096
 #: Requests that are sent without a pause, and the pause, s: answers of a thousand factories must not come in one burst.
 _BATCH, _PAUSE = 32, 0.003
 #: Datagrams that are read before other tasks of the loop have their turn.
-_TURN = 256
+_TURN = 64
 #: Refusals of an address after which it is not asked again: one may be of a factory that is just being restarted.
 _REFUSALS = 2
 
@@ -94,13 +94,14 @@ class Outcome:
         says that nobody listens there; ``unknown``: its name has no address.
     :ivar replies: by machine or machinetype.
     :ivar seconds: until the answer was complete; None if it was not.
-    :ivar since: Unix seconds: when it was first asked in vain, if no reply came.
+    :ivar since: Unix seconds: when it was first asked in vain, if no reply came. None: it has never been asked in vain.
     :ivar detail: the system's words about it.
     """
 
     factory: str
     state: str
-    replies: tuple[Reply, ...] = ()
+    # Not in its repr: asyncio.run makes one of the result of what it ran, and throws it away (CPython 3.11).
+    replies: tuple[Reply, ...] = field(default=(), repr=False)
     seconds: t.Optional[float] = None
     since: t.Optional[float] = None
     detail: str = ""
@@ -114,7 +115,7 @@ class Result:
     :ivar dropped: by reason, datagrams that did not count.
     """
 
-    outcomes: t.Mapping[str, Outcome]
+    outcomes: t.Mapping[str, Outcome] = field(repr=False)
     seconds: float
     dropped: t.Mapping[str, int]
 
@@ -242,6 +243,7 @@ class _Poll:
     async def _ask_all(self, end: float) -> None:
         quantum = self.budget.seconds / self.budget.rounds
         while True:
+            await self._hear_all(end)
             self.wake.clear()
             now = self.loop.time()
             open_ = [one for one in self.asked.values() if not one.over]
@@ -260,6 +262,7 @@ class _Poll:
                 if self.loop.time() >= end:
                     return
                 await asyncio.sleep(_PAUSE if len(due) > _BATCH else 0)
+                await self._hear_all(end)
             left = [one.due for one in open_ if not one.over]
             if left:
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -292,13 +295,20 @@ class _Poll:
             else:
                 return
 
-    def _readable(self, opened: socket.socket) -> None:
+    async def _hear_all(self, end: float) -> None:
+        """Read what has come: nobody is asked again whose answer is here, nor more than we can listen to."""
+        for opened in self.sockets.values():
+            while self._readable(opened) and self.loop.time() < end:
+                await asyncio.sleep(0)
+
+    def _readable(self, opened: socket.socket) -> bool:
+        """Read for a turn. Returns whether there may be more."""
         for _ in range(_TURN):
             try:
                 data, source = opened.recvfrom(REPLY_LIMIT + 1)
             except BlockingIOError:
                 self._errors(opened)
-                return
+                return False
             except OSError:
                 self._errors(opened)
                 continue
@@ -306,21 +316,24 @@ class _Poll:
                 self._hear(data, source)
             except DatagramError as exc:
                 self.dropped[exc.reason] += 1
+        return True
 
     def _hear(self, data: bytes, source: SocketAddress) -> None:
         place = (str(source[0]).partition("%")[0], source[1])
         if place not in self.sources:
             raise DatagramError("wrong_source", "A reply from an address that was not asked.")
         content = load(data, REPLY_LIMIT)
-        reply = parse_reply(content)
-        one = self.asked.get(reply.envelope.factory.lower())
+        factory, cookie = content.get("factory"), content.get("cookie")
+        one = self.asked.get(factory.lower()) if isinstance(factory, str) else None
         if one is None or place not in one.asked:
             raise DatagramError("wrong_source", "A reply in the name of a factory that was not asked there.")
-        cookie = reply.envelope.cookie
         if not isinstance(cookie, str) or not hmac.compare_digest(
             cookie.encode("utf-8", "surrogatepass"), one.cookie.encode("ascii")
         ):
             raise DatagramError("wrong_cookie", "A reply with another cookie.")
+        if one.over:
+            return  # an answer to two rounds comes twice
+        reply = parse_reply(content)
         if reply.envelope.space != self.space:
             raise DatagramError("wrong_space", "A reply of another space.")
         if not isinstance(reply.status, ANSWERS[self.message_type]):
@@ -331,8 +344,6 @@ class _Poll:
             self.key.verify(content, time.time())
         if reply.count > _MOST_REPLIES:
             raise DatagramError("too_many", f"A reply that announces more than {_MOST_REPLIES}.")
-        if one.over or (len(one.replies) >= reply.count and reply.key not in one.replies):
-            return  # an answer in two rounds comes twice
         one.replies[reply.key] = on_our_clock(reply, time.time())
         one.count = reply.count
         one.due = self.loop.time() + self.budget.seconds / self.budget.rounds
@@ -375,5 +386,8 @@ class _Poll:
             return Outcome(name, ANSWERED, replies, one.seconds)
         if replies:
             return Outcome(name, INCOMPLETE, replies, detail=f"{len(replies)} of {one.count} replies")
+        since = self.silent_since.get(name)
+        if one.addresses and not one.sent:
+            return Outcome(name, SILENT, since=since, detail="not asked: the time was over before its turn")
         state = UNKNOWN if not one.addresses else REFUSED if one.nobody else SILENT
-        return Outcome(name, state, since=self.silent_since.get(name, self.wall), detail=one.detail)
+        return Outcome(name, state, since=self.wall if since is None else since, detail=one.detail)

@@ -20,7 +20,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Outcome, Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Peer, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import HostAddress, Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key
@@ -242,6 +242,7 @@ def test_replies_without_end_end_with_the_budget() -> None:
         ({"cookie": None}, "wrong_cookie"),
         ({"cookie": "\ud800"}, "wrong_cookie"),
         ({"factory": "factory2.example.com"}, "wrong_source"),
+        ({"factory": ["factory1.example.com"]}, "wrong_source"),
         ({"space": "vac02.example.com"}, "wrong_space"),
         ({"num_machines": 5000}, "too_many"),
         ({"num_machines": "x"}, "wrong_type"),
@@ -497,7 +498,14 @@ def test_many_factories_at_once() -> None:
     assert len(run(test).heard) == 200
 
 
-def test_an_outcome_is_plain_data() -> None:
-    assert Result({"a": Outcome("a", "silent", since=5.0), "b": Outcome("b", "answered")}, 1.0, {}).silent_since == {
-        "a": 5
-    }
+def test_who_was_not_asked_for_lack_of_time_is_not_held_for_dead() -> None:
+    async def test(site: Site) -> None:
+        port = site.peer(lambda _request, _number: [])
+        peers = [Peer(f"factory{number}.example.com", "127.0.0.1", port) for number in range(5000)]
+        result = await ask(*peers, budget=Budget(0.05, 1))
+        late = [one for one in result.outcomes.values() if one.detail.startswith("not asked")]
+        assert 0 < len(late) < 5000
+        assert {(one.state, one.since) for one in late} == {("silent", None)}
+        assert len(result.silent_since) == 5000 - len(late)
+
+    run(test)

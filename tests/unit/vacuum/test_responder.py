@@ -91,7 +91,8 @@ def test_a_host_with_several_addresses_answers_from_the_one_that_was_asked() -> 
         (b"[" * 1024, "not_json"),
         (b'{"cookie":' * 100, "not_json"),
         (b'{"cookie": ' + b"[" * 400 + b"]" * 400 + b', "space": "s", "method": "machines"}', "deep_cookie"),
-        (b'{"cookie": ' + b"9" * 1000 + b"}", "not_json"),
+        (b'{"space": "vac01.example.com", "method": "machines", "cookie": 1e999}', "unsendable"),
+        (b'{"space": "vac01.example.com", "method": "machines", "cookie": NaN}', "not_json"),
         (b"\xed\xa0\x80", "not_json"),
         (asked(cookie="c" * 1024), "too_long"),
     ],
@@ -183,6 +184,19 @@ def test_a_bucket_fills_again_owes_what_was_charged_and_the_table_is_bounded() -
     assert six == [True, True, False]
     assert buckets.take(ipaddress.ip_address("2001:db8:0:1::1"), 101.2)
     assert address_of("::ffff:192.0.2.1") == first
+
+
+def test_an_answer_made_ahead_is_the_one_made_for_this_cookie() -> None:
+    """A long cookie leaves no room for the message, which is then cut for this asker only."""
+    responder = ready()
+    base = snapshot()
+    responder.snapshot = replace(base, machines=(replace(base.machines[0], shutdown_message="200 \n" + "x" * 500),))
+    short, long = (json.loads(responder.answer(asked(cookie=c), "::1")[0]) for c in ("c", "c" * 500))
+    assert short["shutdown_message"] == "200 \ufffd" + "x" * 500
+    assert long["shutdown_message"].startswith("200 \ufffdxx")
+    assert len(long["shutdown_message"]) < 400
+    del short["shutdown_message"], short["cookie"], long["shutdown_message"], long["cookie"]
+    assert short == {**long, "time_sent": short["time_sent"]}
 
 
 # -- signatures
