@@ -118,9 +118,9 @@ def sequential(port: int, message_type: str, requests: int, signed: bool) -> tup
         client.connect((address_of(0), port))
         client.settimeout(2)
         for number in range(requests):
-            content = Request(message_type, SPACE, f"{number:064x}").as_data()
+            request = dump(Request(message_type, SPACE, f"{number:064x}").as_data())
             began = time.perf_counter()
-            client.send(dump(KEY.sign(content, time.time(), "factory0.example.com") if signed else content))
+            client.send(KEY.sign(request, time.time(), "factory0.example.com") if signed else request)
             try:
                 for _ in range(replies):
                     client.recv(65536)

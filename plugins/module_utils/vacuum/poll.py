@@ -274,7 +274,7 @@ class _Poll:
         address = one.addresses[one.next % len(one.addresses)]
         one.next += 1
         one.sent += 1
-        request = Request(self.message_type, self.space, one.cookie, self.version).as_data()
+        request = dump(Request(self.message_type, self.space, one.cookie, self.version).as_data())
         if self.key is not None:
             request = self.key.sign(request, time.time(), one.peer.factory.lower())
         opened, to = self.sockets[address[0]], (address[1], one.peer.port)
@@ -284,7 +284,7 @@ class _Poll:
             self.sources.setdefault(source, []).append(one)
         for last in (False, True):
             try:
-                opened.sendto(dump(request), to)
+                opened.sendto(request, to)
             except BlockingIOError:
                 return  # the buffer is full: as good as lost, and asked again
             except OSError as exc:
@@ -341,7 +341,7 @@ class _Poll:
         if one.peer.signed or (self.key is not None and "hmac" in content):
             if self.key is None:
                 raise DatagramError("unsigned", "A signed reply is demanded, and there is no key to check one.")
-            self.key.verify(content, time.time())
+            self.key.verify(data, content, time.time())
         if reply.count > _MOST_REPLIES:
             raise DatagramError("too_many", f"A reply that announces more than {_MOST_REPLIES}.")
         one.replies[reply.key] = on_our_clock(reply, time.time())

@@ -151,19 +151,19 @@ class Responder:
         if request.space != self.snapshot.space:
             raise DatagramError("wrong_space", "A request of another space.")
         now = time.time()
-        key = self.guard.key if self.guard is not None and self.guard.admit(content, now) else None
-        envelope = self.snapshot.envelope(request.cookie, "responder", now)
+        key = self.guard.key if self.guard is not None and self.guard.admit(data, content, now) else None
         statuses = self.snapshot.answer(request.message_type)
         # A question costs what it makes us send: whoever's address is forged is sent no more than the rate.
         self.buckets.charge(address, len(statuses))
-        if key is None:
-            head = encode({"cookie": request.cookie, "time_sent": int(now)})[:-1] + b","
-            tails = self._tails_of(self.snapshot, request.message_type)
-            if all(len(head) + len(tail) <= FRAME for tail in tails):
-                return request.message_type, [head + tail for tail in tails]
         room = FRAME - SIGNATURE if key else FRAME
-        replies = (fit(Reply(envelope, status, len(statuses)).as_data(), room) for status in statuses)
-        return request.message_type, [dump(key.sign(reply, now) if key else reply) for reply in replies]
+        head = encode({"cookie": request.cookie, "time_sent": int(now)})[:-1] + b","
+        tails = self._tails_of(self.snapshot, request.message_type)
+        if all(len(head) + len(tail) <= room for tail in tails):
+            replies = [head + tail for tail in tails]
+        else:
+            envelope = self.snapshot.envelope(request.cookie, "responder", now)
+            replies = [dump(fit(Reply(envelope, status, len(statuses)).as_data(), room)) for status in statuses]
+        return request.message_type, [key.sign(reply, now) for reply in replies] if key else replies
 
     def _tails_of(self, snapshot: Snapshot, query: str) -> list[bytes]:
         """The replies to a question but for cookie and time: made once for a snapshot, for that takes longest."""

@@ -9,7 +9,9 @@ A signed message has these keys beside Vac's:
 ``hmac_time``   Unix seconds at which it was signed
 ``hmac_nonce``  random; in requests
 ``hmac_to``     the factory that is asked; in requests, so that one overheard is of no use at another factory
-``hmac``        hexadecimal HMAC-SHA-256 of the object without this key, as ASCII JSON with sorted keys and no spaces
+``hmac``        hexadecimal HMAC-SHA-256 of the datagram's bytes before this key, which is the last, and its comma
+
+The bytes are signed, not what they mean, so nothing has to be written in one canonical way.
 
 A request is accepted once, and only while its time is near: its nonce is remembered for as long. A reply is tied to its
 request by the cookie, which is random and signed with it. Who holds the key can ask and answer as any factory: it
@@ -23,18 +25,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
+import re
 import secrets
 import stat
 import typing as t
 from collections import OrderedDict
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import DatagramError
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import DatagramError, encode
 
 #: Seconds by which the time in a message may differ from ours.
 WINDOW = 60.0
+
+_BEFORE, _AFTER = b',"hmac":"', b'"}'
+_SIGNED = re.compile(rb'(.*),"hmac":"([0-9a-f]{64})"}', re.DOTALL)
 
 #: Bytes that the signature adds to a reply.
 SIGNATURE = 110
@@ -59,36 +64,35 @@ class Key:
     def __repr__(self) -> str:
         return f"Key(<{len(self._secrets)} secrets>)"
 
-    def sign(self, data: t.Mapping[str, t.Any], now: float, to: str = "") -> dict[str, t.Any]:
-        """The message with its signature.
+    def sign(self, data: bytes, now: float, to: str = "") -> bytes:
+        """The datagram with its signature.
 
-        :param data: JSON types.
+        :param data: a JSON object that has a key.
         :param now: Unix seconds.
         :param to: for a request the factory it goes to; empty for a reply.
         """
-        signed = {**data, "hmac_time": int(now)}
+        body = data[:-1] + b',"hmac_time":%d' % int(now)
         if to:
-            signed.update(hmac_to=to, hmac_nonce=secrets.token_hex(16))
-        return {**signed, "hmac": _digest(self._secrets[0], signed)}
+            body += b"," + encode({"hmac_to": to, "hmac_nonce": secrets.token_hex(16)})[1:-1]
+        return body + _BEFORE + _digest(self._secrets[0], body) + _AFTER
 
-    def verify(self, data: t.Mapping[str, t.Any], now: float) -> None:
-        """Whether a message is signed by one that has the key, just now.
+    def verify(self, data: bytes, content: t.Mapping[str, t.Any], now: float) -> None:
+        """Whether a datagram is signed by one that has the key, just now.
 
+        :param content: what ``datagram.load`` found in it.
         :raises DatagramError: ``unsigned``, ``bad_signature``, ``stale``.
         """
-        given = data.get("hmac")
-        if given is None:
+        if "hmac" not in content:
             raise DatagramError("unsigned", "A message without signature.")
-        if not isinstance(given, str) or not given.isascii():
-            raise DatagramError("bad_signature", "A message whose signature is none.")
-        unsigned = {key: value for key, value in data.items() if key != "hmac"}
+        found = _SIGNED.fullmatch(data)
         good = False
-        for secret in self._secrets:
-            good |= hmac.compare_digest(_digest(secret, unsigned), given)
+        if found is not None:
+            for secret in self._secrets:
+                good |= hmac.compare_digest(_digest(secret, found[1]), found[2])
         if not good:
             raise DatagramError("bad_signature", "A message that was signed with another key, or changed.")
-        time = data.get("hmac_time")
-        if isinstance(time, bool) or not isinstance(time, int) or abs(time - now) > WINDOW:
+        time = content.get("hmac_time")
+        if isinstance(time, bool) or not isinstance(time, int) or not now - WINDOW <= time <= now + WINDOW:
             raise DatagramError("stale", f"A signed message whose time differs by more than {WINDOW:g} s from ours.")
 
 
@@ -102,17 +106,18 @@ class Guard:
         self.key, self.factory, self.required = key, factory, required
         self._seen: OrderedDict[str, float] = OrderedDict()
 
-    def admit(self, data: t.Mapping[str, t.Any], now: float) -> bool:
+    def admit(self, data: bytes, content: t.Mapping[str, t.Any], now: float) -> bool:
         """Whether a request is signed, so that its answer is to be signed as well.
 
+        :param content: what ``datagram.load`` found in the datagram.
         :param now: Unix seconds.
         :raises DatagramError: ``unsigned``, ``bad_signature``, ``stale``, ``not_for_us``, ``replayed``, ``table_full``.
         """
-        if "hmac" not in data and not self.required:
+        if "hmac" not in content and not self.required:
             return False
-        self.key.verify(data, now)
-        nonce = data.get("hmac_nonce")
-        if data.get("hmac_to") != self.factory or not isinstance(nonce, str):
+        self.key.verify(data, content, now)
+        nonce = content.get("hmac_nonce")
+        if content.get("hmac_to") != self.factory or not isinstance(nonce, str):
             raise DatagramError("not_for_us", "A signed request for another factory.")
         # A time of up to WINDOW ahead is accepted, so a request can come again for twice as long.
         while self._seen and abs(now - next(iter(self._seen.values()))) > 2 * WINDOW:
@@ -155,9 +160,5 @@ def load_key(path: str) -> Key:
     return Key(*found)
 
 
-def _digest(secret: bytes, data: t.Mapping[str, t.Any]) -> str:
-    try:
-        canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-    except (TypeError, ValueError, RecursionError):
-        raise DatagramError("bad_signature", "A message that cannot be written as JSON again.") from None
-    return hmac.new(secret, canonical, hashlib.sha256).hexdigest()
+def _digest(secret: bytes, body: bytes) -> bytes:
+    return hmac.new(secret, body, hashlib.sha256).hexdigest().encode("ascii")
