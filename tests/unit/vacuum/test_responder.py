@@ -345,7 +345,10 @@ def test_a_key_file_that_is_no_good_is_refused(tmp_path: Path, mode: int, conten
 
 
 def test_a_key_file_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("/dev/null")
+    (tmp_path / "key").write_bytes(SECRET)
+    (tmp_path / "key").chmod(0o600)
+    load_key(str(tmp_path / "key"))
+    (tmp_path / "link").symlink_to("key")
     for path in (tmp_path, tmp_path / "link", tmp_path / "missing", Path("/dev/null")):
         with pytest.raises(InputError, match=r"^vacquery\.key_file: got "):
             load_key(str(path))
