@@ -1,0 +1,187 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How fast does a factory answer VacQuery, and how long does it take to ask a space of a thousand?
+
+Requests, one after the other, of each message type, plain and signed, to a responder in a process of its own with eight
+slots and three machinetypes, as Vac was measured with: milliseconds from sending a request to its last reply, and how
+many were not answered within two seconds. Then polls of 1,000 factories with 20 machinetypes each, all in one process:
+one in ten is dead, half of these silent and half refusing. The first poll knows nothing of them, the second knows who
+was silent. All on the loopback, over IPv4. Run it from the checkout, in its environment:
+``.venv/bin/python -m bench.vacuum_query --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import multiprocessing
+import os
+import socket
+import statistics
+import time
+import typing as t
+from multiprocessing.connection import Connection
+
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access, Buckets
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import dump
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
+    QUERIES,
+    FactoryStatus,
+    MachineStatus,
+    MachinetypeStatus,
+    Request,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import ANSWERED, Budget, Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key
+
+SPACE = "vac01.example.com"
+KEY = Key(b"0123456789abcdef" * 4)
+SLOTS, TYPES, POLLED_TYPES = 8, 3, 20
+
+#: A factory of the poll has an address of its own; all have the same port.
+FIRST = int(ipaddress.ip_address("127.64.0.1"))
+
+
+def snapshot(number: int, slots: int, types: int) -> Snapshot:
+    """A factory with something in each field, so that datagrams have the size of real ones."""
+    factory, now = f"factory{number}.example.com", int(time.time())
+    machines = tuple(
+        MachineStatus(
+            f"factory{number}-{slot:02d}.example.com", "Running", "exp-dc-prod", f"{slot:064x}",
+            now - 900, now - 890, now, 800, 97.5, 10.0, machine_model="docker", num_processors=1,
+            fqan="/exp/Role=production",
+        )
+        for slot in range(slots)
+    )  # fmt: skip
+    machinetypes = tuple(
+        MachinetypeStatus(
+            f"exp{kind}-dc-prod", 20.0, 1, "200 Success", now - 900, f"factory{number}-00.example.com", 2, 2, 2 << 30,
+            86400, 8, "/exp/Role=production",
+        )
+        for kind in range(types)
+    )  # fmt: skip
+    status = FactoryStatus(os_issue="Example Linux 1", kernel_version="5.0.0-example", boot_time=now - 10**6)
+    return Snapshot(SPACE, factory, "EXAMPLE", "hep.gridbox", status, machinetypes, machines)
+
+
+def responder(number: int, slots: int, types: int, address: str, port: int) -> tuple[Responder, int]:
+    # Without a limit: one asker has all requests here.
+    made = Responder(Access(), Guard(KEY, f"factory{number}.example.com", required=False), Buckets(1e9, 1e9))
+    made.snapshot = snapshot(number, slots, types)
+    return made, made.open(port, address, None)
+
+
+def serve(pipe: Connection, count: int, slots: int, types: int) -> None:
+    """Be that many factories, each at an address of its own, until the process is ended. Sends their port."""
+
+    async def run() -> None:
+        port = 0
+        for number in range(count):
+            made, port = responder(number, slots, types, address_of(number), port)
+            made.attach(asyncio.get_running_loop())
+        pipe.send(port)
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+@contextlib.contextmanager
+def factories(count: int, slots: int, types: int) -> t.Iterator[int]:
+    """A process with factories; gives their port."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=serve, args=(theirs, count, slots, types), daemon=True)
+    process.start()
+    try:
+        if not ours.poll(60):
+            raise RuntimeError(f"{count} factories were not there after 60 s")
+        yield ours.recv()
+    finally:
+        process.terminate()
+        process.join(timeout=10)
+
+
+def address_of(number: int) -> str:
+    return str(ipaddress.ip_address(FIRST + number))
+
+
+def sequential(port: int, message_type: str, requests: int, signed: bool) -> tuple[list[float], int]:
+    """Milliseconds of each request, and how many were lost."""
+    replies = {"factory_query": 1, "machines_query": SLOTS, "machinetypes_query": TYPES}[message_type]
+    times, lost = [], 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((address_of(0), port))
+        client.settimeout(2)
+        for number in range(requests):
+            request = dump(Request(message_type, SPACE, f"{number:064x}").as_data())
+            began = time.perf_counter()
+            client.send(KEY.sign(request, time.time(), "factory0.example.com") if signed else request)
+            try:
+                for _ in range(replies):
+                    client.recv(65536)
+            except TimeoutError:
+                lost += 1
+                continue
+            times.append((time.perf_counter() - began) * 1000)
+    return times, lost
+
+
+async def polls(port: int, count: int, dead: int, seconds: float) -> list[tuple[Result, float]]:
+    """Two polls, with the seconds of processor that each took. The dead are the last of the factories."""
+    with contextlib.ExitStack() as stack:
+        peers = [Peer(f"factory{number}.example.com", address_of(number), port) for number in range(count - dead)]
+        for number in range(count - dead, count):
+            bound = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            bound.bind((address_of(number), 0))
+            peers.append(Peer(f"factory{number}.example.com", address_of(number), bound.getsockname()[1]))
+            if number % 2:
+                bound.close()  # nobody listens there; the others are bound, and say nothing
+        resolver, results = Resolver(), []
+        silent_since: dict[str, float] = {}
+        for _ in range(2):
+            began = time.process_time()
+            result = await poll(
+                "machinetypes_query", SPACE, peers, resolver, budget=Budget(seconds), silent_since=silent_since
+            )
+            results.append((result, time.process_time() - began))
+            silent_since = result.silent_since
+        return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=10_000, help="of each kind")
+    parser.add_argument("--factories", type=int, default=1000, help="of the poll")
+    parser.add_argument("--dead", type=int, default=100, help="of these")
+    parser.add_argument("--seconds", type=float, default=2.0, help="budget of a poll")
+    arguments = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors")
+    print(f"{'requests':<22}{'signed':>8}{'number':>9}{'lost':>6}{'median ms':>11}{'p99 ms':>9}")
+    with factories(1, SLOTS, TYPES) as port:
+        for message_type in QUERIES:
+            for signed in (False, True):
+                times, lost = sequential(port, message_type, arguments.requests, signed)
+                p99 = statistics.quantiles(times, n=100)[98]
+                shown = f"{message_type:<22}{'yes' if signed else 'no':>8}{arguments.requests:>9}{lost:>6}"
+                print(f"{shown}{statistics.median(times):>11.2f}{p99:>9.2f}", flush=True)
+    with factories(arguments.factories - arguments.dead, 0, POLLED_TYPES) as port:
+        for number, (result, spent) in enumerate(
+            asyncio.run(polls(port, arguments.factories, arguments.dead, arguments.seconds))
+        ):
+            states = [one.state for one in result.outcomes.values()]
+            found = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+            slowest = max(one.seconds or 0 for one in result.outcomes.values() if one.state == ANSWERED)
+            print(
+                f"poll {number + 1}: {result.seconds:.2f} s, processor {spent:.2f} s, last whole answer after"
+                f" {slowest:.2f} s: {found}"
+            )
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The responder: answers other factories' questions from a snapshot that its owner keeps up to date.
+
+Vac's reads its configuration for every datagram and closes its socket every hundredth turn, whereby it loses one
+request in a hundred, and a datagram that is JSON but no object kills it (spec 7.2, 9.1). This one does nothing but read
+a datagram, look at it and send bytes; its sockets stay for as long as it lives.
+
+What does not get an answer, gets silence, and is counted with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+import typing as t
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access, Buckets, address_of
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import (
+    FRAME,
+    DatagramError,
+    dump,
+    encode,
+    load,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
+    ANSWERS,
+    Envelope,
+    FactoryStatus,
+    MachineStatus,
+    MachinetypeStatus,
+    Reply,
+    Status,
+    fit,
+    parse_request,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import SIGNATURE, Guard
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import (
+    SocketAddress,
+    Way,
+    ask_for_destinations,
+    open_socket,
+    receive,
+)
+
+#: Where factories listen (spec 7.1).
+PORT = 995
+
+#: Bytes of a request, as Vac reads them. A signed one of ours has some 450.
+REQUEST_LIMIT = 1024
+
+#: Datagrams a second to one address, and at once: six rounds of the largest answer are not slowed down.
+RATE, BURST = 1000.0, 4000.0
+
+#: Datagrams that are read before other tasks of the loop have their turn.
+_TURN = 64
+
+#: Datagrams that wait because a socket's buffer is full.
+_BACKLOG = 16384
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a factory says of itself.
+
+    :ivar factory: FQDN.
+    :ivar site: name in the GOCDB, or the domain of the space's name.
+    :ivar version: product and version, for instance ``hep.gridbox 0.2.0``.
+    :ivar machines: one for each slot, each with another name.
+    """
+
+    space: str
+    factory: str
+    site: str
+    version: str
+    status: FactoryStatus
+    machinetypes: tuple[MachinetypeStatus, ...] = ()
+    machines: tuple[MachineStatus, ...] = ()
+
+    def envelope(self, cookie: t.Any, process: str, now: float) -> Envelope:
+        """What the replies to one question have in common.
+
+        :param process: who of the factory speaks: ``responder`` or ``factory``.
+        """
+        return Envelope(cookie, self.space, self.factory, self.site, f"{self.version} {process}", int(now))
+
+    def answer(self, query: str) -> tuple[Status, ...]:
+        """The statuses that answer one of ``messages.QUERIES``."""
+        wanted = ANSWERS[query]
+        if wanted is FactoryStatus:
+            return (self.status,)
+        return self.machinetypes if wanted is MachinetypeStatus else self.machines
+
+
+class Responder:
+    """Answers on one socket for IPv4 and one for IPv6, in an asyncio loop.
+
+    The owner sets ``snapshot``, ``access`` and ``guard`` anew whenever they change; each datagram is answered from what
+    they are at that moment. Without a snapshot there are no answers.
+
+    :ivar answered: by message type, requests that got an answer. These three only grow: they are for metrics.
+    :ivar dropped: by reason, requests that got none, and replies that could not be sent.
+    :ivar sent: datagrams of answers.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        guard: t.Optional[Guard] = None,
+        buckets: t.Optional[Buckets] = None,
+        request_limit: int = REQUEST_LIMIT,
+    ) -> None:
+        self.snapshot: t.Optional[Snapshot] = None
+        self.access, self.guard = access, guard
+        self.buckets = Buckets(RATE, BURST) if buckets is None else buckets  # an empty table is false
+        self.request_limit = request_limit
+        self.answered: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.sent = 0
+        self._tails: dict[str, list[bytes]] = {}
+        self._tails_are_of: t.Optional[Snapshot] = None
+        self._sockets: list[socket.socket] = []
+        self._loop: t.Optional[asyncio.AbstractEventLoop] = None
+        self._backlog: dict[socket.socket, deque[tuple[bytes, SocketAddress, Way]]] = {}
+
+    def answer(self, data: bytes, host: str) -> list[bytes]:
+        """The datagrams that answer one from that host; none if it gets no answer. Counts it, and takes its tokens."""
+        try:
+            query, answer = self._answer(data, host)
+        except DatagramError as exc:
+            self.dropped[exc.reason] += 1
+            return []
+        self.answered[query] += 1
+        return answer
+
+    def _answer(self, data: bytes, host: str) -> tuple[str, list[bytes]]:
+        address = address_of(host)
+        if address is None or not self.access.allows(address):
+            raise DatagramError("not_allowed", "A request from an address that may not ask.")
+        if not self.buckets.take(address, time.monotonic()):
+            raise DatagramError("rate", "More requests than the rate allows.")
+        if self.snapshot is None:
+            raise DatagramError("not_ready", "A request before the factory knows what it runs.")
+        content = load(data, self.request_limit)
+        request = parse_request(content)
+        if request.space != self.snapshot.space:
+            raise DatagramError("wrong_space", "A request of another space.")
+        now = time.time()
+        key = self.guard.key if self.guard is not None and self.guard.admit(data, content, now) else None
+        statuses = self.snapshot.answer(request.message_type)
+        # A question costs what it makes us send: whoever's address is forged is sent no more than the rate.
+        self.buckets.charge(address, len(statuses))
+        room = FRAME - SIGNATURE if key else FRAME
+        head = encode({"cookie": request.cookie, "time_sent": int(now)})[:-1] + b","
+        tails = self._tails_of(self.snapshot, request.message_type)
+        if all(len(head) + len(tail) <= room for tail in tails):
+            replies = [head + tail for tail in tails]
+        else:
+            envelope = self.snapshot.envelope(request.cookie, "responder", now)
+            replies = [dump(fit(Reply(envelope, status, len(statuses)).as_data(), room)) for status in statuses]
+        return request.message_type, [key.sign(reply, now) for reply in replies] if key else replies
+
+    def _tails_of(self, snapshot: Snapshot, query: str) -> list[bytes]:
+        """The replies to a question but for cookie and time: made once for a snapshot, for that takes longest."""
+        if self._tails_are_of is not snapshot:
+            self._tails, self._tails_are_of = {}, snapshot
+        if query not in self._tails:
+            statuses = snapshot.answer(query)
+            envelope = replace(snapshot.envelope(None, "responder", 0), time_sent=None)
+            replies = (fit(Reply(envelope, status, len(statuses)).as_data()) for status in statuses)
+            self._tails[query] = [
+                encode({key: value for key, value in reply.items() if key != "cookie"})[1:] for reply in replies
+            ]
+        return self._tails[query]
+
+    # -- the sockets
+
+    def open(self, port: int = PORT, ipv4: t.Optional[str] = "", ipv6: t.Optional[str] = "::") -> int:
+        """Bind. Everything is bound, or nothing.
+
+        :param port: 0: any that is free, the same for both families.
+        :param ipv4: address to listen on; empty: all; None: not over IPv4. Likewise ``ipv6``.
+        :returns: the port.
+        :raises RefusedError: if one cannot be bound.
+        """
+        try:
+            for family, address in ((socket.AF_INET, ipv4), (socket.AF_INET6, ipv6)):
+                if address is not None:
+                    found = open_socket(family, address, port)
+                    self._sockets.append(found)
+                    ask_for_destinations(found)
+                    port = found.getsockname()[1]
+        except BaseException:
+            self.close()
+            raise
+        return port
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer from now on, whenever the loop runs. Call it after ``open``, in the loop's thread."""
+        self._loop = loop
+        for found in self._sockets:
+            self._backlog[found] = deque()
+            loop.add_reader(found, self._readable, found)
+
+    def close(self) -> None:
+        """Answer no more."""
+        for found in self._sockets:
+            if self._loop is not None:
+                self._loop.remove_reader(found)
+                self._loop.remove_writer(found)
+            found.close()
+        self._sockets, self._backlog, self._loop = [], {}, None
+
+    def _readable(self, found: socket.socket) -> None:
+        for _ in range(_TURN):
+            try:
+                # One byte more than may be: so a longer datagram is known from one of exactly that length.
+                data, source, way = receive(found, self.request_limit + 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.dropped["socket_error"] += 1
+                return
+            for reply in self.answer(data, str(source[0])):
+                self._send(found, reply, source, way)
+
+    def _send(self, found: socket.socket, data: bytes, to: SocketAddress, way: Way) -> None:
+        backlog = self._backlog[found]
+        if not backlog:
+            if self._sent(found, data, to, way):
+                return
+            if self._loop is not None:
+                self._loop.add_writer(found, self._writable, found)
+        if len(backlog) < _BACKLOG:
+            backlog.append((data, to, way))
+        else:
+            self.dropped["backlog_full"] += 1
+
+    def _writable(self, found: socket.socket) -> None:
+        backlog = self._backlog[found]
+        for _ in range(_TURN):
+            if not backlog:
+                if self._loop is not None:
+                    self._loop.remove_writer(found)
+                return
+            if not self._sent(found, *backlog[0]):
+                return
+            backlog.popleft()
+
+    def _sent(self, found: socket.socket, data: bytes, to: SocketAddress, way: Way) -> bool:
+        """Send it; False if it has to wait. What the kernel refuses is counted; for the asker it is lost."""
+        try:
+            found.sendmsg([data], way, 0, to)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.dropped["unsendable"] += 1
+            return True
+        self.sent += 1
+        return True

@@ -1,0 +1,132 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""VacMon: a factory tells monitors how it is, unasked (spec 7.5).
+
+The messages are VacQuery's replies with the cookie ``"0"``. Nobody acknowledges them, so nothing here waits for a
+monitor, and what is lost is lost: the next round tells the same again.
+
+Vac's message about a machine's end says that it runs and has no shutdown message, for it is made too early (spec 9.2).
+Here it says ``Shut down``, with message and time.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import typing as t
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import dump
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import SHUT_DOWN, MachineStatus, Reply, fit
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Snapshot
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import open_socket
+
+_COOKIE, _PROCESS = "0", "factory"
+
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Where one listens."""
+
+    host: str
+    port: int
+
+
+def parse_monitors(text: str) -> tuple[Monitor, ...]:
+    """Monitors from ``vacmon_hostport``: ``HOST:PORT``, several with spaces between; an IPv6 address in brackets.
+
+    :raises InputError: if one is none.
+    """
+    monitors = []
+    for word in text.split():
+        found = _HOST_PORT.fullmatch(word)
+        if found is None or not 0 < int(found["port"]) < 65536:
+            raise InputError("vacmon_hostport", word, "HOST:PORT in lower case, as monitor.example.com:8884")
+        monitors.append(Monitor(found["v6"] or found["host"], int(found["port"])))
+    return tuple(monitors)
+
+
+def status_messages(snapshot: Snapshot, now: float) -> list[bytes]:
+    """What monitors are told in each round: the factory, and each of its machinetypes.
+
+    :param now: Unix seconds.
+    """
+    envelope = snapshot.envelope(_COOKIE, _PROCESS, now)
+    count = len(snapshot.machinetypes)
+    replies = [Reply(envelope, snapshot.status), *(Reply(envelope, one, count) for one in snapshot.machinetypes)]
+    return [dump(fit(reply.as_data())) for reply in replies]
+
+
+def end_message(
+    snapshot: Snapshot, machine: MachineStatus, message: t.Optional[str], ended: float, now: float
+) -> bytes:
+    """What monitors are told when a machine has ended.
+
+    :param machine: as it was when it ran.
+    :param message: its shutdown message; None if it left none.
+    :param ended: when it ended, Unix seconds.
+    """
+    over = replace(machine, state=SHUT_DOWN, shutdown_message=message, shutdown_time=int(ended))
+    reply = Reply(snapshot.envelope(_COOKIE, _PROCESS, now), over, max(1, len(snapshot.machines)))
+    return dump(fit(reply.as_data()))
+
+
+class Sender:
+    """Sends to the monitors, each at the first of its addresses.
+
+    :ivar sent: datagrams. These two only grow: they are for metrics.
+    :ivar failed: by reason, datagrams that could not be sent: ``unknown_host``, ``socket_full``, ``unsendable``.
+    """
+
+    def __init__(self, monitors: tuple[Monitor, ...], resolver: Resolver) -> None:
+        self.monitors = monitors
+        self.sent = 0
+        self.failed: Counter[str] = Counter()
+        self._resolver = resolver
+        self._sockets: dict[int, socket.socket] = {}
+
+    async def send(self, datagrams: t.Sequence[bytes], seconds: float = 5.0) -> None:
+        """Send all to each monitor.
+
+        :param seconds: for looking up their names; one that is not found in time gets nothing.
+        """
+        found = await self._resolver.resolve([monitor.host for monitor in self.monitors], seconds)
+        for monitor in self.monitors:
+            addresses = found[monitor.host].addresses
+            opened = self._socket(addresses[0][0]) if addresses else None
+            if opened is None:
+                self.failed["unknown_host"] += len(datagrams)
+                continue
+            for data in datagrams:
+                self._send(opened, data, (addresses[0][1], monitor.port))
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        for opened in self._sockets.values():
+            opened.close()
+        self._sockets = {}
+
+    def _send(self, opened: socket.socket, data: bytes, to: tuple[str, int]) -> None:
+        try:
+            opened.sendto(data, to)
+        except BlockingIOError:
+            self.failed["socket_full"] += 1
+        except OSError:
+            self.failed["unsendable"] += 1
+        else:
+            self.sent += 1
+
+    def _socket(self, family: int) -> t.Optional[socket.socket]:
+        if family not in self._sockets:
+            try:
+                self._sockets[family] = open_socket(family, "::" if family == socket.AF_INET6 else "", 0)
+            except RefusedError:
+                return None  # a host without that family: counted with the names that are unknown
+        return self._sockets[family]
