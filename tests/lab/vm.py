@@ -14,6 +14,7 @@ a clone boots from its own disk like any computer. It has ssh on a port of the l
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -292,7 +293,16 @@ def _tap(lan: str, name: str) -> int:
     """A tap on the LAN's bridge; the descriptor that is its other end. It lives as long as that is open."""
     with inside(f"/run/netns/{lan}"):
         descriptor = os.open("/dev/net/tun", os.O_RDWR)
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
+                break
+            except OSError as exc:
+                # The kernel takes a killed QEMU's tap away some time after its process has gone.
+                if exc.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
     run("ip", "-n", lan, "link", "set", name, "master", BRIDGE, "up")
     os.set_inheritable(descriptor, True)
     return descriptor
