@@ -40,7 +40,7 @@ GOAL_MS = 50
 def milliseconds(work: t.Callable[[], object], rounds: int) -> list[float]:
     """CPU time of each round."""
     taken = []
-    for _ in range(rounds):
+    for _turn in range(rounds):
         begun = time.process_time()
         work()
         taken.append((time.process_time() - begun) * 1000)

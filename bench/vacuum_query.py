@@ -122,7 +122,7 @@ def sequential(port: int, message_type: str, requests: int, signed: bool) -> tup
             began = time.perf_counter()
             client.send(KEY.sign(request, time.time(), "factory0.example.com") if signed else request)
             try:
-                for _ in range(replies):
+                for _turn in range(replies):
                     client.recv(65536)
             except TimeoutError:
                 lost += 1
@@ -143,7 +143,7 @@ async def polls(port: int, count: int, dead: int, seconds: float) -> list[tuple[
                 bound.close()  # nobody listens there; the others are bound, and say nothing
         resolver, results = Resolver(), []
         silent_since: dict[str, float] = {}
-        for _ in range(2):
+        for _turn in range(2):
             began = time.process_time()
             result = await poll(
                 "machinetypes_query", SPACE, peers, resolver, budget=Budget(seconds), silent_since=silent_since

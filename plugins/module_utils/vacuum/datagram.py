@@ -86,7 +86,7 @@ def dump(content: t.Mapping[str, t.Any]) -> bytes:
 def is_shallow(value: t.Any) -> bool:
     """Whether a value can be written again without trouble: it is nested no deeper than sixteen."""
     level = [value]
-    for _ in range(_DEPTH):
+    for _turn in range(_DEPTH):
         level = [
             item
             for inner in level

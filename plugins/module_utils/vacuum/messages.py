@@ -52,15 +52,15 @@ _CLOCKS = 60
 Number = t.Union[int, float]
 
 
-def _wire(kind: t.Callable[[t.Any], t.Any], default: t.Any = None, old: str = "", need: str = "") -> t.Any:
-    """A field of a message.
+def _wire(kind: t.Callable[[t.Any], t.Any], old: str = "", need: str = "") -> dict[str, t.Any]:
+    """How a field of a message is written and read.
 
     :param kind: reads the value from JSON.
     :param old: its older names.
     :param need: ``value``: a reply without it is ignored; ``key``: likewise, but it may be null; ``null``: it may be
         missing, but is written as null when it is None; empty: it may be missing, and is left out when it is None.
     """
-    return field(default=default, metadata={"kind": kind, "old": tuple(old.split()), "need": need})
+    return {"kind": kind, "old": tuple(old.split()), "need": need}
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Envelope:
     """
 
     cookie: t.Any
-    space: str = _wire(name, "", need="value")
-    factory: str = _wire(name, "", need="value")
-    site: t.Optional[str] = _wire(text)
-    daemon_version: t.Optional[str] = _wire(text, old="vac_version")
-    time_sent: t.Optional[int] = _wire(integer)
+    space: str = field(default="", metadata=_wire(name, need="value"))
+    factory: str = field(default="", metadata=_wire(name, need="value"))
+    site: t.Optional[str] = field(default=None, metadata=_wire(text))
+    daemon_version: t.Optional[str] = field(default=None, metadata=_wire(text, "vac_version"))
+    time_sent: t.Optional[int] = field(default=None, metadata=_wire(integer))
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,18 @@ class MachinetypeStatus:
     :ivar bytes_per_processor: memory.
     """
 
-    machinetype: str = _wire(name, need="value")
-    running_hs06: Number = _wire(number, 0.0, need="value")
-    num_before_fizzle: int = _wire(integer, 0, need="value")
-    shutdown_message: t.Optional[str] = _wire(text, need="key")
-    shutdown_time: t.Optional[int] = _wire(integer, need="key")
-    shutdown_machine: t.Optional[str] = _wire(text, need="key")
-    running_machines: t.Optional[int] = _wire(integer, 0)
-    running_processors: t.Optional[Number] = _wire(number, 0, "running_cpus")
-    bytes_per_processor: t.Optional[int] = _wire(integer, 0)
-    max_wallclock_seconds: t.Optional[int] = _wire(integer, 0)
-    max_processors: t.Optional[int] = _wire(integer, 0)
-    fqan: t.Optional[str] = _wire(text)
+    machinetype: str = field(default="", metadata=_wire(name, need="value"))
+    running_hs06: Number = field(default=0.0, metadata=_wire(number, need="value"))
+    num_before_fizzle: int = field(default=0, metadata=_wire(integer, need="value"))
+    shutdown_message: t.Optional[str] = field(default=None, metadata=_wire(text, need="key"))
+    shutdown_time: t.Optional[int] = field(default=None, metadata=_wire(integer, need="key"))
+    shutdown_machine: t.Optional[str] = field(default=None, metadata=_wire(text, need="key"))
+    running_machines: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    running_processors: t.Optional[Number] = field(default=0, metadata=_wire(number, "running_cpus"))
+    bytes_per_processor: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    max_wallclock_seconds: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    max_processors: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    fqan: t.Optional[str] = field(default=None, metadata=_wire(text))
 
 
 @dataclass(frozen=True)
@@ -117,21 +117,21 @@ class MachineStatus:
     :ivar shutdown_message: only if it is shut down; with ``shutdown_time``.
     """
 
-    machine: str = _wire(name, need="value")
-    state: str = _wire(text, SHUT_DOWN, need="value")
-    machinetype: t.Optional[str] = _wire(text, need="key")
-    uuid: t.Optional[str] = _wire(text, need="key")
-    created_time: t.Optional[int] = _wire(integer, need="key")
-    started_time: t.Optional[int] = _wire(integer, need="key")
-    heartbeat_time: t.Optional[int] = _wire(integer, need="key")
-    cpu_seconds: t.Optional[int] = _wire(integer, 0, need="key")
-    cpu_percentage: t.Optional[Number] = _wire(number, 0, need="key")
-    hs06: t.Optional[Number] = _wire(number, need="key")
-    shutdown_message: t.Optional[str] = _wire(text, need="key")
-    shutdown_time: t.Optional[int] = _wire(integer, need="key")
-    machine_model: t.Optional[str] = _wire(text, need="null")
-    num_processors: t.Optional[Number] = _wire(number, 0, "num_cpus")
-    fqan: t.Optional[str] = _wire(text)
+    machine: str = field(default="", metadata=_wire(name, need="value"))
+    state: str = field(default=SHUT_DOWN, metadata=_wire(text, need="value"))
+    machinetype: t.Optional[str] = field(default=None, metadata=_wire(text, need="key"))
+    uuid: t.Optional[str] = field(default=None, metadata=_wire(text, need="key"))
+    created_time: t.Optional[int] = field(default=None, metadata=_wire(integer, need="key"))
+    started_time: t.Optional[int] = field(default=None, metadata=_wire(integer, need="key"))
+    heartbeat_time: t.Optional[int] = field(default=None, metadata=_wire(integer, need="key"))
+    cpu_seconds: t.Optional[int] = field(default=0, metadata=_wire(integer, need="key"))
+    cpu_percentage: t.Optional[Number] = field(default=0, metadata=_wire(number, need="key"))
+    hs06: t.Optional[Number] = field(default=None, metadata=_wire(number, need="key"))
+    shutdown_message: t.Optional[str] = field(default=None, metadata=_wire(text, need="key"))
+    shutdown_time: t.Optional[int] = field(default=None, metadata=_wire(integer, need="key"))
+    machine_model: t.Optional[str] = field(default=None, metadata=_wire(text, need="null"))
+    num_processors: t.Optional[Number] = field(default=0, metadata=_wire(number, "num_cpus"))
+    fqan: t.Optional[str] = field(default=None, metadata=_wire(text))
 
 
 @dataclass(frozen=True)
@@ -142,28 +142,28 @@ class FactoryStatus:
     :ivar max_machines: for Vac the number of processors; a factory of ours gives its slots.
     """
 
-    running_machines: t.Optional[int] = _wire(integer, 0)
-    running_processors: t.Optional[Number] = _wire(number, 0, "running_cpus")
-    running_hs06: t.Optional[Number] = _wire(number, 0.0)
-    max_machines: t.Optional[int] = _wire(integer, 0, "total_machines")
-    max_processors: t.Optional[Number] = _wire(number, 0, "max_cpus total_cpus")
-    max_hs06: t.Optional[Number] = _wire(number, 0.0, "total_hs06")
-    root_disk_avail_kb: t.Optional[int] = _wire(integer, 0)
-    root_disk_avail_inodes: t.Optional[int] = _wire(integer, 0)
-    daemon_disk_avail_kb: t.Optional[int] = _wire(integer, 0, "vac_disk_avail_kb")
-    daemon_disk_avail_inodes: t.Optional[int] = _wire(integer, 0, "vac_disk_avail_inodes")
-    load_average: t.Optional[Number] = _wire(number, 0.0)
-    kernel_version: t.Optional[str] = _wire(text, "")
-    os_issue: t.Optional[str] = _wire(text, "")
-    boot_time: t.Optional[int] = _wire(integer, 0)
-    factory_heartbeat_time: t.Optional[int] = _wire(integer, 0)
-    responder_heartbeat_time: t.Optional[int] = _wire(integer, 0)
-    mjf_heartbeat_time: t.Optional[int] = _wire(integer, 0)
-    metadata_heartbeat_time: t.Optional[int] = _wire(integer, 0)
-    swap_used_kb: t.Optional[int] = _wire(integer, 0)
-    swap_free_kb: t.Optional[int] = _wire(integer, 0)
-    mem_used_kb: t.Optional[int] = _wire(integer, 0)
-    mem_total_kb: t.Optional[int] = _wire(integer, 0)
+    running_machines: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    running_processors: t.Optional[Number] = field(default=0, metadata=_wire(number, "running_cpus"))
+    running_hs06: t.Optional[Number] = field(default=0.0, metadata=_wire(number))
+    max_machines: t.Optional[int] = field(default=0, metadata=_wire(integer, "total_machines"))
+    max_processors: t.Optional[Number] = field(default=0, metadata=_wire(number, "max_cpus total_cpus"))
+    max_hs06: t.Optional[Number] = field(default=0.0, metadata=_wire(number, "total_hs06"))
+    root_disk_avail_kb: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    root_disk_avail_inodes: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    daemon_disk_avail_kb: t.Optional[int] = field(default=0, metadata=_wire(integer, "vac_disk_avail_kb"))
+    daemon_disk_avail_inodes: t.Optional[int] = field(default=0, metadata=_wire(integer, "vac_disk_avail_inodes"))
+    load_average: t.Optional[Number] = field(default=0.0, metadata=_wire(number))
+    kernel_version: t.Optional[str] = field(default="", metadata=_wire(text))
+    os_issue: t.Optional[str] = field(default="", metadata=_wire(text))
+    boot_time: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    factory_heartbeat_time: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    responder_heartbeat_time: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    mjf_heartbeat_time: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    metadata_heartbeat_time: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    swap_used_kb: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    swap_free_kb: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    mem_used_kb: t.Optional[int] = field(default=0, metadata=_wire(integer))
+    mem_total_kb: t.Optional[int] = field(default=0, metadata=_wire(integer))
 
 
 Status = t.Union[FactoryStatus, MachinetypeStatus, MachineStatus]
@@ -174,7 +174,7 @@ _REPLIES: dict[str, tuple[type[Status], str]] = {
     "machinetype_status": (MachinetypeStatus, "num_machinetypes"),
     "machine_status": (MachineStatus, "num_machines"),
 }
-_TYPE_OF: dict[type[Status], str] = {cls: word for word, (cls, _) in _REPLIES.items()}
+_TYPE_OF: dict[type[Status], str] = {cls: word for word, (cls, _members) in _REPLIES.items()}
 #: Which replies answer which query.
 ANSWERS = {"factory_query": FactoryStatus, "machines_query": MachineStatus, "machinetypes_query": MachinetypeStatus}
 

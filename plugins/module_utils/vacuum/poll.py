@@ -303,7 +303,7 @@ class _Poll:
 
     def _readable(self, opened: socket.socket) -> bool:
         """Read for a turn. Returns whether there may be more."""
-        for _ in range(_TURN):
+        for _turn in range(_TURN):
             try:
                 data, source = opened.recvfrom(REPLY_LIMIT + 1)
             except BlockingIOError:
@@ -354,7 +354,7 @@ class _Poll:
 
     def _errors(self, opened: socket.socket) -> None:
         """What the network says of datagrams sent before: that nobody listens there, or that there is no such host."""
-        for _ in range(_TURN):
+        for _turn in range(_TURN):
             error = read_error(opened)
             if error is None:
                 return

@@ -217,7 +217,7 @@ class Responder:
         self._sockets, self._backlog, self._loop = [], {}, None
 
     def _readable(self, found: socket.socket) -> None:
-        for _ in range(_TURN):
+        for _turn in range(_TURN):
             try:
                 # One byte more than may be: so a longer datagram is known from one of exactly that length.
                 data, source, way = receive(found, self.request_limit + 1)
@@ -243,7 +243,7 @@ class Responder:
 
     def _writable(self, found: socket.socket) -> None:
         backlog = self._backlog[found]
-        for _ in range(_TURN):
+        for _turn in range(_TURN):
             if not backlog:
                 if self._loop is not None:
                     self._loop.remove_writer(found)

@@ -80,7 +80,7 @@ def ask_for_errors(found: socket.socket) -> None:
 def read_error(found: socket.socket) -> t.Optional[tuple[int, SocketAddress]]:
     """The next error that came back: its number, and where the datagram was sent to. None if there is none."""
     try:
-        _, ancillary, _, to = found.recvmsg(1, _ROOM_FOR_ERROR, socket.MSG_ERRQUEUE)
+        _data, ancillary, _flags, to = found.recvmsg(1, _ROOM_FOR_ERROR, socket.MSG_ERRQUEUE)
     except OSError:  # BlockingIOError: there is none; others: the same error once more, told as the socket's own
         return None
     for level, kind, content in ancillary:
@@ -98,11 +98,11 @@ def receive(found: socket.socket, limit: int) -> tuple[bytes, SocketAddress, Way
 
     :raises OSError: BlockingIOError if there is none.
     """
-    data, ancillary, _, source = found.recvmsg(limit, _ROOM_FOR_PKTINFO)
+    data, ancillary, _flags, source = found.recvmsg(limit, _ROOM_FOR_PKTINFO)
     way: Way = []
     for level, kind, content in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO) and len(content) == _PKTINFO4.size:
-            _, ours, _ = _PKTINFO4.unpack(content)
+            _link, ours, _to = _PKTINFO4.unpack(content)
             way = [(level, kind, _PKTINFO4.pack(0, ours, bytes(4)))]
         elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and len(content) == _PKTINFO6.size:
             ours, link = _PKTINFO6.unpack(content)

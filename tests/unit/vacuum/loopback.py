@@ -36,7 +36,7 @@ def snapshot(number: int = 1, machines: int = 3, machinetypes: int = 2) -> Snaps
 
 def bind(responder: Responder, port: int = 0, ipv4: str | None = "127.0.0.1", ipv6: str | None = "::1") -> int:
     """Open it on a port that is free for both families."""
-    for _ in range(20):
+    for _turn in range(20):
         with contextlib.suppress(RefusedError):
             return responder.open(port, ipv4, ipv6)
     raise AssertionError("no port is free for both families")

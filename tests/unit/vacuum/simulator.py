@@ -71,8 +71,8 @@ class Simulation:
             for n in range(factories)
         ]
         self.now = 0
-        self.machines: list[dict[str, OwnMachine]] = [{} for _ in self.settings]
-        self.aborts: list[dict[str, OwnMachine]] = [{} for _ in self.settings]  # the newest of each machinetype
+        self.machines: list[dict[str, OwnMachine]] = [{} for _turn in self.settings]
+        self.aborts: list[dict[str, OwnMachine]] = [{} for _turn in self.settings]  # the newest of each machinetype
         self.newest: dict[str, Abort] = {}
         self.running: Counter[str] = Counter()
         self.due: list[tuple[int, int, str]] = []  # end, factory, slot

@@ -94,7 +94,8 @@ def test_every_key() -> None:
         user_data_options={"queue": "long\nlonger", "n": "5", "debug": "True"},
         user_data_files={"hostcert": "hostcert.pem"}, user_data_proxy=True, legacy_proxy=False,
     )  # fmt: skip
-    assert type(machinetype.max_processors) is int and type(machinetype.min_processors) is int
+    assert not isinstance(machinetype.max_processors, (bool, float))
+    assert not isinstance(machinetype.min_processors, (bool, float))
 
 
 def test_lists_are_strings_or_arrays() -> None:

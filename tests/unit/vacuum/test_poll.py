@@ -289,7 +289,7 @@ def test_a_factory_cannot_answer_for_another_and_cookies_are_new_each_time() -> 
         liar = site.peer(lambda request, _number: [machine(request, factory="victim.example.com")])
         victim = site.peer(lambda _request, _number: [])
         peers = Peer("liar.example.com", "127.0.0.1", liar), Peer("victim.example.com", "127.0.0.1", victim)
-        for _ in range(2):
+        for _turn in range(2):
             result = await ask(*peers)
             assert {one.state for one in result.outcomes.values()} == {"silent"}
             assert set(result.dropped) == {"wrong_source"}
@@ -439,7 +439,7 @@ def test_known_addresses_stay_when_the_name_server_goes(monkeypatch: pytest.Monk
         del table["good"]
         real = time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: real() + 301)
-        for _ in range(2):
+        for _turn in range(2):
             assert (await ask(good, resolver=names)).outcomes[NAME].state == "answered"
             await asyncio.sleep(0.1)
         assert calls == ["good", "good"]

@@ -166,11 +166,11 @@ def test_only_the_configured_network_gets_answers_over_the_socket() -> None:
 def test_the_rate_is_one_for_each_address_and_counts_what_is_sent() -> None:
     responder = ready(buckets=Buckets(rate=0.001, burst=8))
     # A question costs one, and each of its three replies one.
-    assert [len(responder.answer(asked(), "127.0.0.1")) for _ in range(3)] == [3, 3, 0]
+    assert [len(responder.answer(asked(), "127.0.0.1")) for _turn in range(3)] == [3, 3, 0]
     assert len(responder.answer(asked(), "127.0.0.2")) == 3
     assert len(responder.answer(asked(), "::1")) == 3
     assert responder.dropped == {"rate": 1}
-    for _ in range(10):
+    for _turn in range(10):
         responder.answer(b"junk", "127.0.0.3")
     assert (responder.dropped["not_json"], responder.dropped["rate"]) == (8, 3)
 
@@ -178,8 +178,8 @@ def test_the_rate_is_one_for_each_address_and_counts_what_is_sent() -> None:
 def test_a_bucket_fills_again_owes_what_was_charged_and_the_table_is_bounded() -> None:
     first = ipaddress.ip_address("192.0.2.1")
     buckets = Buckets(rate=10, burst=2, sources=3)
-    assert [buckets.take(first, 0.0) for _ in range(3)] == [True, True, False]
-    assert [buckets.take(first, 0.1) for _ in range(2)] == [True, False]
+    assert [buckets.take(first, 0.0) for _turn in range(3)] == [True, True, False]
+    assert [buckets.take(first, 0.1) for _turn in range(2)] == [True, False]
     assert buckets.take(first, 100.0)
     buckets.charge(first, 11)  # of 1 that was left: it owes 10
     assert not buckets.take(first, 100.9)
@@ -391,7 +391,7 @@ def test_no_bytes_hurt_it_over_the_socket() -> None:
             if kind == 0:
                 data = bytearray(draw.randbytes(draw.randrange(3000)))
             elif kind == 1:
-                for _ in range(draw.randrange(1, 6)):
+                for _turn in range(draw.randrange(1, 6)):
                     data[draw.randrange(len(data))] = draw.randrange(256)
             elif kind == 2:
                 del data[draw.randrange(len(data)) :]

@@ -102,10 +102,10 @@ def test_all_monitors_over_both_families_are_told_and_none_is_waited_for() -> No
 
             sender = Sender(monitors, Resolver(function=look_up))
             told = status_messages(snapshot(), 1795187635.0)
-            for _ in range(2):
+            for _turn in range(2):
                 await sender.send(told, seconds=2)
                 for opened in (four, six):
-                    assert [opened.recv(4096) for _ in told] == told
+                    assert [opened.recv(4096) for _turn in told] == told
             assert (sender.sent, sender.failed) == (18, {"unknown_host": 6})
             sender.close()
 
