@@ -123,7 +123,7 @@ def test_a11_idle_repositories(host: CvmfsHost, fresh: t.Iterator[str]) -> None:
     host.box("slave", "/cvmfs:/cvmfs:rslave")
     assert host.read("slave", f"/cvmfs/{idle}/name") == "content"
     host.sh(f"docker exec --detach --workdir /cvmfs/{busy} slave sleep 9999")
-    assert _mounted(host, idle) and _mounted(host, private)
+    # They were mounted, or they could not have been read and bound; on a slow machine they may have gone again by now.
     for repository in (idle, private):
         gone = functools.partial(lambda name: not _mounted(host, name), repository)
         host.wait(f"autofs to unmount {repository}, which is idle", 10 * IDLE, gone)
