@@ -130,9 +130,7 @@ def _carry_out(module: AnsibleModule, work: Work, plan: Plan, observed: t.Any, l
         still = "; ".join(f"{step.action} {step.target}: {step.reason}" for step in left_over)
         module.fail_json(msg=f"All steps were carried out, but the host still differs: {still}", **result)
     result.update(told)
-    for warning in result.pop("warnings", ()):
-        module.warn(warning)
-    module.exit_json(**result)
+    _exit(module, result)
 
 
 def run_info(module: AnsibleModule, collect: t.Callable[[dict[str, t.Any]], dict[str, t.Any]]) -> t.NoReturn:
@@ -142,9 +140,14 @@ def run_info(module: AnsibleModule, collect: t.Callable[[dict[str, t.Any]], dict
         result = collect(module.params)
     except GridboxError as exc:
         module.fail_json(msg=str(exc))
+    _exit(module, {"changed": False, **result})
+
+
+def _exit(module: AnsibleModule, result: dict[str, t.Any]) -> t.NoReturn:
+    """End the module well; ``warnings`` among the values are shown as Ansible shows warnings."""
     for warning in result.pop("warnings", ()):
         module.warn(warning)
-    module.exit_json(changed=False, **result)
+    module.exit_json(**result)
 
 
 def refuse_above(plan: Plan, limit: Disruption) -> None:

@@ -21,7 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository impor
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.units import UNIT_FOLDER
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
-from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, names_in, run
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
@@ -173,9 +173,7 @@ def look_into(wish: Wish, repository: Repository, path: str) -> None:
     :raises RefusedError: if it is empty, or its sentinel is missing.
     :raises WaitError: if it does not answer in time.
     """
-    # ls in a process of its own: a dead FUSE or network mount holds whoever looks for as long as it likes.
-    listed = run(f"Looking into {path}", ["ls", "-A", "--", path], wish.wait_timeout)
-    if not listed.strip():
+    if not names_in(path, wish.wait_timeout):
         raise RefusedError(f"repository {repository.name}", f"{path} is empty", "Check its source.")
     if repository.sentinel:
         sentinel = f"{path}/{repository.sentinel}"

@@ -41,11 +41,12 @@ def run(
         raise GridboxError(f"{request} failed: {argv[0]} cannot be run ({exc.strerror}).") from exc
     try:
         stdout, stderr = process.communicate(timeout=timeout)
-    except BaseException as exc:
+    except subprocess.TimeoutExpired as exc:
         process.kill()
-        if isinstance(exc, subprocess.TimeoutExpired):
-            _wait_a_moment(process)
-            raise WaitError(f"{argv[0]} to end ({request})", timeout) from exc
+        _wait_a_moment(process)
+        raise WaitError(f"{argv[0]} to end ({request})", timeout) from exc
+    except BaseException:
+        process.kill()
         raise
     output = stdout.decode(errors="replace")
     if process.returncode not in ok:
@@ -53,6 +54,17 @@ def run(
         last = " ".join(words.splitlines()[-5:]) or "nothing"
         raise GridboxError(f"{request} failed. {argv[0]} ended with {process.returncode} and says: {last}")
     return output
+
+
+def names_in(folder: str, timeout: float) -> list[str]:
+    """The names in a folder of which nobody knows whether it answers: a dead FUSE or network mount holds whoever looks
+    for as long as it likes, so the look is taken by a process of its own.
+
+    :param timeout: seconds.
+    :raises GridboxError: if it cannot be read.
+    :raises WaitError: if it does not answer in time.
+    """
+    return run(f"Looking into {folder}", ["ls", "-A", "--", folder], timeout).splitlines()
 
 
 def _wait_a_moment(process: subprocess.Popen[bytes]) -> None:

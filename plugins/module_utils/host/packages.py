@@ -307,7 +307,7 @@ class PackagesWork:
             elif step.action == "install_packages":
                 self._install(step.target.split())
             else:
-                self._write_down(set())
+                self._write_down(self.manager.states()[0])
         finally:
             if own_policy:
                 self.undo("remove_policy", {})
@@ -322,13 +322,13 @@ class PackagesWork:
             self.manager.install(names)
         finally:
             # Also after a failure: what it left on the host is the role's too.
-            self._write_down(self.manager.states()[0] - before)
+            self._write_down(before)
 
-    def _write_down(self, new: t.AbstractSet[str]) -> None:
-        """What came is the role's; of what had begun, what is not finished stays noted."""
+    def _write_down(self, before: t.AbstractSet[str]) -> None:
+        """What came after ``before`` is the role's; of what had begun, what is not finished stays noted."""
         installed, unfinished = self.manager.states()
         known = record.read(self.wish.role)
-        came = (new | (set(known.installing) & installed)) - set(known.packages)
+        came = ((installed - before) | (set(known.installing) & installed)) - set(known.packages)
         begun = tuple(name for name in known.installing if name in unfinished)
         record.write(self.wish.role, replace(known, packages=(*known.packages, *sorted(came)), installing=begun))
 

@@ -153,7 +153,8 @@ def decide(
     space = peers if isinstance(peers, Space) else of_space(peers, factory.name, now)
     usage = with_own(space, factory, machinetypes, own, now)
     by_memory = processors_by_memory(factory, own, host)
-    at_once = min(room(factory, own, now).free, by_memory) + sum(
+    room_here = room(factory, own, now)
+    at_once = min(room_here.free, by_memory) + sum(
         machine.processors for machine in own if machine.occupies and now < machine.created + UNSEEN
     )
     ranked = rank(factory, machinetypes, usage, horizon(factory, usage, space.others, at_once), space.others, now, tie)
@@ -166,7 +167,7 @@ def decide(
         def most(machinetype: Machinetype) -> int:
             return min(by_memory, processors_by_disk(factory, machinetype, own, host, known))
 
-        fit, lacking = place(factory, [s.machinetype for s in ranked if s.refusal is None], own, most, now)
+        fit, lacking = place(factory, [s.machinetype for s in ranked if s.refusal is None], room_here, most, now)
     start = None
     if fit is not None:
         start = Start(free_slots(factory, own)[0], fit.machinetype, fit.processors, fit.shutdown_time)

@@ -54,3 +54,8 @@ class Machinetype:
     user_data_files: t.Mapping[str, str] = field(default_factory=dict)
     user_data_proxy: bool = False
     legacy_proxy: bool = False
+
+    @property
+    def group(self) -> str:
+        """Its machinegroup: the one it names, else its accounting FQAN, else itself (spec 1)."""
+        return self.machinegroup or self.accounting_fqan or self.name

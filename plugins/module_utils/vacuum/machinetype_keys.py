@@ -16,7 +16,7 @@ import math
 import re
 import reprlib
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import NAME as REPOSITORY
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
@@ -381,14 +381,14 @@ def build(name: str, target_share: float, given: t.Mapping[str, t.Any]) -> t.Uni
             substitutions[kind[0]][kind[1]] = value
         else:
             plain[key] = value
-    return Machinetype(
+    made = Machinetype(
         **{
             **plain,
             "name": name,
             "target_share": target_share,
             "root_image": image,
-            "machinegroup": plain.get("machinegroup") or plain.get("accounting_fqan") or name,
             "user_data_options": substitutions["option"],
             "user_data_files": substitutions["file"],
         }
     )
+    return replace(made, machinegroup=made.group)

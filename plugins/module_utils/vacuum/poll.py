@@ -221,9 +221,9 @@ class _Poll:
         return Result(outcomes, self.loop.time() - self.began, dict(self.dropped))
 
     def _open(self) -> None:
-        for family, address in ((socket.AF_INET, ""), (socket.AF_INET6, "::")):
+        for family in (socket.AF_INET, socket.AF_INET6):
             try:
-                opened = open_socket(family, address, 0)
+                opened = open_socket(family, "", 0)
             except RefusedError:
                 if family == socket.AF_INET:
                     raise

@@ -67,11 +67,6 @@ class Standing:
     refusal: t.Optional[Refusal] = None
 
 
-def group_of(machinetype: Machinetype) -> str:
-    """A machinetype's group: the one it names, else its accounting FQAN, else itself (spec 1)."""
-    return machinetype.machinegroup or machinetype.accounting_fqan or machinetype.name
-
-
 def horizon(factory: FactorySettings, usage: t.Mapping[str, Usage], others: int, at_once: int) -> float:
     """How much is likely started in the space without being seen yet, in the unit of usage.
 
@@ -101,7 +96,7 @@ def rank(
     group_usage: dict[str, float] = {}
     group_share: dict[str, float] = {}
     for machinetype in machinetypes:
-        group = group_of(machinetype)
+        group = machinetype.group
         group_usage[group] = group_usage.get(group, 0.0) + usage[machinetype.name].hs06
         group_share[group] = group_share.get(group, 0.0) + max(0.0, machinetype.target_share)
     eligible: dict[str, dict[str, Machinetype]] = {}
@@ -109,12 +104,12 @@ def rank(
     for machinetype in machinetypes:
         against = refusal(factory, machinetype, usage[machinetype.name], others, now)
         if against is None:
-            eligible.setdefault(group_of(machinetype), {})[machinetype.name] = machinetype
+            eligible.setdefault(machinetype.group, {})[machinetype.name] = machinetype
         else:
             refusals[machinetype.name] = against
 
     def standing(machinetype: Machinetype, chance: float) -> Standing:
-        group, own, share = group_of(machinetype), usage[machinetype.name], machinetype.target_share
+        group, own, share = machinetype.group, usage[machinetype.name], machinetype.target_share
         whole, due = group_usage[group], group_share[group]
         return Standing(
             machinetype,

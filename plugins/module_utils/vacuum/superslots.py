@@ -75,16 +75,17 @@ def room(factory: FactorySettings, own: t.Sequence[OwnMachine], now: int) -> Roo
 def place(
     factory: FactorySettings,
     order: t.Sequence[Machinetype],
-    own: t.Sequence[OwnMachine],
+    space: Room,
     most: t.Callable[[Machinetype], int],
     now: int,
 ) -> tuple[t.Optional[Fit], dict[str, Refusal]]:
     """The first machinetype of the order that fits; without one, why each does not.
 
     :param order: machinetypes that may be started.
+    :param space: what :func:`room` finds.
     :param most: processors that there is memory and disk for.
     """
-    space, size = room(factory, own, now), factory.processors_per_superslot
+    size = factory.processors_per_superslot
     limit = {machinetype.name: most(machinetype) for machinetype in order}
     for end, gap in space.gaps:
         for machinetype in order:

@@ -126,7 +126,7 @@ class Sender:
     def _socket(self, family: int) -> t.Optional[socket.socket]:
         if family not in self._sockets:
             try:
-                self._sockets[family] = open_socket(family, "::" if family == socket.AF_INET6 else "", 0)
+                self._sockets[family] = open_socket(family, "", 0)
             except RefusedError:
                 return None  # a host without that family: counted with the names that are unknown
         return self._sockets[family]

@@ -19,7 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import names_in
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import RESERVED_SUFFIXES, Values, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import Folder
@@ -241,8 +241,7 @@ def _cvmfs(path: str, propagation: str, repositories: t.Sequence[str]) -> None:
 def _repository(option: str, folder: str) -> None:
     cure = "Mount it first, see the role hep.gridbox.cvmfs."
     try:
-        # ls in a process of its own: a dead FUSE or network mount holds whoever looks for as long as it likes.
-        listed = run(f"Looking into {folder}", ["ls", "-A", "--", folder], _REPOSITORY_SECONDS)
+        names = names_in(folder, _REPOSITORY_SECONDS)
     except WaitError as exc:
         raise RefusedError(
             option, f"{folder} did not answer within {_REPOSITORY_SECONDS} s",
@@ -250,7 +249,7 @@ def _repository(option: str, folder: str) -> None:
         ) from exc  # fmt: skip
     except GridboxError as exc:
         raise RefusedError(option, str(exc), cure) from exc
-    if not listed:
+    if not names:
         raise RefusedError(option, f"{folder} is empty", cure)
 
 
