@@ -43,7 +43,7 @@ def accelerator(kernel: Path, initrd: Path) -> list[str]:
         memory.write_text(f"{boot} {'kvm' if _boots_with_kvm(kernel, initrd) else 'tcg'}\n")
     if memory.read_text().split()[1] == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
-    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
+    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem-v1"]
 
 
 def _boots_with_kvm(kernel: Path, initrd: Path) -> bool:
