@@ -1,0 +1,390 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What an operator says of a factory: the JSON file that the role ``vacuum_factory`` writes. Checked here, all of it.
+
+Names are Vac's (spec 2.2) where it has the thing. A file in which anything is wrong is refused as a whole, with all
+that is wrong in it: a running factory then goes on with the one it has. What stands in a *pipe* is not the operator's,
+and costs its own machinetype only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import socket
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinetype_keys as keys
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Network
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Section
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import PORT
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Monitor, parse_monitors
+
+PATH = "/etc/hep.gridbox/factory.json"
+STATE_FOLDER = "/var/lib/hep.gridbox/factory"
+
+#: Kinds of work space: a logical volume, a file with a file system of its own, a folder without a limit.
+WORK_SPACES = ("lvm", "file", "folder")
+
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_NAME = re.compile(r"[a-z0-9_]{1,64}")
+_VOLUME_GROUP = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}")
+_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_BENCHMARKS = ("hs06", "hepscore23")
+
+
+@dataclass(frozen=True)
+class PipeSource:
+    """A vacuum pipe that the factory reads.
+
+    :ivar url: ``http`` or ``https``; empty: ``path`` is a file of this host.
+    """
+
+    section: Section
+    url: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class PeerAddress:
+    """Another factory of the space.
+
+    :ivar factory: its FQDN.
+    :ivar host: name or address to ask; empty: the FQDN.
+    """
+
+    factory: str
+    host: str = ""
+    port: int = PORT
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A factory, as its operator wants it.
+
+    :ivar settings: what decisions are made from.
+    :ivar space: name of the Vac space.
+    :ivar site: name in the GOCDB; empty: the domain of the space, and nothing goes to APEL.
+    :ivar factories: the others of the space.
+    :ivar networks: who else may ask what runs here.
+    :ivar open: everybody may.
+    :ivar key_file: holds the secret by which factories of ours know each other's datagrams; empty: none.
+    :ivar port: of VacQuery, UDP.
+    :ivar vacmon: monitors that are told.
+    :ivar state_folder: machines, cached pipes, accounting.
+    :ivar engine_url: where Docker or Podman listens; empty: its usual socket.
+    :ivar network: the engine's network that machines are on.
+    :ivar grace_seconds: from TERM to KILL when a machine has to end.
+    :ivar work_space: ``lvm``, ``file`` or ``folder``.
+    :ivar file_system: ``ext4`` or ``xfs``, of a work space.
+    :ivar volume_group: for ``lvm``.
+    :ivar thin_pool: a thin pool in it; empty: linear volumes.
+    :ivar pids_per_processor: processes and threads a machine may have, for each processor.
+    :ivar apptainer_account: the account of Apptainer machines; empty: there are none.
+    :ivar machines_days: how long a machine's folder is kept.
+    :ivar output_bytes: of a machine's standard output that is kept.
+    :ivar machinefeatures_options: further files in machinefeatures, by name.
+    :ivar benchmark: ``hs06`` or ``hepscore23``: what ``settings.hs06_per_processor`` counts.
+    :ivar machinetypes: those the operator defines himself.
+    :ivar pipes: by prefix.
+    """
+
+    settings: FactorySettings
+    space: str
+    site: str = ""
+    factories: tuple[PeerAddress, ...] = ()
+    networks: tuple[Network, ...] = ()
+    open: bool = False
+    key_file: str = ""
+    port: int = PORT
+    vacmon: tuple[Monitor, ...] = ()
+    state_folder: str = STATE_FOLDER
+    engine_url: str = ""
+    network: str = "bridge"
+    grace_seconds: int = 60
+    work_space: str = "file"
+    file_system: str = "ext4"
+    volume_group: str = ""
+    thin_pool: str = ""
+    pids_per_processor: int = 1024
+    apptainer_account: str = ""
+    machines_days: float = 3.0
+    output_bytes: int = 10 << 20
+    machinefeatures_options: t.Mapping[str, str] = field(default_factory=dict)
+    benchmark: str = "hs06"
+    machinetypes: tuple[Machinetype, ...] = ()
+    pipes: tuple[PipeSource, ...] = ()
+
+
+def load(path: str) -> Configuration:
+    """A factory's file.
+
+    :raises GridboxError: if it cannot be read.
+    :raises InputError: if something in it is wrong.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except OSError as exc:
+        raise GridboxError(f"The factory's configuration {path} cannot be read ({exc.strerror}).") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InputError(
+            path, "a file that is not JSON", "the JSON that the role vacuum_factory writes", str(exc)
+        ) from exc
+    return parse(data)
+
+
+def parse(data: t.Any) -> Configuration:
+    """A factory from the file's content.
+
+    :raises InputError: the first thing that is wrong, and the options that are wrong beside.
+    """
+    if not isinstance(data, dict):
+        raise InputError("factory", data, "a JSON object")
+    reader = _Reader(data)
+    made = _read(reader)
+    reader.end()
+    return made
+
+
+class _Reader:
+    """Takes options out of an object, remembers what was wrong with them."""
+
+    def __init__(self, data: t.Mapping[str, t.Any]) -> None:
+        self._data = dict(data)
+        self._wrong: list[InputError] = []
+
+    def take(self, key: str, default: t.Any, good: t.Callable[[t.Any], t.Any], expected: str) -> t.Any:
+        """An option's value: what ``good`` makes of it; the default if it is not there.
+
+        :param good: raises ValueError or TypeError if the value is none.
+        """
+        value = self._data.pop(key, None)
+        if value is None:
+            return default
+        try:
+            return good(value)
+        except InputError as exc:
+            self._wrong.append(exc)
+        except (ValueError, TypeError):
+            self._wrong.append(InputError(key, value, expected))
+        return default
+
+    def integer(self, key: str, default: t.Any, low: int, high: int) -> t.Any:
+        def good(value: t.Any) -> int:
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError
+            return value
+
+        return self.take(key, default, good, f"a whole number from {low} to {high}")
+
+    def number(self, key: str, default: t.Any, low: float, high: float) -> t.Any:
+        def good(value: t.Any) -> float:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ValueError
+            return float(value)
+
+        return self.take(key, default, good, f"a number from {low:g} to {high:g}")
+
+    def flag(self, key: str) -> bool:
+        def good(value: t.Any) -> bool:
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+
+        return t.cast(bool, self.take(key, False, good, "true or false"))
+
+    def text(self, key: str, default: str, pattern: re.Pattern[str], expected: str) -> str:
+        def good(value: t.Any) -> str:
+            if not isinstance(value, str) or not (pattern.fullmatch(value) or value == default):
+                raise ValueError
+            return value
+
+        return t.cast(str, self.take(key, default, good, expected))
+
+    def choice(self, key: str, default: str, choices: t.Sequence[str]) -> str:
+        def good(value: t.Any) -> str:
+            if value not in choices:
+                raise ValueError
+            return str(value)
+
+        return t.cast(str, self.take(key, default, good, f"one of {', '.join(choices)}"))
+
+    def refuse(self, error: InputError) -> None:
+        """Something is wrong with several options together."""
+        self._wrong.append(error)
+
+    def end(self) -> None:
+        """Nothing is left, and nothing was wrong."""
+        for key in self._data:
+            self._wrong.append(InputError(str(key), "an option", "one that a factory has"))
+        if not self._wrong:
+            return
+        first, others = self._wrong[0], [error.option for error in self._wrong[1:]]
+        if others:
+            first.args = (f"{first} Wrong as well: {', '.join(others)}.",)
+        raise first
+
+
+def _read(reader: _Reader) -> Configuration:
+    settings = _settings(reader)
+    space = reader.text("space", "", _HOST, "the space's name, like a host's with its domain: vac01.example.org")
+    if not space:
+        reader.refuse(InputError("space", space, "the space's name, like a host's with its domain: vac01.example.org"))
+    made = Configuration(
+        settings=settings,
+        space=space,
+        site=reader.text("site", "", re.compile(r"[A-Za-z0-9._-]{1,64}"), "the site's name in the GOCDB"),
+        factories=reader.take("factories", (), _factories, "a list of FQDNs, or of objects: factory, host, port"),
+        networks=reader.take("networks", (), _networks, "a list of networks such as 192.0.2.0/24"),
+        open=reader.flag("open"),
+        key_file=reader.text("key_file", "", _ABSOLUTE, "an absolute path"),
+        port=reader.integer("port", PORT, 1, 65535),
+        vacmon=reader.take("vacmon_hostport", (), parse_monitors, "HOST:PORT, several with spaces between"),
+        state_folder=reader.text("state_folder", STATE_FOLDER, _ABSOLUTE, "an absolute path"),
+        engine_url=reader.text("engine_url", "", re.compile(r"unix:///[^\s]+"), "unix:// and a socket's path"),
+        network=reader.text("network", "bridge", re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"), "a network of the engine"),
+        grace_seconds=reader.integer("grace_seconds", 60, 0, 86400),
+        work_space=reader.choice("work_space", "file", WORK_SPACES),
+        file_system=reader.choice("file_system", "ext4", ("ext4", "xfs")),
+        volume_group=reader.text("volume_group", "", _VOLUME_GROUP, "a volume group's name"),
+        thin_pool=reader.text("thin_pool", "", _VOLUME_GROUP, "a thin pool's name"),
+        pids_per_processor=reader.integer("pids_per_processor", 1024, 16, 4194304),
+        apptainer_account=reader.text("apptainer_account", "", _ACCOUNT, "an account's name"),
+        machines_days=reader.number("machines_dir_days", 3.0, 0, 3660),
+        output_bytes=reader.integer("output_bytes", 10 << 20, 1 << 16, 1 << 34),
+        machinefeatures_options=reader.take(
+            "machinefeatures_options", {}, _features, "an object: names of a-z, 0-9 and _, with one line of text each"
+        ),
+        benchmark=reader.choice("benchmark", "hs06", _BENCHMARKS),
+        **_started(reader),
+    )
+    if made.work_space == "lvm" and not made.volume_group:
+        reader.refuse(InputError("volume_group", "", "a volume group's name, for work_space is lvm"))
+    if made.apptainer_account == "root":
+        reader.refuse(
+            InputError("apptainer_account", "root", "an account of its own: all its processes are the factory's")
+        )
+    return made
+
+
+_ABSOLUTE = re.compile(r"(?:/[A-Za-z0-9._+@=-]+)+")
+
+
+def _settings(reader: _Reader) -> FactorySettings:
+    name = reader.text("name", "", _HOST, "the host's name with its domain, in lower case") or socket.getfqdn().lower()
+    if "." not in name:
+        reader.refuse(InputError("name", name, "the host's name with its domain, for peers know it by that"))
+    total = reader.integer("total_processors", os.cpu_count() or 1, 1, 4096)
+    slots = reader.integer("slots", total, 1, 4096)
+    width = 2 if slots <= 100 else 4
+    host, _dot, domain = name.partition(".")
+    disk = reader.integer("disk_gb_per_processor", None, 1, 100000)
+    return FactorySettings(
+        name=name,
+        slots=tuple(f"{host}-{number:0{width}d}.{domain}" for number in range(slots)),
+        total_processors=total,
+        processors_per_superslot=reader.integer("processors_per_superslot", 1, 1, 4096),
+        mb_per_processor=reader.integer("mb_per_processor", 2048, 4, 1 << 24),
+        hs06_per_processor=reader.number("hs06_per_processor", None, 0.001, 1e6),
+        overload_per_processor=reader.number("overload_per_processor", 1.25, 0.01, 1e6),
+        shutdown_time=reader.integer("shutdown_time", None, 0, 1 << 40),
+        draining=reader.flag("draining"),
+        disk_bytes_per_processor=disk and disk * 10**9,
+    )
+
+
+def _started(reader: _Reader) -> dict[str, t.Any]:
+    """Machinetypes and pipes, each with the substitutions that all have."""
+    common: dict[str, t.Any] = {}
+    for what in ("option", "file"):
+        given = reader.take(f"user_data_{what}s", {}, _texts, "an object: names of a-z, 0-9 and _, with a text each")
+        common.update({f"user_data_{what}_{name}": value for name, value in given.items()})
+
+    def with_common(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        own = {keys.substitution(key) for key in options}
+        names = {kind[1] for kind in own if kind}
+        kept = {key: value for key, value in common.items() if (keys.substitution(key) or ("", ""))[1] not in names}
+        return {**kept, **options}
+
+    def machinetypes(value: t.Any) -> tuple[Machinetype, ...]:
+        return tuple(_machinetype(name, with_common(one)) for name, one in sorted(value.items()))
+
+    def pipes(value: t.Any) -> tuple[PipeSource, ...]:
+        return tuple(_pipe(prefix, with_common(one)) for prefix, one in sorted(value.items()))
+
+    return {
+        "machinetypes": reader.take("machinetypes", (), machinetypes, "an object: by name, the keys of a machinetype"),
+        "pipes": reader.take("vacuum_pipes", (), pipes, "an object: by prefix, vacuum_pipe_url, target_share and more"),
+    }
+
+
+def _machinetype(name: str, given: t.Mapping[str, t.Any]) -> Machinetype:
+    where = f"machinetypes.{name}"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) or len(name) > keys.NAME_LENGTH:
+        expected = f"1 to {keys.NAME_LENGTH} lower-case letters, digits and hyphens, no hyphen first"
+        raise InputError("machinetypes", name, expected)
+    values: dict[str, t.Any] = {"machine_model": "docker"}
+    for key, value in given.items():
+        if not keys.is_key(key):
+            raise InputError(f"{where}.{key}", "an option", "one that a machinetype has, see vacuum-pipes.md")
+        try:
+            values[key] = keys.check(key, value)
+        except keys.Unfit as exc:
+            told = "a value that is not shown" if key.startswith("user_data_option_") else value
+            raise InputError(f"{where}.{key}", told, str(exc)) from None
+    made = keys.build(name, values.pop("target_share", 0.0), values)
+    if isinstance(made, Machinetype):
+        return made
+    raise InputError(f"{where}.{made[0].key}", made[0].value, made[0].expected)
+
+
+def _pipe(prefix: str, given: t.Mapping[str, t.Any]) -> PipeSource:
+    options = dict(given)
+    url, path = options.pop("vacuum_pipe_url", ""), options.pop("vacuum_pipe_path", "")
+    section = Section.checked(prefix, options.pop("target_share", 0.0), options)
+    where = f"vacuum_pipes.{prefix}"
+    if bool(url) == bool(path):
+        raise InputError(f"{where}.vacuum_pipe_url", url, "the pipe's URL, or vacuum_pipe_path, a file of this host")
+    try:
+        return PipeSource(section, keys.check_url(url) if url else "", path)
+    except keys.Unfit as exc:
+        raise InputError(f"{where}.vacuum_pipe_url", url, str(exc)) from None
+
+
+def _factories(value: t.Any) -> tuple[PeerAddress, ...]:
+    found = []
+    for one in value:
+        given = one if isinstance(one, dict) else {"factory": one}
+        peer = PeerAddress(**given)
+        if not _HOST.fullmatch(peer.factory) or "." not in peer.factory or not 0 < peer.port < 65536:
+            raise ValueError
+        found.append(peer)
+    return tuple(found)
+
+
+def _networks(value: t.Any) -> tuple[Network, ...]:
+    if not isinstance(value, list):
+        raise ValueError
+    return tuple(ipaddress.ip_network(one) for one in value)
+
+
+def _features(value: t.Any) -> dict[str, str]:
+    made = _texts(value)
+    if any("\n" in text for text in made.values()):
+        raise ValueError
+    return made
+
+
+def _texts(value: t.Any) -> dict[str, str]:
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) and isinstance(one, str) for name, one in value.items()):
+        raise ValueError
+    return dict(value)

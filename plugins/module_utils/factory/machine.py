@@ -1,0 +1,112 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A machine of this factory: what is written down of it, from before it is made until its folder goes. Pure.
+
+All that a factory has to know after a restart is in the file ``machine.json`` of the machine's folder: what was in the
+pipe when it was made counts for it, whatever is in the pipe now.
+"""
+
+from __future__ import annotations
+
+import json
+import typing as t
+from dataclasses import asdict, dataclass, fields
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import OwnMachine
+
+STARTING, RUNNING, ENDED = "starting", "running", "ended"
+
+#: Why a machine has ended, beside the codes of ``vacuum.ends``.
+BY_ITSELF = "by_itself"
+START_FAILED = "start_failed"
+VANISHED = "vanished"
+STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine. Times are Unix seconds.
+
+    :ivar uuid: of this machine; also in its container's label, by which it is known.
+    :ivar slot: the slot's name, and the machine's host name.
+    :ivar shutdown_time: its time limit.
+    :ivar memory_bytes: that it may use.
+    :ivar hs06: of its processors; None: the factory does not count.
+    :ivar started: when its container came to run; None: it has not, yet.
+    :ivar seen: when it was last known to run.
+    :ivar ended: when it ended, by the engine's word.
+    :ivar shutdown_message: the one it left, or, once it has ended, the one the factory gave it; None: none.
+    :ivar end_code: why it ended: by itself, or what the factory ended it for. Set before it is told to end.
+    :ivar end_reason: the same, for people.
+    :ivar failed_start: it never came to run.
+    """
+
+    uuid: str
+    slot: str
+    machinetype: str
+    machine_model: str
+    processors: int
+    created: int
+    shutdown_time: int
+    memory_bytes: int
+    root_image: str
+    fizzle_seconds: int
+    hs06: t.Optional[float] = None
+    accounting_fqan: t.Optional[str] = None
+    cvmfs_repositories: tuple[str, ...] = ()
+    heartbeat_file: t.Optional[str] = None
+    state: str = STARTING
+    container: str = ""
+    started: t.Optional[int] = None
+    seen: t.Optional[int] = None
+    ended: t.Optional[int] = None
+    cpu_seconds: int = 0
+    exit_code: t.Optional[int] = None
+    shutdown_message: t.Optional[str] = None
+    end_code: str = ""
+    end_reason: str = ""
+    failed_start: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder: Vac's, and the beginning of the uuid, for two can be made in one second."""
+        return f"{self.created}_{self.machinetype}_{self.slot}_{self.uuid[:8]}"
+
+    def own(self, can_tell: bool = True) -> OwnMachine:
+        """As decisions see it.
+
+        :param can_tell: whether the engine can be asked; what ran then is ``unknown`` while it cannot.
+        """
+        return OwnMachine(
+            self.slot, self.machinetype, self.processors,
+            "unknown" if self.state == RUNNING and not can_tell else self.state,
+            self.created, self.shutdown_time, self.started, self.ended, self.shutdown_message, self.failed_start,
+        )  # fmt: skip
+
+    def as_json(self) -> str:
+        """The text of ``machine.json``."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def from_json(text: str, where: str) -> Machine:
+    """A machine from its file.
+
+    :param where: the file, for the error.
+    :raises GridboxError: if it is none.
+    """
+    try:
+        data = json.loads(text)
+        known = {one.name for one in fields(Machine)}
+        # A key of a later version means nothing to this one, and must not cost a machine.
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known}
+        made = Machine(**given)
+        if made.state not in (STARTING, RUNNING, ENDED) or not all(
+            isinstance(number, int) for number in (made.processors, made.created, made.shutdown_time)
+        ):
+            raise ValueError("its state or a number is none")
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+        raise GridboxError(f"{where} is not a machine's record ({exc}).") from exc
+    return made
