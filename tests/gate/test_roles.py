@@ -94,3 +94,25 @@ def test_what_site_applies_is_checked_first_and_removed_in_the_end() -> None:
     assert included("site.yml", "validate") == applied
     first = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())[0]["tasks"][: len(applied)]
     assert all(task["ansible.builtin.include_role"]["tasks_from"] == "validate" for task in first)
+
+
+def test_a_bool_from_the_command_line_is_one() -> None:
+    """``-e vobox_remove_volumes=true`` is a string: ansible-core 2.19 refuses it as a condition, and to one before
+    ``false`` is true beside another condition."""
+    options = {
+        name
+        for specs in ROOT.glob("roles/*/meta/argument_specs.yml")
+        for entry in yaml.safe_load(specs.read_text())["argument_specs"].values()
+        for name, option in (entry.get("options") or {}).items()
+        if option.get("type") == "bool"
+    }
+    assert options
+    bare = re.compile(rf"(?<![\w.])({'|'.join(sorted(options))})\b(?!\s*\|\s*bool)(?!\s*:)")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for folder in ("tasks", "vars", "templates")
+        for path in sorted(ROOT.glob(f"roles/*/{folder}/*"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if bare.search(line) and not line.lstrip().startswith("#") and "tags:" not in line
+    ]
+    assert not found, "a bool option without | bool:\n" + "\n".join(found)
