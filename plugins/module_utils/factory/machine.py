@@ -23,6 +23,7 @@ STARTING, RUNNING, ENDED = "starting", "running", "ended"
 BY_ITSELF = "by_itself"
 START_FAILED = "start_failed"
 VANISHED = "vanished"
+REBOOTED = "rebooted"
 STOPPED = "stopped"
 
 
@@ -39,9 +40,11 @@ class Machine:
     :ivar seen: when it was last known to run.
     :ivar ended: when it ended, by the engine's word.
     :ivar shutdown_message: the one it left, or, once it has ended, the one the factory gave it; None: none.
+    :ivar told: when it was told to end (TERM); None: it has not been.
     :ivar end_code: why it ended: by itself, or what the factory ended it for. Set before it is told to end.
     :ivar end_reason: the same, for people.
     :ivar failed_start: it never came to run.
+    :ivar cleaned: it has ended, and its container and its work space are gone.
     """
 
     uuid: str
@@ -62,6 +65,7 @@ class Machine:
     container: str = ""
     started: t.Optional[int] = None
     seen: t.Optional[int] = None
+    told: t.Optional[int] = None
     ended: t.Optional[int] = None
     cpu_seconds: int = 0
     exit_code: t.Optional[int] = None
@@ -69,6 +73,12 @@ class Machine:
     end_code: str = ""
     end_reason: str = ""
     failed_start: bool = False
+    cleaned: bool = False
+
+    @property
+    def container_name(self) -> str:
+        """The name of its container. The slot's alone would be taken until the machine before is cleaned away."""
+        return f"{self.slot}_{self.uuid[:8]}"
 
     @property
     def folder(self) -> str:

@@ -1,0 +1,74 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which machinetypes a factory has: the operator's own, and those of its pipes, however these are doing."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pipe
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import from_path, from_url
+
+#: Where Grid sites keep the certificates of authorities (spec 3.5).
+_AUTHORITIES = "/etc/grid-security/certificates"
+
+#: Models that this factory can start.
+MODELS = ("docker", "podman")
+
+
+@dataclass(frozen=True)
+class PipeState:
+    """A pipe, as a factory has it.
+
+    :ivar pipe: None: it has never been read.
+    :ivar problem: what is wrong now, in a sentence; empty: nothing.
+    """
+
+    pipe: t.Optional[Pipe] = None
+    fetched_at: t.Optional[float] = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a factory may start.
+
+    :ivar machinetypes: each by another name; one that the operator defines precedes a pipe's (spec 2.4).
+    :ivar pipes: by prefix.
+    """
+
+    machinetypes: tuple[Machinetype, ...] = ()
+    pipes: t.Mapping[str, PipeState] = field(default_factory=dict)
+
+
+def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Catalogue:
+    """Read what the configuration names. A pipe that cannot be read costs its own machinetypes only.
+
+    :param before: pipes as they were: one that was read and is gone stays as it was.
+    """
+    pipes = {}
+    for source in configuration.pipes:
+        prefix = source.section.prefix
+        pipes[prefix] = _read(configuration, source, before.get(prefix, PipeState()))
+    found = {one.name: one for state in pipes.values() if state.pipe for one in state.pipe.machinetypes}
+    found.update({one.name: one for one in configuration.machinetypes})
+    return Catalogue(tuple(found[name] for name in sorted(found)), pipes)
+
+
+def _read(configuration: Configuration, source: PipeSource, before: PipeState) -> PipeState:
+    try:
+        if source.path:
+            return PipeState(from_path(source.path, source.section), os.stat(source.path).st_mtime)
+        transfer = Transfer(_AUTHORITIES if os.path.isdir(_AUTHORITIES) else "")
+        reading = from_url(source.url, source.section, transfer, os.path.join(configuration.state_folder, "pipes"))
+    except (GridboxError, OSError) as exc:
+        return PipeState(before.pipe, before.fetched_at, str(exc))
+    return PipeState(reading.pipe, reading.fetched_at, " ".join(reading.problems))

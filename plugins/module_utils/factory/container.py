@@ -1,0 +1,103 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The container that a machine is: the vacuum container contract (spec 6), as a request to the Engine API. Pure.
+
+Beside Vac's, a machine has hard limits, an init as its first process that reaps and passes signals on, none of the
+capabilities that reach beyond it, and of /cvmfs what it asked for and no more. Nothing of a pipe becomes a path of the
+host: sources of mounts are made here, from names that were checked.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+
+#: Labels of a machine's container: whose it is, and which machine.
+FACTORY, MACHINE, MACHINETYPE = "hep.gridbox.factory", "hep.gridbox.machine", "hep.gridbox.machinetype"
+
+MACHINEFEATURES, JOBFEATURES = "/etc/machinefeatures", "/etc/jobfeatures"
+JOBOUTPUTS, USER_DATA, CVMFS = "/var/spool/joboutputs", "/user_data", "/cvmfs"
+
+#: What root in a machine needs to keep pilot and payload apart by accounts: to give files away, to become another
+#: account, to end its processes. All else of the engine's default set is dropped.
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
+
+#: Open files of a machine, soft and hard. Engines differ by a factor of a million in what they inherit (design 5).
+NOFILE = 65536
+
+#: The kernel's limit for a host name is 64 characters; engines take 63.
+_HOST_NAME = 63
+
+
+def work_folder(path: str) -> str:
+    """The name, in a work space, of the folder that a machine sees as ``path``: one for each path."""
+    return path.strip("/").replace("_", "__").replace("/", "_")
+
+
+def body(
+    machine: Machine, machinetype: Machinetype, configuration: Configuration, folder: str, image: str
+) -> dict[str, t.Any]:
+    """The request that makes a machine's container.
+
+    :param folder: the machine's, on the host; its work space is mounted at ``mnt`` in it.
+    :param image: what ``root_image`` stands for, by its id: a name may move between the decision and the start.
+    """
+    processors = machine.processors
+    mounts = [
+        _mount(f"{folder}/machinefeatures", MACHINEFEATURES, True),
+        _mount(f"{folder}/jobfeatures", JOBFEATURES, True),
+        _mount(f"{folder}/mnt/joboutputs", JOBOUTPUTS, False),
+        *(_mount(f"{folder}/mnt/tmp/{work_folder(path)}", path, False) for path in machinetype.tmp_binds),
+        *(_mount(f"{CVMFS}/{name}", f"{CVMFS}/{name}", True, "rslave") for name in machinetype.cvmfs_repositories),
+    ]
+    if machinetype.user_data:
+        mounts.append(_mount(f"{folder}/user_data", USER_DATA, True))
+    host_name = machine.slot if len(machine.slot) <= _HOST_NAME else machine.slot.partition(".")[0][:_HOST_NAME]
+    return {
+        "Image": image,
+        "Cmd": list(machinetype.container_command),
+        "Hostname": host_name,
+        "Env": [f"MACHINEFEATURES={MACHINEFEATURES}", f"JOBFEATURES={JOBFEATURES}", f"JOBOUTPUTS={JOBOUTPUTS}"],
+        "Labels": {
+            FACTORY: configuration.settings.name,
+            MACHINE: machine.uuid,
+            MACHINETYPE: machine.machinetype,
+        },
+        "StopSignal": "SIGTERM",
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            "Init": True,
+            "NetworkMode": configuration.network,
+            "RestartPolicy": {"Name": "no"},
+            "NanoCpus": processors * 10**9,
+            "CpuShares": min(processors * 1024, 262144),
+            "Memory": machine.memory_bytes,
+            "MemorySwap": machine.memory_bytes,
+            "PidsLimit": processors * configuration.pids_per_processor,
+            "CapDrop": ["ALL"],
+            "CapAdd": list(CAPABILITIES),
+            "SecurityOpt": ["no-new-privileges"],
+            "Ulimits": [{"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE}, {"Name": "core", "Soft": 0, "Hard": 0}],
+            "Mounts": mounts,
+            "LogConfig": {
+                "Type": "json-file",
+                "Config": {"max-file": "2", "max-size": str(max(configuration.output_bytes // 2, 1 << 15))},
+            },
+        },
+    }
+
+
+def _mount(source: str, target: str, read_only: bool, propagation: str = "rprivate") -> dict[str, t.Any]:
+    """A bind of what must be there: the engine makes no missing source, as it does for ``-v``."""
+    return {
+        "Type": "bind",
+        "Source": source,
+        "Target": target,
+        "ReadOnly": read_only,
+        "BindOptions": {"Propagation": propagation},
+    }

@@ -1,0 +1,75 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a factory reads of its host: load, memory, disks, boot."""
+
+from __future__ import annotations
+
+import os
+import platform
+import typing as t
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.state import HostFacts
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
+
+
+def memory() -> dict[str, int]:
+    """``/proc/meminfo``, KiB by name."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        pairs = (line.split(":", 1) for line in file)
+        return {name: int(value.split()[0]) for name, value in pairs}
+
+
+def boot_time() -> int:
+    """When the host booted, Unix seconds."""
+    with open("/proc/stat", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("btime "))
+
+
+def load(disk_free_bytes: t.Optional[int]) -> HostLoad:
+    """The host at this moment, for decisions.
+
+    :param disk_free_bytes: room for work spaces.
+    """
+    found = memory()
+    return HostLoad(
+        processors=os.cpu_count() or 1,
+        load_averages=os.getloadavg(),
+        memory_total_mb=found["MemTotal"] >> 10,
+        memory_available_mb=found["MemAvailable"] >> 10,
+        disk_free_bytes=disk_free_bytes,
+    )
+
+
+def facts(state_folder: str) -> HostFacts:
+    """The host at this moment, for others."""
+    found = memory()
+    return HostFacts(
+        load_average=round(os.getloadavg()[2], 2),
+        boot_time=boot_time(),
+        kernel_version=platform.release(),
+        os_issue=_system(),
+        root_disk=_disk("/"),
+        state_disk=_disk(state_folder),
+        memory_total=found["MemTotal"],
+        memory_used=found["MemTotal"] - found["MemAvailable"],
+        swap_used=found["SwapTotal"] - found["SwapFree"],
+        swap_free=found["SwapFree"],
+    )
+
+
+def _disk(path: str) -> tuple[int, int]:
+    """Free KiB and inodes of a file system."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize >> 10, found.f_favail
+
+
+def _system() -> str:
+    """The distribution's own name for itself."""
+    try:
+        with open("/etc/os-release", encoding="utf-8") as file:
+            pairs = dict(line.strip().split("=", 1) for line in file if "=" in line)
+        return pairs["PRETTY_NAME"].strip("\"'")
+    except (OSError, KeyError):
+        return platform.system()

@@ -1,0 +1,123 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The life of a machine, step by step on a real host: made, started, ended, cleaned away.
+
+All of it may take a while, and runs in worker threads. Each step is written down before or after it such that a factory
+that is killed finds, when it starts again, what there is (``mend.py``): the record comes before the folder is filled,
+the work space and the container carry the machine's uuid, and a record says ``cleaned`` only when both are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import features, mend, user_data
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import body, work_folder
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import load as load_user_data
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
+
+OUTPUT = "output.log"
+
+
+class Life:
+    """Makes machines and takes them away.
+
+    :param version: product and version, for the machines.
+    """
+
+    def __init__(
+        self, configuration: Configuration, store: Store, engine: MachineEngine, work_spaces: WorkSpaces, version: str
+    ) -> None:
+        self.configuration = configuration
+        self.store, self.engine, self.work_spaces, self.version = store, engine, work_spaces, version
+
+    def start(self, machine: Machine, machinetype: Machinetype, image: str) -> Machine:
+        """Make a machine and start it.
+
+        :param image: the id of the image that ``root_image`` stands for.
+        :returns: the machine: running, or ended because it could not be started.
+        :raises EngineError: without a status, if the engine does not answer: nobody can tell what there is now.
+        """
+        folder = self.store.create(machine)
+        try:
+            self._fill(machine, machinetype, folder)
+            request = body(machine, machinetype, self.configuration, folder, image)
+            made = self.engine.create(machine.container_name, request)
+            machine = replace(machine, container=made)
+            self.engine.start(made)
+        except GridboxError as exc:
+            if isinstance(exc, EngineError) and exc.status is None:
+                raise
+            machine = mend.not_started(machine, str(exc), int(time.time()))
+            self.store.save(machine)
+            return machine
+        now = int(time.time())
+        machine = replace(machine, state=RUNNING, started=now, seen=now)
+        self.store.save(machine)
+        return machine
+
+    def _fill(self, machine: Machine, machinetype: Machinetype, folder: str) -> None:
+        """All that the machine finds when it starts."""
+        configuration = self.configuration
+        content = load_user_data(machinetype, configuration, Transfer())
+        each = disk_bytes(configuration.settings, machinetype)
+        size = self.work_spaces.size_for(machine.processors, each, configuration.settings.total_processors)
+        mounted = self.work_spaces.make(machine, folder, size)
+        # Sticky and for all, as /tmp is: the pilot may give its payload another account.
+        for path in ("joboutputs", "tmp", *(f"tmp/{work_folder(one)}" for one in machinetype.tmp_binds)):
+            os.mkdir(os.path.join(mounted, path))
+            os.chmod(os.path.join(mounted, path), 0o755 if path in ("joboutputs", "tmp") else 0o1777)
+        made = features.features(machine, configuration, configuration.grace_seconds, size, int(time.time()))
+        features.write(folder, made)
+        if content is not None:
+            values = user_data.values(machine, configuration, machinetype, content, self.version)
+            user_data.write(os.path.join(folder, "user_data"), user_data.substitute(content.template, values))
+
+    def lower(self, machine: Machine, shutdown_time: int) -> Machine:
+        """Tell a machine that runs of an earlier time limit."""
+        features.lower(self.store.folder(machine), shutdown_time)
+        machine = replace(machine, shutdown_time=shutdown_time)
+        self.store.save(machine)
+        return machine
+
+    def end(self, machine: Machine, container: t.Optional[Container], boot_time: int) -> Machine:
+        """Write down that a machine has ended. Its slot is free from now on."""
+        machine = mend.ended(
+            machine, container, self.store.shutdown_message(machine), boot_time, int(time.time())
+        )  # fmt: skip
+        self.store.save(machine)
+        return machine
+
+    def clean(self, machine: Machine) -> Machine:
+        """Take away what an ended machine had, and keep what is kept of it."""
+        folder = self.store.folder(machine)
+        if machine.container:
+            self.engine.output(machine.container, os.path.join(folder, OUTPUT), self.configuration.output_bytes)
+        self.engine.remove(machine.container or machine.container_name)
+        self.store.keep_outputs(machine)
+        self.work_spaces.remove(folder, machine.uuid)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, "user_data"))  # it may hold secrets, and nobody needs it any more
+        machine = replace(machine, cleaned=True)
+        self.store.save(machine)
+        return machine
+
+    def forget(self, machine: Machine) -> None:
+        """Take away a machine that never came to be."""
+        self.engine.remove(machine.container or machine.container_name)
+        self.work_spaces.remove(self.store.folder(machine), machine.uuid)
+        self.store.forget(machine)

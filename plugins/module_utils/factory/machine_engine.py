@@ -1,0 +1,254 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a factory asks of Docker or Podman: its machines' containers, their ends, their images.
+
+"There is none" is an answer; no answer is an :class:`EngineError` without a status, never "there is none" (spec 9.1,
+item 2).
+"""
+
+from __future__ import annotations
+
+import calendar
+import json
+import os
+import threading
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY, MACHINE
+
+#: Seconds without an answer after which a request has failed.
+TIMEOUT = 60
+#: Seconds that a pull may be silent.
+PULL_SILENCE = 300
+#: States of a container in which its first process is there.
+_ALIVE = ("running", "paused", "restarting")
+
+
+@dataclass(frozen=True)
+class Container:
+    """A machine's container, as the engine has it. Times are Unix seconds; None: not yet.
+
+    :ivar state: the engine's word: ``created``, ``running``, ``exited`` and others.
+    :ivar uuid: of the machine, by its label.
+    :ivar pid: of its first process, while it runs.
+    """
+
+    id: str
+    name: str
+    uuid: str
+    state: str
+    started: t.Optional[int] = None
+    finished: t.Optional[int] = None
+    exit_code: t.Optional[int] = None
+    pid: int = 0
+    out_of_memory: bool = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the machine runs."""
+        return self.state in _ALIVE
+
+    @property
+    def over(self) -> bool:
+        """Whether the machine has run, and ended."""
+        return self.state in ("exited", "dead") and self.started is not None
+
+
+class MachineEngine:
+    """Docker or Podman. Each thread has a connection of its own.
+
+    :param url: of the engine's socket; empty: where it is usually.
+    :param factory: the factory's name: containers of others are never seen.
+    """
+
+    def __init__(self, url: str, factory: str, timeout: int = TIMEOUT) -> None:
+        self.url, self.factory, self.timeout = url, factory, timeout
+        self._local = threading.local()
+
+    @property
+    def api(self) -> DockerApi:
+        """This thread's connection."""
+        if not hasattr(self._local, "api"):
+            self._local.api = engine_from({"engine": "auto", "engine_url": self.url, "engine_timeout": self.timeout})
+        return t.cast(DockerApi, self._local.api)
+
+    # ---- containers ----------------------------------------------------------------------------------------------
+
+    def containers(self) -> list[Container]:
+        """Containers of this factory's machines."""
+        listed = self.api.containers({"label": [f"{FACTORY}={self.factory}"]})
+        found = (self.container(one["Id"]) for one in listed)
+        return [container for container in found if container is not None]
+
+    def container(self, identity: str) -> t.Optional[Container]:
+        """One container, by name or id; None: there is none."""
+        seen = self.api.container(identity)
+        if seen is None:
+            return None
+        state = seen["State"]
+        return Container(
+            seen["Id"], seen["Name"].lstrip("/"), (seen["Config"].get("Labels") or {}).get(MACHINE, ""),
+            state["Status"], _seconds(state.get("StartedAt")), _seconds(state.get("FinishedAt")),
+            state.get("ExitCode"), int(state.get("Pid") or 0), bool(state.get("OOMKilled")),
+        )  # fmt: skip
+
+    def create(self, name: str, request: t.Mapping[str, t.Any]) -> str:
+        """Make a container and return its id."""
+        return self.api.create_container(name, request)
+
+    def start(self, container: str) -> None:
+        """Start it."""
+        self.api.start_container(container)
+
+    def signal(self, container: str, signal: str) -> bool:
+        """Send a signal to its first process; False if there is none any more."""
+        try:
+            self.api.signal_container(container, signal)
+        except EngineError as exc:
+            if exc.status in (404, 409):
+                return False
+            raise
+        return True
+
+    def remove(self, container: str) -> None:
+        """Remove it, with its anonymous volumes; one that runs is killed. Fine if it is gone."""
+        try:
+            self.api.remove_container(container, force=True, volumes=True)
+        except EngineError as exc:
+            if exc.status != 409 or "in progress" not in exc.answer:  # another request is removing it
+                raise
+
+    def output(self, container: str, path: str, limit: int) -> None:
+        """Keep the last of what a container has printed in a file, each line with its time.
+
+        :param limit: bytes.
+        """
+        response = self.api.send(
+            "Reading the output of a machine", "GET", f"/containers/{container}/logs",
+            params={"stdout": "true", "stderr": "true", "timestamps": "true", "tail": str(limit // 32)},
+            ok=(404, 409, 500, 501), stream=True,
+        )  # fmt: skip
+        with response, open(path, "wb", opener=_private) as file:
+            if response.status_code != 200:
+                return
+            kept = 0
+            for piece in _pieces(response.raw):
+                kept += len(piece)
+                if kept > limit:  # the engine's own limit is near ours
+                    break
+                file.write(piece)
+
+    # ---- events --------------------------------------------------------------------------------------------------
+
+    def ends(self, since: float) -> t.Iterator[str]:
+        """The uuids of machines as their containers end, from that time on, for as long as the engine answers.
+
+        :param since: Unix seconds.
+        :raises EngineError: when it does not any more.
+        """
+        filters = {"type": ["container"], "event": ["die"], "label": [f"{FACTORY}={self.factory}"]}
+        request = "Listening to the engine's events"
+        # Silence is no failure here: it is what a factory full of long jobs sounds like.
+        response = self.api.send(
+            request, "GET", "/events", stream=True, timeout=86400,
+            params={"since": f"{since:.9f}", "filters": json.dumps(filters)},
+        )  # fmt: skip
+        from http.client import HTTPException
+
+        from requests.exceptions import RequestException
+
+        try:
+            for line in response.iter_lines(chunk_size=1):
+                if line:
+                    attributes = json.loads(line).get("Actor", {}).get("Attributes", {})
+                    if attributes.get(MACHINE):
+                        yield str(attributes[MACHINE])
+        except (RequestException, HTTPException, OSError, ValueError) as exc:
+            raise EngineError(request, f"the connection ended ({exc})") from exc
+        finally:
+            response.close()
+        raise EngineError(request, "the connection ended")
+
+    # ---- images --------------------------------------------------------------------------------------------------
+
+    def image(self, reference: str) -> t.Optional[str]:
+        """The id of an image that is here; None: it is not."""
+        found = self.api.image(reference)
+        return str(found["Id"]) if found else None
+
+    def pull(self, reference: str) -> None:
+        """Pull an image; a name without tag or digest means ``latest``.
+
+        :raises EngineError: if it cannot be had.
+        """
+        request = f"Pulling image {reference}"
+        last = reference.rpartition("/")[2]
+        params = {"fromImage": reference if "@" in reference or ":" in last else f"{reference}:latest"}
+        from http.client import HTTPException
+
+        from requests.exceptions import RequestException
+
+        response = self.api.send(request, "POST", "/images/create", params=params, stream=True, timeout=PULL_SILENCE)
+        try:
+            with response:
+                for line in response.iter_lines():
+                    # A failure in mid-stream comes with status 200, as one of its messages.
+                    if line and json.loads(line).get("error"):
+                        raise EngineError(request, str(json.loads(line)["error"]))
+        except (RequestException, HTTPException, OSError, ValueError) as exc:
+            raise EngineError(request, f"the connection ended ({exc})") from exc
+
+
+def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> t.Optional[float]:
+    """What a container has used of processors, from its control group; None if it is gone.
+
+    ``cpuacct.usage`` of version 1 counts nanoseconds, ``cpu.stat`` of version 2 microseconds.
+    """
+    try:
+        with open(f"{proc}/{pid}/cgroup", encoding="ascii") as file:
+            lines = [line.strip().split(":", 2) for line in file]
+        for _number, controllers, path in lines:
+            if "cpuacct" in controllers.split(","):
+                with open(f"{cgroups}/{controllers}{path}/cpuacct.usage", encoding="ascii") as file:
+                    return int(file.read()) / 1e9
+        for _number, controllers, path in lines:
+            if not controllers:
+                with open(f"{cgroups}{path}/cpu.stat", encoding="ascii") as file:
+                    figures = dict(line.split() for line in file)
+                return int(figures["usage_usec"]) / 1e6
+    except (OSError, ValueError, KeyError):
+        return None
+    return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _pieces(raw: t.Any) -> t.Iterator[bytes]:
+    """The content of a log stream without its headers: stream, three zeros, length in four bytes."""
+    while True:
+        head = raw.read(8)
+        if len(head) < 8:
+            return
+        yield raw.read(int.from_bytes(head[4:], "big"))
+
+
+def _seconds(text: t.Optional[str]) -> t.Optional[int]:
+    """The engine's time, to the second; None for its zero time."""
+    if not text or text.startswith("0001"):
+        return None
+    # Podman writes local times, with their distance from UTC.
+    whole, zone = text[:19], text[19:].lstrip(".0123456789")
+    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
+    if zone and zone[0] in "+-":
+        away = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
+        seconds -= away if zone[0] == "+" else -away
+    return seconds

@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What has become of machines: the records and the engine's containers compared. Pure.
+
+It is asked when an end is announced, now and then in between, and after every start of the factory, of the engine and of
+the host, each of which may have been killed at any instant. Only what the engine says counts; when it says nothing,
+nobody asks.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
+    BY_ITSELF,
+    ENDED,
+    REBOOTED,
+    RUNNING,
+    START_FAILED,
+    STARTING,
+    VANISHED,
+    Machine,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import outcome
+
+#: Shutdown messages that the factory gives (spec 4.7): 100 to 199 are the host's doing, and no aborts.
+REBOOTED_MESSAGE = "100 Host was rebooted"
+VANISHED_MESSAGE = "100 Container was removed by somebody else"
+MEMORY_MESSAGE = "700 Memory limit reached"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the comparison found.
+
+    :ivar running: machines that run, as they are now to be written down.
+    :ivar over: machines that have ended, each with its container if there still is one.
+    :ivar unborn: machines that a killed factory had begun to make: they never ran, and are taken away without a trace.
+    :ivar strays: containers of no machine that is to have one.
+    """
+
+    running: tuple[Machine, ...] = ()
+    over: tuple[tuple[Machine, t.Optional[Container]], ...] = ()
+    unborn: tuple[Machine, ...] = ()
+    strays: tuple[Container, ...] = ()
+
+
+def compare(
+    machines: t.Iterable[Machine], containers: t.Iterable[Container], in_flight: t.Container[str], now: int
+) -> Found:
+    """Compare.
+
+    :param machines: all that are written down; those that have ended are only looked at for their containers.
+    :param containers: of this factory; all of them, or those of the machines given.
+    :param in_flight: uuids of machines that are being made or taken away at this moment: their workers look after them.
+    """
+    by_uuid = {container.uuid: container for container in containers}
+    running, over, unborn = [], [], []
+    for machine in machines:
+        container = by_uuid.pop(machine.uuid, None)
+        if machine.uuid in in_flight or machine.state == ENDED:
+            continue
+        if container is not None and container.alive:
+            started = machine.started or container.started or now
+            running.append(replace(machine, state=RUNNING, container=container.id, started=started, seen=now))
+        elif container is not None and container.over:
+            over.append((machine, container))
+        elif machine.state == STARTING:
+            unborn.append(machine)
+        else:
+            over.append((machine, container))
+    strays = [container for container in by_uuid.values() if container.uuid not in in_flight]
+    return Found(tuple(running), tuple(over), tuple(unborn), tuple(strays))
+
+
+def ended(
+    machine: Machine, container: t.Optional[Container], message: t.Optional[str], boot_time: int, now: int
+) -> Machine:
+    """A machine that has ended, as it is written down.
+
+    :param container: its container; None: it is gone.
+    :param message: the shutdown message it left; None: none.
+    :param boot_time: of the host.
+    """
+    seen = machine.seen or machine.started or machine.created
+    started = machine.started or (container.started if container is not None else None)
+    at = container.finished if container is not None and container.finished is not None else now
+    code, reason, given = machine.end_code, machine.end_reason, machine.shutdown_message
+    if not code and seen < boot_time:
+        code, reason, given = REBOOTED, "the host was rebooted", REBOOTED_MESSAGE
+        at = seen
+    elif not code and container is None:
+        code, reason, given = VANISHED, "its container was removed by somebody else", VANISHED_MESSAGE
+        at = seen
+    elif not code:
+        code, reason = BY_ITSELF, "it ended by itself"
+        if container is not None and container.out_of_memory:
+            reason, given = "it ended itself after it had reached its memory limit", MEMORY_MESSAGE
+    at = max(at, started or machine.created)
+    over = replace(
+        machine, state=ENDED, started=started, ended=at, seen=max(seen, at), shutdown_message=message or given,
+        end_code=code, end_reason=reason, exit_code=container.exit_code if container is not None else None,
+    )  # fmt: skip
+    verdict = outcome(over.own(), Machinetype(machine.machinetype, fizzle_seconds=machine.fizzle_seconds))
+    return replace(over, shutdown_message=verdict.message if verdict is not None else over.shutdown_message)
+
+
+def not_started(machine: Machine, reason: str, now: int) -> Machine:
+    """A machine that could not be made, as it is written down: an abort, so that its machinetype backs off."""
+    return replace(
+        machine, state=ENDED, ended=now, failed_start=True, end_code=START_FAILED, end_reason=reason,
+        shutdown_message="500 Machine did not start",
+    )  # fmt: skip
