@@ -1,0 +1,88 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where a machine's user_data comes from: the experiment's server, or files that the site has put on this host.
+
+Asked afresh for every machine, for an experiment changes its template when it likes (spec 3.7). Vac runs whatever the
+server answers, error pages too (spec 9.1, item 5): here only a document that was asked for is a template, and no web
+page.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data import Content
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer, fetch, read_file
+
+#: Of a template, and of each file that is filled in.
+MAX_BYTES = 1 << 20
+
+_WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+
+
+def load(machinetype: Machinetype, configuration: Configuration, transfer: Transfer) -> t.Optional[Content]:
+    """A machinetype's template, and the files that are filled in; None if its machines have no user_data.
+
+    :raises RefusedError: for a file that is not in the folder of the machinetype or of its pipe.
+    :raises GridboxError: if something cannot be had, or is no template.
+    """
+    source = machinetype.user_data
+    if not source:
+        return None
+    if source.startswith(("http://", "https://")):
+        url = source
+        template = fetch(url, replace(transfer, max_bytes=MAX_BYTES)).content or b""
+        if _WEB_PAGE.match(template):
+            raise GridboxError(f"{url}: is a web page, no user_data.")
+    else:
+        url = ""
+        template = _read(machinetype, configuration, source)
+    if not template.strip():
+        raise GridboxError(f"{source}: is empty, no user_data for {machinetype.name}.")
+    files = {
+        name: _read(machinetype, configuration, file).decode("utf-8", "surrogateescape")
+        for name, file in machinetype.user_data_files.items()
+    }
+    return Content(template, url, files)
+
+
+def folder_of(machinetype: Machinetype, configuration: Configuration) -> str:
+    """The folder in which the site keeps what is for a machinetype; those of one pipe share one (spec 2.3).
+
+    :raises RefusedError: if it is not clear whose the machinetype is. A pipe chooses the ends of its machinetypes'
+        names, and must not come to another's keys by that.
+    """
+    name = machinetype.name
+    owners = [one.name for one in configuration.machinetypes if one.name == name]
+    if not owners:
+        prefixes = [pipe.section.prefix for pipe in configuration.pipes]
+        owners = [prefix for prefix in prefixes if name.startswith(f"{prefix}-")]
+    if len(owners) != 1:
+        found = f"may be of the vacuum pipes {', '.join(owners)}" if owners else "is of no vacuum pipe of this factory"
+        raise RefusedError(
+            f"Looking for files of the machinetype {name}",
+            f"it {found}",
+            "Give the pipes prefixes of which none begins with another and a hyphen.",
+        )
+    return os.path.join(configuration.state_folder, "machinetypes", owners[0])
+
+
+def _read(machinetype: Machinetype, configuration: Configuration, name: str) -> bytes:
+    """A file of the site's for a machinetype. A pipe names it, so a link in the folder must not lead out of it."""
+    files = os.path.realpath(os.path.join(folder_of(machinetype, configuration), "files"))
+    path = os.path.realpath(os.path.join(files, name))
+    if not path.startswith(f"{files}/"):
+        raise RefusedError(
+            f"Reading {name} for the machinetype {machinetype.name}",
+            f"it leads out of {files}, to {path}",
+            "Put the file itself into the folder.",
+        )
+    return read_file(path, MAX_BYTES)

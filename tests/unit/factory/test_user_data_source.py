@@ -1,0 +1,196 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where user_data comes from: a server, which may answer anything, or the site's own folder and nothing beside it."""
+
+from __future__ import annotations
+
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data import Content
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import MAX_BYTES, folder_of, load
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Section
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
+from tests.unit.factory.told import configuration, machinetype
+from tests.unit.vacuum.web_server import Web, make_ca, send, serving
+
+SCRIPT = b"#!/bin/sh\nexec ##user_data_option_pilot##\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture()
+def web() -> t.Iterator[Web]:
+    with serving(Web(SCRIPT)) as served:
+        yield served
+
+
+@pytest.fixture()
+def site(tmp_path: Path) -> Path:
+    """The folder of the pipe ``lhcb``, with a template in it."""
+    files = tmp_path / "machinetypes" / "lhcb" / "files"
+    files.mkdir(parents=True)
+    (files / "template").write_bytes(SCRIPT)
+    return files
+
+
+def of(state: Path, **changes: t.Any) -> Configuration:
+    return configuration(state_folder=str(state), **changes)
+
+
+def got(content: t.Optional[Content]) -> Content:
+    assert content is not None
+    return content
+
+
+def test_no_user_data_is_none(tmp_path: Path) -> None:
+    assert load(machinetype(user_data=""), of(tmp_path), Transfer()) is None
+
+
+# ---- from a server -----------------------------------------------------------------------------------------------
+
+
+def test_a_template_is_fetched_afresh_for_each_machine(web: Web, tmp_path: Path) -> None:
+    one = machinetype(user_data=web.url)
+    assert got(load(one, of(tmp_path), Transfer(timeout=10))) == Content(SCRIPT, web.url, {})
+    web.content = b"#!/bin/sh\ntrue\n"
+    assert got(load(one, of(tmp_path), Transfer(timeout=10))).template == b"#!/bin/sh\ntrue\n"
+    assert len(web.requests) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+WRONG: dict[str, tuple[int, bytes, str]] = {
+    "error page": (500, SCRIPT, "answers with HTTP status 500"),
+    "not found": (404, b"<html>not here</html>", "answers with HTTP status 404"),
+    "web page": (200, b"<!DOCTYPE html>\n<p>It works!", "is a web page"),
+    "old web page": (200, b'<!doctype  HTML PUBLIC "-//W3C//DTD HTML 4.01//EN">', "is a web page"),
+    "web page after blanks": (200, b"\n \t\r\n<HTML lang=en>", "is a web page"),
+    "web page after a mark": (200, b"\xef\xbb\xbf<html>", "is a web page"),
+    "nothing": (200, b"", "is empty"),
+    "blanks": (200, b"\n\n", "is empty"),
+    "too large": (200, b"#" * (MAX_BYTES + 1), f"larger than {MAX_BYTES} bytes"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_template_is_refused(web: Web, tmp_path: Path, name: str) -> None:
+    status, body, said = WRONG[name]
+    web.answer = send(status, body)
+    with pytest.raises(GridboxError) as failed:
+        load(machinetype(user_data=web.url), of(tmp_path), Transfer(timeout=10, max_bytes=1 << 30))
+    assert web.url in str(failed.value) and said in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"<htmlish>", b"#!/bin/sh\ncat <<E\n<html>\nE\n", b"Content-Type: text/html\n\n<html>"]
+)
+def test_what_only_looks_a_little_like_a_web_page_is_taken(web: Web, tmp_path: Path, body: bytes) -> None:
+    web.content = body
+    assert got(load(machinetype(user_data=web.url), of(tmp_path), Transfer(timeout=10))).template == body
+
+
+def test_a_server_has_to_be_who_it_says(tmp_path: Path) -> None:
+    ca, certificate = make_ca(tmp_path)
+    with serving(Web(SCRIPT), certificate) as web:
+        one = machinetype(user_data=web.url)
+        with pytest.raises(GridboxError, match="CERTIFICATE_VERIFY_FAILED"):
+            load(one, of(tmp_path), Transfer(timeout=10))
+        assert got(load(one, of(tmp_path), Transfer(str(ca), timeout=10))).template == SCRIPT
+
+
+# ---- from the site's folder --------------------------------------------------------------------------------------
+
+
+def test_a_template_and_files_of_the_pipes_folder(site: Path, tmp_path: Path) -> None:
+    (site / "hostkey.pem").write_bytes(b"key \xff")
+    one = machinetype(user_data_files={"hostkey": "hostkey.pem"})
+    content = got(load(one, of(tmp_path), Transfer()))
+    assert (content.template, content.url, content.files) == (SCRIPT, "", {"hostkey": "key \udcff"})
+
+
+def test_a_file_may_hold_a_web_page(site: Path, tmp_path: Path) -> None:
+    (site / "template").write_bytes(b"<html>")
+    assert got(load(machinetype(), of(tmp_path), Transfer())).template == b"<html>"
+
+
+def test_files_of_a_template_that_was_fetched(site: Path, web: Web, tmp_path: Path) -> None:
+    one = machinetype(user_data=web.url, user_data_files={"a": "template"})
+    assert got(load(one, of(tmp_path), Transfer(timeout=10))).files == {"a": SCRIPT.decode()}
+
+
+@pytest.mark.parametrize("name", ["secret", "../../other/files/secret", "out", "above", "."])
+def test_nothing_else_of_the_host_is_read(site: Path, tmp_path: Path, name: str) -> None:
+    other = tmp_path / "machinetypes" / "other" / "files"
+    other.mkdir(parents=True)
+    (other / "secret").write_text("PRIVATE")
+    (site / "secret").symlink_to("../../other/files/secret")
+    (site / "out").symlink_to(other / "secret")
+    (site / "above").symlink_to("..")
+    for one in (machinetype(user_data=name), machinetype(user_data_files={"a": name})):
+        with pytest.raises(RefusedError, match=f"Reading {name} for the machinetype lhcb-prod: it leads out of {site}"):
+            load(one, of(tmp_path), Transfer())
+
+
+def test_links_that_stay_inside_are_the_operators(site: Path, tmp_path: Path) -> None:
+    """One of the whole folder too: he says where it is."""
+    elsewhere = tmp_path / "elsewhere"
+    site.rename(elsewhere)
+    site.symlink_to(elsewhere)
+    (elsewhere / "current").symlink_to("template")
+    assert got(load(machinetype(user_data="current"), of(tmp_path), Transfer())).template == SCRIPT
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "could not be read (No such file"), (b"#" * (MAX_BYTES + 1), "is larger than"), (b"", "is empty")],
+)
+def test_a_file_that_is_none(site: Path, tmp_path: Path, content: t.Optional[bytes], said: str) -> None:
+    (site / "template").unlink()
+    if content is not None:
+        (site / "template").write_bytes(content)
+    with pytest.raises(GridboxError) as failed:
+        load(machinetype(), of(tmp_path), Transfer())
+    assert "template" in str(failed.value) and said in str(failed.value)
+
+
+# ---- whose folder ------------------------------------------------------------------------------------------------
+
+
+def pipes(*prefixes: str) -> tuple[PipeSource, ...]:
+    return tuple(PipeSource(Section(prefix), f"https://example.org/{prefix}") for prefix in prefixes)
+
+
+def test_machinetypes_of_a_pipe_share_its_folder() -> None:
+    one = of(Path("/state"), pipes=pipes("gds", "lhcb"))
+    assert folder_of(machinetype(name="lhcb-vm-prod"), one) == "/state/machinetypes/lhcb"
+
+
+def test_the_operators_machinetypes_have_their_own() -> None:
+    own = machinetype(name="lhcb-vm-prod")
+    one = of(Path("/state"), pipes=pipes("lhcb"), machinetypes=(own,))
+    assert folder_of(own, one) == "/state/machinetypes/lhcb-vm-prod"
+
+
+def test_a_pipe_does_not_come_to_anothers_keys_by_a_suffix() -> None:
+    """``gds`` may publish the suffix ``vo-x``: the name is as if ``gds-vo`` had published ``x``."""
+    one = of(Path("/state"), pipes=pipes("gds", "gds-vo"))
+    with pytest.raises(RefusedError, match="may be of the vacuum pipes gds, gds-vo"):
+        folder_of(machinetype(name="gds-vo-x"), one)
+    assert folder_of(machinetype(name="gds-x"), one) == "/state/machinetypes/gds"
+
+
+@pytest.mark.parametrize("name", ["lhcb", "lhcbx-prod", "atlas-prod"])
+def test_a_machinetype_of_nobody_has_none(name: str) -> None:
+    with pytest.raises(RefusedError, match="is of no vacuum pipe"):
+        folder_of(machinetype(name=name), of(Path("/state")))
