@@ -1,0 +1,172 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether a factory is well, as a Nagios plugin says it. Pure.
+
+Vac's ``check-vacd`` knows that the daemon lives and that the last machine could be made, and stays green with a missing
+image, a dead pipe, a configuration that is refused, an engine that does not answer and machines that die in seconds
+(spec 8.3, 9.1). Here each of these has a colour: red for what keeps machines from running, yellow for what will, or for
+what costs a part. A space without work is neither, but machinetypes that all back off are worth a look.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import (
+    ImageStatus,
+    PipeStatus,
+    Report,
+)
+
+OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
+_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+
+#: Machines of a machinetype that fail one after the other until it is taken for broken here.
+FAILURES = 3
+
+#: Findings that are told, and characters of each: Nagios shows one line.
+_TOLD, _LENGTH = 4, 400
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the plugin says.
+
+    :ivar status: its exit code.
+    :ivar text: for people.
+    :ivar perfdata: figures, as Nagios reads them.
+    """
+
+    status: int
+    text: str
+    perfdata: str = ""
+
+    @property
+    def output(self) -> str:
+        """The plugin's line."""
+        line = f"{_WORDS[self.status]}: {self.text}"
+        return f"{line} | {self.perfdata}" if self.perfdata else line
+
+
+@dataclass(frozen=True)
+class _Finding:
+    status: int
+    text: str
+
+
+def health(report: t.Optional[Report], now: float, limit: float = 600) -> Health:
+    """Judge a factory.
+
+    :param report: None: there is none.
+    :param now: Unix seconds.
+    :param limit: seconds; a report that is older means that the daemon is dead.
+    """
+    if report is None:
+        return Health(CRITICAL, "The factory's daemon has never written a report")
+    age = now - report.written
+    if age > limit:
+        found = [_Finding(CRITICAL, f"No heartbeat of the factory's daemon in {age / 3600:.2f} hours")]
+    elif age < -limit:
+        # The daemon writes every few seconds, so whatever happened to the clock: it is not alive now.
+        ahead = f"the last one is {-age / 3600:.2f} hours ahead of this host's clock"
+        found = [_Finding(CRITICAL, f"No heartbeat of the factory's daemon: {ahead}")]
+    else:
+        found = sorted(_findings(report, now, limit), key=lambda one: -one.status)
+    counts = report.counts
+    suffix = f"({counts.running_machines}/{counts.slots} {counts.running_processors}/{counts.max_processors})"
+    return Health(
+        max((one.status for one in found), default=OK),
+        f"{_told(found) or 'Factory ok'} {suffix}",
+        f"machines={counts.running_machines};;;0;{counts.slots}"
+        f" processors={counts.running_processors};;;0;{counts.max_processors}"
+        f" age={max(0.0, age):.0f}s;;{limit:.0f};0;",
+    )
+
+
+def unreadable(problem: str) -> Health:
+    """What is said if there is a report and it cannot be read.
+
+    :param problem: a sentence.
+    """
+    return Health(UNKNOWN, _line(problem))
+
+
+def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
+    if report.engine_problem:
+        yield _Finding(
+            CRITICAL, f"The engine does not answer{_since(report.engine_since, now)}: {report.engine_problem}"
+        )
+    if report.configuration_problem:
+        yield _Finding(
+            CRITICAL,
+            f"The configuration is refused{_since(report.configuration_since, now)}, the one before is in use:"
+            f" {report.configuration_problem}",
+        )
+    for repository, seen in sorted(report.cvmfs.items()):
+        if not seen.ok:
+            yield _Finding(
+                CRITICAL, f"CVMFS repository {repository} does not answer{_since(seen.since, now)}: {seen.problem}"
+            )
+    for machinetype, failures in sorted(report.failures_in_a_row.items()):
+        if failures >= FAILURES:
+            yield _Finding(CRITICAL, f"The last {failures} machines of {machinetype} fizzled or did not start")
+    for machinetype, image in sorted(report.images.items()):
+        yield from _image(machinetype, image, now, limit)
+    for prefix, pipe in sorted(report.pipes.items()):
+        yield from _pipe(prefix, pipe, report, now, limit)
+    if _all_back_off(report.decision):
+        yield _Finding(WARNING, "All machinetypes are backing off")
+
+
+def _image(machinetype: str, image: ImageStatus, now: float, limit: float) -> t.Iterator[_Finding]:
+    if image.problem:
+        what = "could not be renewed" if image.present else "is missing"
+        yield _Finding(
+            WARNING if image.present else CRITICAL,
+            f"The image of {machinetype} {what}{_since(image.since, now)}: {image.problem}",
+        )
+    elif not image.present and image.since is not None and now - image.since > limit:
+        yield _Finding(WARNING, f"The image of {machinetype} is being fetched{_since(image.since, now)}")
+
+
+def _pipe(prefix: str, pipe: PipeStatus, report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
+    if pipe.fetched_at is None:
+        if pipe.problem or now - report.started > limit:
+            yield _Finding(
+                CRITICAL, f"Vacuum pipe {prefix} has never been read{': ' * bool(pipe.problem)}{pipe.problem}"
+            )
+    elif pipe.problem:
+        yield _Finding(WARNING, f"Vacuum pipe {prefix}: {pipe.problem}")
+    for sentence in pipe.dropped:
+        yield _Finding(WARNING, sentence)
+
+
+def _all_back_off(decision: t.Optional[t.Mapping[str, t.Any]]) -> bool:
+    """Whether nothing but back-off keeps the factory from starting what it has a share for."""
+    if decision is None or decision.get("veto") is not None:
+        return False
+    refusals = [one.get("refusal") for one in decision.get("machinetypes") or ()]
+    meant = [refusal for refusal in refusals if refusal != "no_share"]
+    return bool(meant) and all(refusal == "backing_off" for refusal in meant)
+
+
+def _told(found: t.Sequence[_Finding]) -> str:
+    told = "; ".join(_line(one.text) for one in found[:_TOLD])
+    return f"{told}; and {len(found) - _TOLD} more" if len(found) > _TOLD else told
+
+
+def _line(text: str) -> str:
+    """A sentence as a part of the plugin's line: ``|`` would begin the figures, and a line end more text."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in text.replace("|", "/")).split())
+    return line.rstrip(".: ") if len(line) <= _LENGTH else f"{line[: _LENGTH - 3]}..."
+
+
+def _since(since: t.Optional[float], now: float) -> str:
+    """For how long, in hours as Vac has it, or minutes."""
+    if since is None:
+        return ""
+    seconds = max(0.0, now - since)
+    return f" for {seconds / 3600:.2f} hours" if seconds >= 3600 else f" for {seconds / 60:.0f} min"

@@ -1,0 +1,255 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How a factory is: the file that its daemon writes every few seconds, and that everybody else reads.
+
+The health check, the metrics and ``gridbox explain`` look into this file only, so they need no privilege, never wait
+for the daemon or the engine, and can tell that the daemon is gone: then the file grows old. Nothing in it is secret.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import typing as t
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
+
+NAME = "report.json"
+
+#: Bytes of a report that are read: one of a thousand slots has less than one.
+_MOST_BYTES = 16 << 20
+
+#: What of a machine is told. The image and the rest of the definition are in its own file.
+_OF_A_MACHINE = (
+    "slot", "uuid", "machinetype", "machine_model", "processors", "state", "created", "started", "seen", "ended",
+    "shutdown_time", "cpu_seconds", "hs06", "exit_code", "shutdown_message", "end_code", "end_reason", "failed_start",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PipeStatus:
+    """A vacuum pipe.
+
+    :ivar fetched_at: Unix s: when its source last said that this is the pipe; None: it has never been read.
+    :ivar problem: why it cannot be read now, in a sentence; while there is one, the copy is used.
+    :ivar machinetypes: names of those that may be started here.
+    :ivar dropped: one sentence for each that something is wrong with.
+    :ivar unused_share: what of the pipe's share is nobody's.
+    """
+
+    fetched_at: t.Optional[float] = None
+    problem: str = ""
+    machinetypes: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    unused_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class ImageStatus:
+    """A machinetype's image.
+
+    :ivar present: machines can be made from it.
+    :ivar problem: why it cannot be had or renewed, in a sentence; empty: nothing has gone wrong.
+    :ivar since: Unix s: since when that is so, or since when it is waited for.
+    """
+
+    present: bool
+    problem: str = ""
+    since: t.Optional[float] = None
+
+
+@dataclass(frozen=True)
+class RepositoryStatus:
+    """A CVMFS repository.
+
+    :ivar ok: it answers.
+    :ivar since: Unix s: since when it does not.
+    """
+
+    ok: bool
+    problem: str = ""
+    since: t.Optional[float] = None
+
+
+@dataclass(frozen=True)
+class PeerStatus:
+    """Another factory of the space.
+
+    :ivar state: of ``vacuum.poll``: answered, incomplete, silent, refused or unknown.
+    :ivar since: Unix s: since when no reply comes.
+    """
+
+    state: str
+    since: t.Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What Vac has in its file ``counts``, and its health check at the end of its text."""
+
+    running_machines: int = 0
+    slots: int = 0
+    running_processors: int = 0
+    max_processors: int = 0
+
+    @classmethod
+    def of(cls, settings: FactorySettings, machines: t.Iterable[Machine]) -> Counts:
+        """Count what runs."""
+        running = [machine.processors for machine in machines if machine.state == RUNNING]
+        return cls(len(running), len(settings.slots), sum(running), settings.total_processors)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A factory at one moment. Times are Unix seconds.
+
+    :ivar version: product and version, for instance ``hep.gridbox 0.2.0``.
+    :ivar name: the factory's FQDN.
+    :ivar written: when this was written.
+    :ivar started: when the daemon was.
+    :ivar engine_problem: why the engine does not answer, in a sentence; empty: it does.
+    :ivar configuration_problem: why the file on disk is refused, in a sentence; empty: it is the one in use.
+    :ivar pipes: by prefix.
+    :ivar images: by machinetype.
+    :ivar cvmfs: by repository.
+    :ivar slots: the machine that is or was last in each slot, as :func:`last_in_slots` has it.
+    :ivar decision: the last ``Decision.as_data()``; None: there has been none.
+    :ivar decided: when it was taken.
+    :ivar peers: by FQDN.
+    :ivar answered: by message type, requests that the responder has answered since ``started``.
+    :ivar unanswered: by reason, those that got no answer.
+    :ivar sent: datagrams of answers.
+    :ivar failures_in_a_row: by machinetype, machines that ended in a fizzle or never ran since one did better.
+    """
+
+    version: str
+    name: str
+    space: str
+    written: float
+    started: float
+    pid: int
+    engine_problem: str = ""
+    engine_since: t.Optional[float] = None
+    configuration_problem: str = ""
+    configuration_since: t.Optional[float] = None
+    pipes: t.Mapping[str, PipeStatus] = field(default_factory=dict)
+    images: t.Mapping[str, ImageStatus] = field(default_factory=dict)
+    cvmfs: t.Mapping[str, RepositoryStatus] = field(default_factory=dict)
+    slots: tuple[t.Mapping[str, t.Any], ...] = ()
+    counts: Counts = Counts()
+    decision: t.Optional[t.Mapping[str, t.Any]] = None
+    decided: t.Optional[float] = None
+    peers: t.Mapping[str, PeerStatus] = field(default_factory=dict)
+    answered: t.Mapping[str, int] = field(default_factory=dict)
+    unanswered: t.Mapping[str, int] = field(default_factory=dict)
+    sent: int = 0
+    failures_in_a_row: t.Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def last_in_slots(slots: t.Iterable[str], machines: t.Iterable[Machine]) -> tuple[dict[str, t.Any], ...]:
+    """What a report says of each slot: the machine that is in it, else the one that ended last in it.
+
+    :param slots: names, in the factory's order. Of one that was never used all but the name is missing.
+    """
+    last: dict[str, Machine] = {}
+    for machine in machines:
+        other = last.get(machine.slot)
+        if other is None or (machine.state != ENDED, machine.created) > (other.state != ENDED, other.created):
+            last[machine.slot] = machine
+    return tuple(
+        {key: getattr(last[slot], key) for key in _OF_A_MACHINE} if slot in last else {"slot": slot} for slot in slots
+    )
+
+
+def from_json(text: str, where: str) -> Report:
+    """A report from its file.
+
+    :param where: the file, for the error.
+    :raises GridboxError: if it is none. A key of a later version means nothing to this one, and is passed over.
+    """
+    try:
+        return t.cast("Report", _read(Report, json.loads(text)))
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise GridboxError(f"{where} is not a factory's report ({exc}).") from exc
+
+
+def load(state_folder: str) -> t.Optional[Report]:
+    """The report of the factory that keeps its state there; None if no daemon has ever written one.
+
+    :raises GridboxError: if it cannot be read.
+    """
+    path = os.path.join(state_folder, NAME)
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_MOST_BYTES)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise GridboxError(f"The factory's report {path} cannot be read ({exc}).") from exc
+    return from_json(text, path)
+
+
+def write(state_folder: str, report: Report) -> None:
+    """Put a report where everybody looks for it; a reader sees the one before or this one, nothing between.
+
+    :raises GridboxError: if it cannot be written.
+    """
+    path = os.path.join(state_folder, NAME)
+    try:
+        write_atomically(path, report.to_json().encode(), 0o644)
+    except OSError as exc:
+        raise GridboxError(f"The factory's report {path} cannot be written ({exc.strerror}).") from exc
+
+
+# ---- from JSON types ---------------------------------------------------------------------------------------------
+
+
+def _read(kind: t.Any, value: t.Any) -> t.Any:
+    """A value of a type of this file, from JSON types.
+
+    :raises ValueError: if it is none.
+    :raises TypeError: if a key is missing.
+    """
+    origin, arguments = t.get_origin(kind), t.get_args(kind)
+    if kind is t.Any:
+        return value
+    if origin is t.Union:  # Optional, all of them
+        return None if value is None else _read(arguments[0], value)
+    if is_dataclass(kind):
+        hints, given = t.get_type_hints(kind), _object(value)
+        make = t.cast("t.Callable[..., t.Any]", kind)
+        return make(**{one.name: _read(hints[one.name], given[one.name]) for one in fields(kind) if one.name in given})
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r:.60} is no list")
+        return tuple(_read(arguments[0], one) for one in value)
+    if origin is not None:
+        return {key: _read(arguments[1], one) for key, one in _object(value).items()}
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool) or not _is_finite(value):
+        raise ValueError(f"{value!r:.60} is no {kind.__name__}")
+    return value
+
+
+def _object(value: t.Any) -> dict[str, t.Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.60} is no object")
+    return value
+
+
+def _is_finite(value: t.Any) -> bool:
+    """Whether arithmetic with it ends well: a damaged file must not be a traceback of its reader."""
+    return not isinstance(value, (int, float)) or (
+        abs(value) < 1e15 if isinstance(value, int) else math.isfinite(value)
+    )

@@ -1,0 +1,127 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The health check: red and yellow in the cases in which Vac's stayed green (spec 9.1)."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import replace
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.health import (
+    CRITICAL,
+    OK,
+    UNKNOWN,
+    WARNING,
+    health,
+    unreadable,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import (
+    ImageStatus,
+    PipeStatus,
+    Report,
+    RepositoryStatus,
+)
+from ansible_collections.hep.gridbox.tests.unit.factory.reports import DECISION, NOW, REPORT
+
+#: As the plugin interface wants it: text without |, then figures 'label'=value[unit];[warn];[crit];[min];[max].
+_FIGURE = r"[a-z]+=[0-9]+s?;[0-9]*;[0-9]*;[0-9]*;[0-9]*"
+OUTPUT = re.compile(rf"(OK|WARNING|CRITICAL|UNKNOWN): [^|\n]+( \| {_FIGURE}( {_FIGURE})*)?")
+
+
+def candidates(*refusals: t.Optional[str], veto: t.Optional[str] = None) -> dict[str, t.Any]:
+    return {**DECISION, "veto": veto, "machinetypes": [{"machinetype": "a", "refusal": one} for one in refusals]}
+
+
+def test_a_factory_that_is_well() -> None:
+    found = health(REPORT, NOW)
+    assert found.status == OK
+    assert found.output == "OK: Factory ok (1/3 2/8) | machines=1;;;0;3 processors=2;;;0;8 age=3s;;600;0;"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "text"),
+    [
+        ({"written": NOW - 599}, OK, "Factory ok"),
+        ({"written": NOW - 3600}, CRITICAL, "No heartbeat of the factory's daemon in 1.00 hours"),
+        ({"written": NOW + 3600}, CRITICAL, "1.00 hours ahead of this host's clock"),
+        ({"written": NOW + 30}, OK, "Factory ok"),
+        (
+            {"engine_problem": "Connection refused.", "engine_since": NOW - 300},
+            CRITICAL,
+            "The engine does not answer for 5 min: Connection refused (",
+        ),
+        ({"engine_problem": "no"}, CRITICAL, "The engine does not answer: no ("),
+        (
+            {"configuration_problem": "space: got ''", "configuration_since": NOW - 7200},
+            CRITICAL,
+            "The configuration is refused for 2.00 hours, the one before is in use: space: got ''",
+        ),
+        ({"pipes": {"exp": PipeStatus(NOW - 9000, "Down since then.")}}, WARNING, "Vacuum pipe exp: Down since then ("),
+        (
+            {"pipes": {"exp": PipeStatus(None, "No route.")}},
+            CRITICAL,
+            "Vacuum pipe exp has never been read: No route (",
+        ),
+        ({"pipes": {"exp": PipeStatus()}}, CRITICAL, "Vacuum pipe exp has never been read ("),
+        ({"pipes": {"exp": PipeStatus()}, "started": NOW - 500}, OK, "Factory ok"),
+        ({"pipes": {"exp": PipeStatus(NOW, dropped=("exp-a is dropped: x.",))}}, WARNING, "exp-a is dropped: x ("),
+        (
+            {"images": {"a": ImageStatus(False, "No such image.", NOW - 60)}},
+            CRITICAL,
+            "The image of a is missing for 1 min: No such image (",
+        ),
+        ({"images": {"a": ImageStatus(True, "Down.")}}, WARNING, "The image of a could not be renewed: Down ("),
+        ({"images": {"a": ImageStatus(False, since=NOW - 30)}}, OK, "Factory ok"),
+        ({"images": {"a": ImageStatus(False, since=NOW - 900)}}, WARNING, "The image of a is being fetched for 15 min"),
+        ({"failures_in_a_row": {"a": 2}}, OK, "Factory ok"),
+        ({"failures_in_a_row": {"a": 3}}, CRITICAL, "The last 3 machines of a fizzled or did not start"),
+        (
+            {"cvmfs": {"lhcb.cern.ch": RepositoryStatus(False, "It hangs.", NOW - 120)}},
+            CRITICAL,
+            "CVMFS repository lhcb.cern.ch does not answer for 2 min: It hangs (",
+        ),
+        ({"decision": candidates("backing_off", "no_share")}, WARNING, "All machinetypes are backing off"),
+        ({"decision": candidates("backing_off", None)}, OK, "Factory ok"),
+        ({"decision": candidates("backing_off", "too_large")}, OK, "Factory ok"),
+        ({"decision": candidates("backing_off", veto="draining")}, OK, "Factory ok"),
+        ({"decision": candidates("no_share")}, OK, "Factory ok"),
+        ({"decision": candidates()}, OK, "Factory ok"),
+        ({"decision": None}, OK, "Factory ok"),
+    ],
+)
+def test_each_trouble_has_its_colour_and_its_words(changes: dict[str, t.Any], status: int, text: str) -> None:
+    found = health(replace(REPORT, **changes), NOW)
+    assert (found.status, text in f"{found.text}") == (status, True), found.text
+    assert found.text.endswith(" (1/3 2/8)")
+    assert OUTPUT.fullmatch(found.output)
+
+
+def test_no_report_and_one_that_cannot_be_read() -> None:
+    assert health(None, NOW).output == "CRITICAL: The factory's daemon has never written a report"
+    found = unreadable("/x/report.json is not a factory's report (x | y).")
+    assert (found.status, found.output) == (UNKNOWN, "UNKNOWN: /x/report.json is not a factory's report (x / y)")
+
+
+def test_of_a_dead_daemon_nothing_else_is_told_for_it_is_old() -> None:
+    found = health(replace(REPORT, written=NOW - 601, engine_problem="gone", failures_in_a_row={"a": 9}), NOW)
+    assert found.text == "No heartbeat of the factory's daemon in 0.17 hours (1/3 2/8)"
+    assert health(replace(REPORT, written=NOW - 601), NOW, limit=700).status == OK
+
+
+def many_troubles() -> Report:
+    dropped = tuple(f"exp-{number} is dropped: got '|\n\x1b[31m{'x' * 900}'." for number in range(9))
+    return replace(REPORT, pipes={"exp": PipeStatus(NOW, dropped=dropped)}, failures_in_a_row={"a": 5})
+
+
+def test_the_worst_is_told_first_and_the_rest_is_counted_on_one_line() -> None:
+    found = health(many_troubles(), NOW)
+    assert found.status == CRITICAL
+    assert found.text.startswith("The last 5 machines of a fizzled or did not start; exp-0 is dropped: got '/ [31mxxx")
+    assert found.text.endswith("...; and 6 more (1/3 2/8)")
+    assert OUTPUT.fullmatch(found.output)
+    assert len(found.output) < 4096
