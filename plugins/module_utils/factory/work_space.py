@@ -47,8 +47,8 @@ _SECONDS = 120
 #: Seconds for removing a folder's files: some million of them.
 _FILES_SECONDS = 1800
 
-#: Programs that may go on when a factory is killed that has started them.
-_BEGUN = frozenset(("mount", "umount", "rm", "losetup", "lvcreate", "lvremove", *(argv[0] for argv in _MAKE.values())))
+#: Programs that go on when the factory which has started them is killed, and may make or hold something meanwhile.
+_BEGUN = frozenset(("mount", "umount", "losetup", "lvcreate", "lvremove", *(argv[0] for argv in _MAKE.values())))
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,12 @@ class WorkSpaces:
         :param machine_uuid: empty: not known, only the folder is.
         :raises GridboxError: if something is still in use, with by whom.
         """
+        # First mounts, then devices: the other way round another volume might have taken the device in between.
+        mounts = mount_table.read()
         for kind in (self._files, self._logical):
             for volume in kind.find():
                 if volume.uuid == machine_uuid:
-                    _unmount(volume)
+                    _unmount(volume, mounts)
                     kind.remove(volume)
         if folder:
             _empty(f"{folder}/mnt")
@@ -224,10 +226,9 @@ class WorkSpaces:
         self.remove(one.folder, one.uuid)
 
 
-def _unmount(volume: Volume) -> None:
+def _unmount(volume: Volume, mounts: t.Sequence[mount_table.Mount]) -> None:
     """Unmount a volume wherever it is mounted. What is in use stays as it is: a lazy unmount would hide it only."""
-    points = [mount.point for mount in mount_table.read() if mount.device in volume.devices]
-    for point in reversed(points):
+    for point in [mount.point for mount in reversed(mounts) if mount.device in volume.devices]:
         seen = mount_table.at(mount_table.read(), point)
         if seen and seen.device not in volume.devices:
             raise GridboxError(

@@ -11,6 +11,7 @@ than its file and its mounts.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
@@ -54,10 +55,14 @@ def read_loops(folder: str = "/sys/block") -> list[Loop]:
     found = []
     for path in sorted(glob.glob(f"{folder}/loop*/loop/backing_file")):
         about = os.path.dirname(os.path.dirname(path))
-        with contextlib.suppress(FileNotFoundError):  # freed meanwhile
+        try:
             file, device, freed = (_line(f"{about}/{name}") for name in ("loop/backing_file", "dev", "loop/autoclear"))
-            # So the kernel marks a file whose name is gone.
-            found.append(Loop(os.path.basename(about), device, re.sub(r" \(deleted\)$", "", file), freed == "1"))
+        except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.ENODEV):
+                continue  # freed meanwhile
+            raise
+        # So the kernel marks a file whose name is gone.
+        found.append(Loop(os.path.basename(about), device, re.sub(r" \(deleted\)$", "", file), freed == "1"))
     return found
 
 
