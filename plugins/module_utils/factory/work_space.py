@@ -15,6 +15,7 @@ is not in the containers, and cannot be unmounted for them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -115,11 +116,12 @@ class WorkSpaces:
         :param promised: bytes to be left for machines that have no volume yet; where work spaces are folders, for
             all machines.
         """
-        if self._volumes is not None:
-            free = self._volumes.room().free
-        else:
-            about = os.statvfs(self._state_folder)
-            free = about.f_bavail * about.f_frsize
+        with _told(_LOOKING):
+            if self._volumes is not None:
+                free = self._volumes.room().free
+            else:
+                about = os.statvfs(self._state_folder)
+                free = about.f_bavail * about.f_frsize
         return max(0, free - promised)
 
     def size_for(
@@ -131,7 +133,9 @@ class WorkSpaces:
         """
         if self._volumes is None:
             return None
-        return volumes.size_for(self._volumes.room(), processors, disk_bytes_per_processor, total_processors)
+        with _told(_LOOKING):
+            room = self._volumes.room()
+        return volumes.size_for(room, processors, disk_bytes_per_processor, total_processors)
 
     # ---- make and remove --------------------------------------------------------------------------------------------
 
@@ -148,22 +152,21 @@ class WorkSpaces:
                 f"The machine {machine.uuid} has its work space already: something is mounted at {point}."
             )
         try:
-            os.makedirs(point, mode=0o755, exist_ok=True)
-            if self._volumes is not None:
-                self._mount(self._take(self._volumes, machine.uuid, size or 0), point)
+            with _told(f"Making the work space of the machine {machine.uuid}"):
+                os.makedirs(point, mode=0o755, exist_ok=True)
+                if self._volumes is not None:
+                    self._mount(self._take(self._volumes, machine.uuid, size or 0), point)
         except BaseException as exc:
             try:
                 self.remove(folder, machine.uuid)
             except GridboxError as left:
                 raise GridboxError(f"{exc} And what had been made of it could not be removed. {left}") from exc
-            if isinstance(exc, OSError):
-                raise GridboxError(f"The work space of the machine {machine.uuid} cannot be made ({exc}).") from exc
             raise
         return point
 
     def _take(self, kind: volumes.Volumes, uuid: str, size: int) -> str:
         with self._taking:
-            free = kind.room().free
+            free = max(0, kind.room().free)
             if not 0 < size <= free:
                 raise GridboxError(
                     f"The work space of the machine {uuid} is to have {size} bytes, and {free} are free."
@@ -182,15 +185,16 @@ class WorkSpaces:
         :param machine_uuid: empty: not known, only the folder is.
         :raises GridboxError: if something is still in use, with by whom.
         """
-        # First mounts, then devices: the other way round another volume might have taken the device in between.
-        mounts = mount_table.read()
-        for kind in (self._files, self._logical):
-            for volume in kind.find():
-                if volume.uuid == machine_uuid:
-                    _unmount(volume, mounts)
-                    kind.remove(volume)
-        if folder:
-            _empty(f"{folder}/mnt")
+        with _told(f"Removing the work space of the machine {machine_uuid or folder}"):
+            # First mounts, then devices: the other way round another volume might have taken the device in between.
+            mounts = mount_table.read()
+            for kind in (self._files, self._logical):
+                for volume in kind.find():
+                    if volume.uuid == machine_uuid:
+                        _unmount(volume, mounts)
+                        kind.remove(volume)
+            if folder:
+                _empty(f"{folder}/mnt")
 
     # ---- after a factory was killed ---------------------------------------------------------------------------------
 
@@ -199,9 +203,13 @@ class WorkSpaces:
 
         Waits for commands that a factory which was killed had begun.
 
-        :param alive: folders and UUIDs of machines that have ended neither, nor are to be made anew.
+        :param alive: folders and UUIDs of the machines whose work space is to stay.
         :raises WaitError: if such a command does not end.
         """
+        with _told("Looking for work spaces that are left over"):
+            return self._left_over(alive)
+
+    def _left_over(self, alive: t.Iterable[tuple[str, str]]) -> list[LeftOver]:
         _wait_for_what_was_begun(self._state_folder, work_space_lvm.prefix_of(self._state_folder))
         kept = [(os.path.realpath(folder), uuid) for folder, uuid in alive]
         uuids, folders = {uuid for _folder, uuid in kept}, {folder for folder, _uuid in kept}
@@ -224,6 +232,18 @@ class WorkSpaces:
         :raises GridboxError: as ``remove``.
         """
         self.remove(one.folder, one.uuid)
+
+
+_LOOKING = "Looking how much room there is for work spaces"
+
+
+@contextlib.contextmanager
+def _told(request: str) -> t.Iterator[None]:
+    """What the kernel refuses, as a sentence."""
+    try:
+        yield
+    except OSError as exc:
+        raise GridboxError(f"{request} failed ({exc}).") from exc
 
 
 def _unmount(volume: Volume, mounts: t.Sequence[mount_table.Mount]) -> None:

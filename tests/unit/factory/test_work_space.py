@@ -295,6 +295,21 @@ def test_more_than_there_is(tmp_path: Path) -> None:
     assert not (folder / "mnt").exists() and not (tmp_path / "volumes").exists()
 
 
+def test_what_the_kernel_refuses_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for kind in ("file", "folder"):
+        spaces = work_space.WorkSpaces(configured(tmp_path / "file", work_space=kind))
+        for work in (
+            lambda spaces=spaces: spaces.left_over([]),
+            lambda spaces=spaces: spaces.make(machine(), str(tmp_path / "file/machines/m"), MIB),
+            lambda spaces=spaces: spaces.remove(str(tmp_path / "file/machines/m"), A),
+        ):
+            with pytest.raises(
+                GridboxError, match=r"^(Looking|Making|Removing).* failed \(\[Errno 20\] Not a directory"
+            ):
+                work()
+
+
 def test_programs_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name, path: None if "fs" in name else f"/sbin/{name}")
