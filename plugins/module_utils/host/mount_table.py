@@ -19,12 +19,16 @@ class Mount:
     :ivar kind: type of the file system, for instance ``fuse.squashfuse`` or ``autofs``.
     :ivar source: what the file system says it comes from.
     :ivar shared: whether mounts below it propagate to its peers; without that nothing reaches a container.
+    :ivar device: the file system's device, ``MAJOR:MINOR``.
+    :ivar number: of the mount, as ``/proc/PID/fdinfo`` has it of an open file.
     """
 
     point: str
     kind: str
     source: str
     shared: bool
+    device: str = ""
+    number: int = 0
 
 
 def parse(table: str) -> list[Mount]:
@@ -40,6 +44,8 @@ def parse(table: str) -> list[Mount]:
                 kind=fields[separator + 1],
                 source=_plain(fields[separator + 2]),
                 shared=any(tag.startswith("shared:") for tag in fields[6:separator]),
+                device=fields[2],
+                number=int(fields[0]),
             )
         )
     return found
