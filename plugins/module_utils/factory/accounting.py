@@ -119,7 +119,8 @@ def write(state_folder: str, text: str, machine: Machine, outgoing: bool) -> str
     :returns: the file in the archive.
     :raises GridboxError: if it cannot be written.
     """
-    for next_one in range(100):
+    next_one = 0
+    while True:
         name = record_name(machine, next_one)
         path = os.path.join(state_folder, ARCHIVE, name)
         try:
@@ -135,7 +136,7 @@ def write(state_folder: str, text: str, machine: Machine, outgoing: bool) -> str
             ) from exc
         if there is None or there.get("LocalJobId") == machine.uuid:
             return path
-    raise GridboxError(f"There is no free name for the accounting record of the machine {machine.uuid} beside {path}.")
+        next_one += 1
 
 
 def _put(path: str, text: str) -> None:

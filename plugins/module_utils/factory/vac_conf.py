@@ -437,10 +437,6 @@ class _Conversion:
             "Vac answers whoever knows the space's name. Here the other factories of the list may ask, and who is in"
             " networks; open: true is as Vac has it."
         )
-        if "space" in self.made:
-            why = self._why_not(self.made)
-            if why:
-                self.notes.insert(0, f"The whole is refused: {why}")
 
 
 def _number(text: str) -> t.Union[int, float, str]:

@@ -27,7 +27,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.accounting imp
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
-from ansible_collections.hep.gridbox.tests.unit.factory.reports import CONFIGURATION, ENDED_MACHINE, SETTINGS
+from tests.unit.factory.reports import CONFIGURATION, ENDED_MACHINE, SETTINGS
 
 #: Spec 8.1, but for the id of the job.
 REAL = """\
@@ -257,6 +257,13 @@ def test_what_is_no_record_is_not_counted_or_is_named(tmp_path: Path) -> None:
     assert fields(sync(str(tmp_path), "202611"))["NumberOfJobs"] == "1"
     (folder / "12000100000000").write_bytes(b"\xff")
     with pytest.raises(GridboxError, match=r"20261115/12000100000000 is not an accounting record"):
+        sync(str(tmp_path), "202611")
+
+
+def test_an_archive_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "apel-archive").mkdir()
+    (tmp_path / "apel-archive" / "20261115").write_text("")
+    with pytest.raises(GridboxError, match=r"^The accounting records in .* cannot be read \(Not a directory\)\.$"):
         sync(str(tmp_path), "202611")
 
 

@@ -26,7 +26,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
     Report,
     RepositoryStatus,
 )
-from ansible_collections.hep.gridbox.tests.unit.factory.reports import DECISION, NOW, REPORT
+from tests.unit.factory.reports import DECISION, NOW, REPORT
 
 #: As the plugin interface wants it: text without |, then figures 'label'=value[unit];[warn];[crit];[min];[max].
 _FIGURE = r"[a-z]+=[0-9]+s?;[0-9]*;[0-9]*;[0-9]*;[0-9]*"

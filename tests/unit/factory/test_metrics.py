@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.metrics import exposition
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import PipeStatus
-from ansible_collections.hep.gridbox.tests.unit.factory.reports import NOW, REPORT
+from tests.unit.factory.reports import NOW, REPORT
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'

@@ -24,7 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
     load,
     write,
 )
-from ansible_collections.hep.gridbox.tests.unit.factory.reports import (
+from tests.unit.factory.reports import (
     ENDED_MACHINE,
     NOW,
     REPORT,

@@ -9,6 +9,9 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import configuration
@@ -537,3 +540,47 @@ def test_a_pipe_that_is_refused_is_left_out_as_a_whole(text: str, note: str) -> 
 def test_a_prefix_that_is_none_is_named() -> None:
     found = convert_text("[settings]\nvac_space = a.org\n[vacuum_pipe a_b]\nvacuum_pipe_url = https://a.org/p\n")
     assert found.notes[0].startswith("[vacuum_pipe a_b] as a whole is not carried over: vacuum_pipe: got 'a_b'")
+
+
+# ---- whatever the files say --------------------------------------------------------------------------------------
+
+_OPTIONS = (
+    "factories udp_timeout_seconds mb_per_processor hs06_per_processor processors_per_superslot total_processors"
+    " overload_per_processor shutdown_time draining volume_group disk_gb_per_processor singularity_user gocdb_sitename"
+    " description vacmon_hostport version_logger machinefeatures_option_a user_data_option_a user_data_file_a"
+    " root_public_key cpu_total overload_per_cpu scratch_gb disk_gb_per_cpu vcpu_per_machine cpu_per_machine mb_per_cpu"
+    " hs06_per_cpu target_share machinegroup machine_model root_image user_data container_command cvmfs_repositories"
+    " tmp_binds min_processors max_processors max_wallclock_seconds min_wallclock_seconds backoff_seconds"
+    " fizzle_seconds heartbeat_file heartbeat_seconds accounting_fqan machines_dir_days user_data_proxy legacy_proxy"
+    " image_signing_dn vm_model machineoutputs_days vacuum_pipe_url user_data_option_b user_data_file_b"
+).split()
+_VALUES = (
+    "0 1 8 10.5 -1 9999999999999 yes True docker singularity cernvm3 docker://a:1 /cvmfs/a.cern.ch/x https://a.org/p"
+    " user_data /etc/user_data /user_data a.cern.ch /scratch /atlas/Role=pilot a b.org . vg root m.org:8884 x;y"
+).split()
+_LINES = st.lists(
+    st.tuples(
+        st.sampled_from(_OPTIONS), st.lists(st.sampled_from(_VALUES), max_size=2).map(" ".join) | st.text(max_size=9)
+    ),
+    max_size=9,
+)
+_FILES = st.lists(
+    st.tuples(
+        st.sampled_from(["settings", "machinetype a", "machinetype exp-a", "vmtype b", "vacuum_pipe exp", "x"]), _LINES
+    ),
+    max_size=5,
+)
+
+
+@effort(max_examples=200, deadline=None)
+@given(_FILES, st.sampled_from(["", HOST]))
+def test_whatever_the_files_say_a_factory_takes_what_comes_of_it(
+    files: list[tuple[str, list[tuple[str, str]]]], host: str
+) -> None:
+    text = "".join(
+        f"[{section}]\n" + "".join(f"{name} = {' '.join(value.split())}\n" for name, value in lines)
+        for section, lines in files
+    )
+    found = convert([("f", "[settings]\nvac_space = a.org\n"), ("g", text)], host)
+    assert check(found).space == "a.org"
+    assert "\n" not in "".join(found.notes)

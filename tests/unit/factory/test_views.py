@@ -30,7 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import
     Status,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Outcome
-from ansible_collections.hep.gridbox.tests.unit.factory.reports import NOW, REPORT
+from tests.unit.factory.reports import NOW, REPORT
 
 
 def answered(factory: str, *statuses: Status, state: str = "answered", detail: str = "") -> Outcome:
