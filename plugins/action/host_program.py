@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.hep.gridbox.plugins.plugin_utils.zipapp import build
 
 #: The programs, and the module of the library that each is.
-PROGRAMS = {"gridbox-reconcile": "reconcile.program"}
+PROGRAMS = {"gridbox": "factory.program", "gridbox-reconcile": "reconcile.program"}
 
 
 class ActionModule(ActionBase):

@@ -22,8 +22,9 @@ options:
     description:
       - Which one. V(gridbox-reconcile) starts the VO-boxes that the engine could not start and does not try again; it
         needs the Python library C(docker), and C(pyroute2) for VO-boxes on macvlan networks.
+      - V(gridbox) is a vacuum factory, and what people ask of it; it needs the Python library C(docker).
     type: str
-    choices: [gridbox-reconcile]
+    choices: [gridbox, gridbox-reconcile]
     required: true
   dest:
     description:

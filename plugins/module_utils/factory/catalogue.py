@@ -17,9 +17,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pip
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import from_path, from_url
 
-#: Where Grid sites keep the certificates of authorities (spec 3.5).
-_AUTHORITIES = "/etc/grid-security/certificates"
-
 #: Models that this factory can start.
 MODELS = ("docker", "podman")
 
@@ -67,8 +64,7 @@ def _read(configuration: Configuration, source: PipeSource, before: PipeState) -
     try:
         if source.path:
             return PipeState(from_path(source.path, source.section), os.stat(source.path).st_mtime)
-        transfer = Transfer(_AUTHORITIES if os.path.isdir(_AUTHORITIES) else "")
-        reading = from_url(source.url, source.section, transfer, os.path.join(configuration.state_folder, "pipes"))
+        reading = from_url(source.url, source.section, Transfer(), os.path.join(configuration.state_folder, "pipes"))
     except (GridboxError, OSError) as exc:
         return PipeState(before.pipe, before.fetched_at, str(exc))
     return PipeState(reading.pipe, reading.fetched_at, " ".join(reading.problems))

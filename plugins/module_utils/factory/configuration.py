@@ -88,6 +88,7 @@ class Configuration:
     :ivar volume_group: for ``lvm``.
     :ivar thin_pool: a thin pool in it; empty: linear volumes.
     :ivar pids_per_processor: processes and threads a machine may have, for each processor.
+    :ivar nofile: files that a process of a machine may have open.
     :ivar apptainer_account: the account of Apptainer machines; empty: there are none.
     :ivar machines_days: how long a machine's folder is kept.
     :ivar output_bytes: of a machine's standard output that is kept.
@@ -115,6 +116,7 @@ class Configuration:
     volume_group: str = ""
     thin_pool: str = ""
     pids_per_processor: int = 1024
+    nofile: int = 65536
     apptainer_account: str = ""
     machines_days: float = 3.0
     output_bytes: int = 10 << 20
@@ -174,7 +176,7 @@ class _Reader:
             return good(value)
         except InputError as exc:
             self._wrong.append(exc)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, AttributeError):
             self._wrong.append(InputError(key, value, expected))
         return default
 
@@ -258,6 +260,7 @@ def _read(reader: _Reader) -> Configuration:
         volume_group=reader.text("volume_group", "", _VOLUME_GROUP, "a volume group's name"),
         thin_pool=reader.text("thin_pool", "", _VOLUME_GROUP, "a thin pool's name"),
         pids_per_processor=reader.integer("pids_per_processor", 1024, 16, 4194304),
+        nofile=reader.integer("nofile", 65536, 64, 1 << 20),
         apptainer_account=reader.text("apptainer_account", "", _ACCOUNT, "an account's name"),
         machines_days=reader.number("machines_dir_days", 3.0, 0, 3660),
         output_bytes=reader.integer("output_bytes", 10 << 20, 1 << 16, 1 << 34),
@@ -306,7 +309,7 @@ def _started(reader: _Reader) -> dict[str, t.Any]:
     """Machinetypes and pipes, each with the substitutions that all have."""
     common: dict[str, t.Any] = {}
     for what in ("option", "file"):
-        given = reader.take(f"user_data_{what}s", {}, _texts, "an object: names of a-z, 0-9 and _, with a text each")
+        given = reader.take(f"user_data_{what}s", {}, _secret_texts(f"user_data_{what}s"), "")
         common.update({f"user_data_{what}_{name}": value for name, value in given.items()})
 
     def with_common(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -388,3 +391,16 @@ def _texts(value: t.Any) -> dict[str, str]:
     if not all(isinstance(name, str) and _NAME.fullmatch(name) and isinstance(one, str) for name, one in value.items()):
         raise ValueError
     return dict(value)
+
+
+def _secret_texts(option: str) -> t.Callable[[t.Any], dict[str, str]]:
+    """Likewise, of an option whose values are not to be shown."""
+
+    def good(value: t.Any) -> dict[str, str]:
+        try:
+            return _texts(value)
+        except (ValueError, TypeError, AttributeError):
+            expected = "an object: names of a-z, 0-9 and _, with a text each"
+            raise InputError(option, "a value that is not shown", expected) from None
+
+    return good

@@ -27,9 +27,6 @@ JOBOUTPUTS, USER_DATA, CVMFS = "/var/spool/joboutputs", "/user_data", "/cvmfs"
 #: account, to end its processes. All else of the engine's default set is dropped.
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
 
-#: Open files of a machine, soft and hard. Engines differ by a factor of a million in what they inherit (design 5).
-NOFILE = 65536
-
 #: The kernel's limit for a host name is 64 characters; engines take 63.
 _HOST_NAME = 63
 
@@ -82,7 +79,11 @@ def body(
             "CapDrop": ["ALL"],
             "CapAdd": list(CAPABILITIES),
             "SecurityOpt": ["no-new-privileges"],
-            "Ulimits": [{"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE}, {"Name": "core", "Soft": 0, "Hard": 0}],
+            # Said, for engines differ by a factor of a million in what machines would inherit (design 5).
+            "Ulimits": [
+                {"Name": "nofile", "Soft": configuration.nofile, "Hard": configuration.nofile},
+                {"Name": "core", "Soft": 0, "Hard": 0},
+            ],
             "Mounts": mounts,
             "LogConfig": {
                 "Type": "json-file",

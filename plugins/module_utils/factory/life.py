@@ -23,8 +23,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import body, work_folder
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.proxy import make as make_proxy
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import folder_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import load as load_user_data
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -34,16 +37,13 @@ OUTPUT = "output.log"
 
 
 class Life:
-    """Makes machines and takes them away.
-
-    :param version: product and version, for the machines.
-    """
+    """Makes machines and takes them away."""
 
     def __init__(
-        self, configuration: Configuration, store: Store, engine: MachineEngine, work_spaces: WorkSpaces, version: str
+        self, configuration: Configuration, store: Store, engine: MachineEngine, work_spaces: WorkSpaces
     ) -> None:
         self.configuration = configuration
-        self.store, self.engine, self.work_spaces, self.version = store, engine, work_spaces, version
+        self.store, self.engine, self.work_spaces = store, engine, work_spaces
 
     def start(self, machine: Machine, machinetype: Machinetype, image: str) -> Machine:
         """Make a machine and start it.
@@ -84,7 +84,11 @@ class Life:
         made = features.features(machine, configuration, configuration.grace_seconds, size, int(time.time()))
         features.write(folder, made)
         if content is not None:
-            values = user_data.values(machine, configuration, machinetype, content, self.version)
+            proxy = ""
+            if machinetype.user_data_proxy:
+                source = folder_of(machinetype, configuration)
+                proxy = make_proxy(source, machinetype.name, machine.shutdown_time, machinetype.legacy_proxy)
+            values = user_data.values(machine, configuration, machinetype, content, PRODUCT, proxy=proxy)
             user_data.write(os.path.join(folder, "user_data"), user_data.substitute(content.template, values))
 
     def lower(self, machine: Machine, shutdown_time: int) -> Machine:

@@ -111,7 +111,9 @@ def from_json(text: str, where: str) -> Machine:
         data = json.loads(text)
         known = {one.name for one in fields(Machine)}
         # A key of a later version means nothing to this one, and must not cost a machine.
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known}
+        given: dict[str, t.Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known
+        }
         made = Machine(**given)
         if made.state not in (STARTING, RUNNING, ENDED) or not all(
             isinstance(number, int) for number in (made.processors, made.created, made.shutdown_time)

@@ -4,8 +4,8 @@
 
 """What has become of machines: the records and the engine's containers compared. Pure.
 
-It is asked when an end is announced, now and then in between, and after every start of the factory, of the engine and of
-the host, each of which may have been killed at any instant. Only what the engine says counts; when it says nothing,
+It is asked when an end is announced, now and then in between, and after every start of the factory, of the engine and
+of the host, each of which may have been killed at any instant. Only what the engine says counts; when it says nothing,
 nobody asks.
 """
 
@@ -60,7 +60,9 @@ def compare(
     :param in_flight: uuids of machines that are being made or taken away at this moment: their workers look after them.
     """
     by_uuid = {container.uuid: container for container in containers}
-    running, over, unborn = [], [], []
+    running: list[Machine] = []
+    over: list[tuple[Machine, t.Optional[Container]]] = []
+    unborn: list[Machine] = []
     for machine in machines:
         container = by_uuid.pop(machine.uuid, None)
         if machine.uuid in in_flight or machine.state == ENDED:

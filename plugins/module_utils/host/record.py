@@ -10,10 +10,12 @@ so whatever was on the host before a role came is never in its record, and a rol
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import threading
 import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
@@ -99,7 +101,10 @@ def write(role: str, record: Record) -> None:
 
 def write_atomically(path: str, content: bytes, mode: int) -> None:
     """Write a file through a neighbour that takes its place once it is on the disk."""
-    neighbour = f"{path}.{os.getpid()}.new"
+    # By process and thread. One that is there already is what a process of this number left when it was killed.
+    neighbour = f"{path}.{os.getpid()}.{threading.get_ident()}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(neighbour)
     descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

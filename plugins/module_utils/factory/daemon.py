@@ -1,0 +1,343 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The factory's daemon: a factory at work, the others of its space, and whoever wants to know.
+
+It runs in the foreground; systemd or a person ends it with TERM or INT. Machines are left alone then, and found again
+by the next one. Its configuration is read again when the file changes, and on HUP; one that is wrong is told and not
+used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import time
+import typing as t
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, state
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.events import journal_line
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import LOOPBACK, Access, address_of
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key, load_key
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import PeerUsage
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of_space
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Sender, end_message, status_messages
+
+#: Seconds: between polls of the space, reads of what pipes are due, reports, messages to monitors, looks whether the
+#: configuration has changed, and removals of old folders.
+POLL, PIPES, REPORT, MONITORS, CONFIGURATION, EXPIRE = 30, 10, 5, 60, 2, 3600
+
+
+def say(event: str, **facts: t.Any) -> None:
+    """A line of the journal, on standard output."""
+    sys.stdout.write(journal_line(event, **facts) + "\n")
+    sys.stdout.flush()
+
+
+class Daemon:
+    """A factory's daemon.
+
+    :param path: of the configuration.
+    :raises GridboxError: if the configuration cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._stamp = _stamp(path)
+        self.configuration = load(path)
+        self._problem, self._problem_since = "", t.cast(t.Optional[float], None)
+        self._started = time.time()
+        self._key: t.Optional[Key] = None
+        self._result: t.Optional[Result] = None
+        self._host: t.Optional[state.HostFacts] = None
+
+    async def run(self) -> None:
+        """Work until told to end.
+
+        :raises GridboxError: if it cannot begin: another one runs, the port is taken, work spaces cannot be made.
+        """
+        loop = asyncio.get_running_loop()
+        os.makedirs(self.configuration.state_folder, mode=0o755, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            held.enter_context(_alone(self.configuration.state_folder))
+            self._key = load_key(self.configuration.key_file) if self.configuration.key_file else None
+            guard = Guard(self._key, self.configuration.settings.name, required=False) if self._key else None
+            self.resolver = Resolver()
+            self.factory = Factory(self.configuration, say)
+            self.responder = Responder(Access(networks=(*LOOPBACK, *self.configuration.networks)), guard)
+            self.responder.open(self.configuration.port)
+            held.callback(self.responder.close)
+            self.monitors = Sender(self.configuration.vacmon, self.resolver)
+            held.callback(self.monitors.close)
+            await self.factory.in_thread(self.factory.recover)
+            self.factory.on_end = self._tell_end
+            self._stop = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(signal.SIGHUP, self._read_again, True)
+            say("factory_started", factory=self.configuration.settings.name, version=PRODUCT)
+            await self.factory.read_catalogue()
+            self._answer()
+            self.responder.attach(loop)
+            listener = _Listener(self.factory, loop)
+            listener.start()
+            tasks = [loop.create_task(self._ticks())] + [
+                loop.create_task(self._every(seconds, work))
+                for seconds, work in (
+                    (POLL, self._poll), (PIPES, self.factory.read_catalogue), (REPORT, self._tell),
+                    (MONITORS, self._tell_monitors), (CONFIGURATION, self._look_at_file), (EXPIRE, self._expire),
+                )
+            ]  # fmt: skip
+            await self._stop.wait()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            listener.stop()
+            await self.factory.close()
+            reports.write(self.configuration.state_folder, self.report())
+            say("factory_stopped", factory=self.configuration.settings.name)
+
+    async def _ticks(self) -> None:
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.factory.wake.wait(), 1.0)
+            self.factory.wake.clear()
+            self.factory.tick()
+            self._answer()
+
+    async def _every(self, seconds: float, work: t.Callable[[], t.Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except (GridboxError, OSError) as exc:
+                say("step_failed", step=work.__name__.strip("_"), problem=str(exc))
+            await asyncio.sleep(seconds)
+
+    # ---- configuration -------------------------------------------------------------------------------------------
+
+    async def _look_at_file(self) -> None:
+        self._read_again(False)
+
+    def _read_again(self, asked: bool) -> None:
+        stamp = _stamp(self._path)
+        if stamp == self._stamp and not asked:
+            return
+        self._stamp = stamp
+        try:
+            wanted = load(self._path)
+            fixed = [
+                name
+                for name in ("state_folder", "port", "key_file", "engine_url")
+                if getattr(wanted, name) != getattr(self.configuration, name)
+            ]
+            if wanted.settings.name != self.configuration.settings.name:
+                fixed.append("name")
+            if fixed:
+                found = f"{', '.join(fixed)} cannot change while the factory runs"
+                raise RefusedError(f"The configuration {self._path}", found, "Restart it; its machines go on.")
+        except GridboxError as exc:
+            self._problem, self._problem_since = str(exc), self._problem_since or time.time()
+            say("configuration_refused", problem=self._problem)
+            return
+        self._problem, self._problem_since = "", None
+        if wanted != self.configuration:
+            self.configuration = wanted
+            self.factory.configure(wanted)
+            self.monitors.monitors = wanted.vacmon
+            say("configuration_read")
+
+    # ---- the space -----------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        """Ask the others what they run; and let those ask us that are named, wherever their names point now."""
+        configuration, own = self.configuration, self.configuration.settings.name
+        peers = [Peer(one.factory, one.host, one.port) for one in configuration.factories if one.factory != own]
+        names = [one.host or one.factory for one in peers]
+        resolved = await self.resolver.resolve(names, 2.0) if names else {}
+        addresses = {address_of(address[1]) for found in resolved.values() for address in found.addresses}
+        self.responder.access = Access(
+            frozenset(one for one in addresses if one is not None),
+            (*LOOPBACK, *configuration.networks), configuration.open,
+        )  # fmt: skip
+        if not peers:
+            return
+        before = self._result.silent_since if self._result is not None else None
+        self._result = await poll(
+            "machinetypes_query", configuration.space, peers, self.resolver,
+            silent_since=before, key=self._key, version=PRODUCT,
+        )  # fmt: skip
+        usages = [
+            _usage(name, reply.status)
+            for name, outcome in self._result.outcomes.items()
+            for reply in outcome.replies
+            if isinstance(reply.status, MachinetypeStatus)
+        ]
+        self.factory.space = of_space(usages, own, int(time.time()), self.factory.space.aborts)
+        self.factory.changed()
+
+    def _snapshot(self) -> Snapshot:
+        if self._host is None:
+            self._host = host_facts.facts(self.configuration.state_folder)
+        slots: dict[str, Machine] = {}
+        newest: dict[str, Machine] = {}
+        for machine in self.factory.machines.values():
+            other = slots.get(machine.slot)
+            if other is None or (machine.state != ENDED, machine.created) >= (other.state != ENDED, other.created):
+                slots[machine.slot] = machine
+            last = newest.get(machine.machinetype)
+            if machine.state == ENDED and (last is None or (last.ended or 0) <= (machine.ended or 0)):
+                newest[machine.machinetype] = machine
+        return state.snapshot(
+            self.configuration, self.factory.catalogue.machinetypes, slots, newest, self._host, PRODUCT,
+            int(time.time()),
+        )  # fmt: skip
+
+    def _answer(self) -> None:
+        """From now on others are told what is."""
+        self.responder.snapshot = self._snapshot()
+
+    async def _tell_monitors(self) -> None:
+        if self.configuration.vacmon:
+            await self.monitors.send(status_messages(self._snapshot(), time.time()))
+
+    def _tell_end(self, machine: Machine) -> None:
+        if not self.configuration.vacmon or machine.started is None:
+            return
+        snapshot = self._snapshot()
+        status = next((one for one in snapshot.machines if one.machine == machine.slot), None)
+        if status is not None:
+            ended = float(machine.ended or time.time())
+            data = end_message(snapshot, status, machine.shutdown_message, ended, time.time())
+            asyncio.get_running_loop().create_task(self.monitors.send([data]))
+
+    # ---- whoever wants to know -----------------------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        self._host = host_facts.facts(self.configuration.state_folder)
+        await self.factory.in_thread(self.factory.measure)
+        await self.factory.in_thread(reports.write, self.configuration.state_folder, self.report())
+
+    def report(self) -> reports.Report:
+        """The factory at this moment."""
+        factory, settings = self.factory, self.configuration.settings
+        outcomes = self._result.outcomes if self._result is not None else {}
+        pipes = {
+            prefix: reports.PipeStatus(
+                one.fetched_at, one.problem,
+                tuple(kind.name for kind in one.pipe.machinetypes) if one.pipe else (),
+                tuple(dropped.sentence for dropped in one.pipe.dropped) if one.pipe else (),
+                one.pipe.unused_share if one.pipe else 0.0,
+            )
+            for prefix, one in factory.catalogue.pipes.items()
+        }  # fmt: skip
+        images = {
+            one.name: reports.ImageStatus(image.id is not None, image.problem, image.since)
+            for one in factory.catalogue.machinetypes
+            for image in [factory.images.get(one.root_image)]
+            if image is not None
+        }
+        return reports.Report(
+            version=PRODUCT, name=settings.name, space=self.configuration.space, written=time.time(),
+            started=self._started, pid=os.getpid(), engine_problem=factory.engine_problem,
+            engine_since=factory.engine_since, configuration_problem=self._problem,
+            configuration_since=self._problem_since, pipes=pipes, images=images,
+            slots=reports.last_in_slots(settings.slots, factory.machines.values()),
+            counts=reports.Counts.of(settings, factory.machines.values()),
+            decision=factory.decision.as_data() if factory.decision is not None else None, decided=factory.decided,
+            peers={name: reports.PeerStatus(one.state, one.since) for name, one in outcomes.items()},
+            answered=dict(self.responder.answered), unanswered=dict(self.responder.dropped), sent=self.responder.sent,
+            failures_in_a_row=dict(factory.failures),
+        )  # fmt: skip
+
+    async def _expire(self) -> None:
+        machines, _problems = await self.factory.in_thread(self.factory.store.load)
+        days = self.configuration.machines_days
+        await self.factory.in_thread(self.factory.store.expire, machines, int(time.time()), days)
+
+
+class _Listener:
+    """Listens to the engine's events in a thread of its own, for as long as the factory works."""
+
+    def __init__(self, factory: Factory, loop: asyncio.AbstractEventLoop) -> None:
+        import threading
+
+        self._factory, self._loop = factory, loop
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="gridbox-events", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Hear no more. The thread may be in a read that ends with the process."""
+        self._stopped.set()
+
+    def _listen(self) -> None:
+        since = time.time()
+        while not self._stopped.is_set():
+            try:
+                # All that happened while nobody listened is looked at, not only what the engine still remembers.
+                self._call(self._factory.look)
+                for identity in self._factory.engine.ends(since):
+                    since = time.time()
+                    self._call(self._factory.ended, identity)
+                    if self._stopped.is_set():
+                        return
+            except EngineError:
+                self._call(self._factory.look)  # which finds out, and says so
+            except GridboxError as exc:
+                say("events_failed", problem=str(exc))
+            self._stopped.wait(0.5)
+
+    def _call(self, what: t.Callable[..., None], *arguments: t.Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the factory has ended
+            self._loop.call_soon_threadsafe(what, *arguments)
+
+
+def _usage(factory: str, status: MachinetypeStatus) -> PeerUsage:
+    return PeerUsage(
+        factory, status.machinetype, float(status.running_hs06), float(status.running_processors or 0),
+        status.num_before_fizzle, status.shutdown_message, status.shutdown_time,
+    )  # fmt: skip
+
+
+def _stamp(path: str) -> t.Optional[tuple[int, int, int]]:
+    """What is another one when the file is."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@contextlib.contextmanager
+def _alone(state_folder: str) -> t.Iterator[None]:
+    """No other daemon works in the same folder."""
+    path = os.path.join(state_folder, "lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RefusedError(
+                f"state_folder: {state_folder}", "another factory's daemon works in it", "Stop that one first."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,516 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A factory at work: it fills its slots, sees its machines end, and fills them again.
+
+One thread, the loop's, knows the machines and decides; whatever may wait for the engine, a disk or a server is done in
+worker threads, several at a time, each with a machine of its own. Nothing is polled that the engine announces: an end
+is an event of its, and the slot is filled when it comes. In between, now and then, everything is looked at as if for
+the first time, for an announcement may be lost.
+
+An engine that does not answer says nothing about machines: they are neither ended nor replaced nor forgotten, and
+nothing is started, until it answers again (spec 9.1, item 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+import typing as t
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, catalogue, host_facts, mend
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
+    Container,
+    MachineEngine,
+    cpu_seconds,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, decide_all
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
+
+#: Starts at a time. An engine takes about as long for several as for one after the other; more only wait in it.
+STARTS = 4
+WORKERS = 12
+
+#: Seconds: between two looks at all containers; between two decisions where nothing has changed; until a pull that
+#: failed is tried again; until an image named by a tag, which may have moved, is pulled again.
+LOOK, DECIDE, PULL_AGAIN, PULL_NEWER = 60, 5, 60, 86400
+
+Say = t.Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that machines are made from.
+
+    :ivar id: None: it is not here.
+    :ivar problem: why not, in a sentence.
+    :ivar since: since when it is not.
+    :ivar tried: when it was last pulled, or found.
+    """
+
+    id: t.Optional[str] = None
+    problem: str = ""
+    since: t.Optional[float] = None
+    tried: float = 0.0
+
+
+class Factory:
+    """The machines of this host.
+
+    :param say: tells an event and its facts, for the journal.
+    :ivar space: what the other factories have; its owner sets it.
+    :ivar wake: set whenever something may have to be done.
+    """
+
+    def __init__(self, configuration: Configuration, say: Say) -> None:
+        self.say = say
+        self.store = Store(configuration.state_folder)
+        self.engine = MachineEngine(configuration.engine_url, configuration.settings.name)
+        self.catalogue = Catalogue()
+        self.images: dict[str, Image] = {}
+        self.machines: dict[str, Machine] = {}
+        self.failures: dict[str, int] = {}
+        self.space = Space()
+        self.engine_problem = "The engine has not been asked yet."
+        self.engine_since: t.Optional[float] = None
+        self.decision: t.Optional[Decision] = None
+        self.decided: t.Optional[float] = None
+        self.wake = asyncio.Event()
+        self.boot_time = host_facts.boot_time()
+        self.watching_since = int(time.time())
+        self.on_end: t.Optional[t.Callable[[Machine], None]] = None
+        self._tie = random.SystemRandom().random
+        self._pool = ThreadPoolExecutor(WORKERS, "gridbox")
+        self._busy: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pids: dict[str, int] = {}
+        self._pulling: set[str] = set()
+        self._changed = True
+        self._looked = self._considered = 0.0
+        self._looking = False
+        self._closing = False
+        self.configure(configuration)
+
+    # ---- what its owner does -------------------------------------------------------------------------------------
+
+    def configure(self, configuration: Configuration) -> None:
+        """Go on with another configuration; machines that run are left alone."""
+        self.configuration = configuration
+        self.work_spaces = WorkSpaces(configuration)
+        self.life = Life(configuration, self.store, self.engine, self.work_spaces)
+        self.changed()
+
+    def changed(self) -> None:
+        """Something has changed that a decision may depend on."""
+        self._changed = True
+        self.wake.set()
+
+    async def in_thread(self, work: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
+        """Do something that may wait."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    def recover(self) -> None:
+        """Read what there was before this process was. Before anything else; may wait."""
+        for folder in ("machines", "pipes"):
+            os.makedirs(os.path.join(self.configuration.state_folder, folder), mode=0o755, exist_ok=True)
+        self.work_spaces.check()
+        machines, problems = self.store.load()
+        for problem in problems:
+            self.say("record_unreadable", problem=problem)
+        self.machines = {machine.uuid: machine for machine in machines}
+        kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
+        for left in self.work_spaces.left_over(kept):
+            self.say("left_over_removed", what=left.what)
+            self.work_spaces.remove_left_over(left)
+        for machine in machines:
+            if machine.state == ENDED:
+                self._count_failure(machine)
+        self._trim()
+
+    async def read_catalogue(self) -> None:
+        """Read the pipes that are due."""
+        found = await self.in_thread(catalogue.read, self.configuration, self.catalogue.pipes)
+        if found != self.catalogue:
+            self.catalogue = found
+            self.changed()
+
+    def tick(self) -> None:
+        """Do what is due. Called whenever ``wake`` is set, and about each second."""
+        now = time.time()
+        if now - self._looked >= LOOK or (self.engine_problem and now - self._looked >= 1):
+            self.look()
+        self._limits(int(now))
+        self._pull(now)
+        if self._changed or now - self._considered >= DECIDE:
+            self._fill(int(now))
+
+    def ended(self, identity: str) -> None:
+        """The engine says that a machine's container has ended."""
+        if identity in self.machines:
+            self._spawn(self._look_at(identity))
+
+    def look(self) -> None:
+        """Look at all containers, unless that is being done."""
+        self._looked = time.time()
+        if not self._looking:
+            self._looking = True
+            self._spawn(self._look())
+
+    def measure(self) -> None:
+        """What machines have used of processors until now. After the end nobody can tell any more."""
+        for identity, pid in list(self._pids.items()):
+            machine = self.machines.get(identity)
+            used = cpu_seconds(pid) if machine is not None and machine.state == RUNNING else None
+            if machine is not None and used is not None:
+                self.machines[identity] = replace(machine, cpu_seconds=int(used), seen=int(time.time()))
+
+    async def close(self) -> None:
+        """Finish what is being done, and leave the machines alone."""
+        self._closing = True
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+        self._pool.shutdown(wait=True)
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether the engine answers."""
+        return not self.engine_problem
+
+    # ---- what has become of machines -----------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        try:
+            containers = await self.in_thread(self.engine.containers)
+        except GridboxError as exc:
+            self._silent(exc)
+            return
+        finally:
+            self._looking = False
+        self._answers()
+        found = mend.compare(self.machines.values(), containers, self._busy, int(time.time()))
+        self._take(found, containers)
+        for stray in found.strays:
+            machine = self.machines.get(stray.uuid)
+            if machine is None:
+                self.say("stray_removed", container=stray.name, machine=stray.uuid)
+                self._spawn(self._remove_stray(stray))
+        for machine in list(self.machines.values()):
+            if machine.state == ENDED and not machine.cleaned and machine.uuid not in self._busy:
+                self._spawn(self._clean(machine))
+
+    async def _look_at(self, identity: str) -> None:
+        machine = self.machines.get(identity)
+        if machine is None or identity in self._busy:
+            return
+        try:
+            container = await self.in_thread(self.engine.container, machine.container or machine.container_name)
+        except GridboxError as exc:
+            self._silent(exc)
+            return
+        containers = [container] if container is not None else []
+        machine = self.machines.get(identity)
+        if machine is not None:
+            self._take(mend.compare([machine], containers, self._busy, int(time.time())), containers)
+
+    def _take(self, found: mend.Found, containers: t.Iterable[Container]) -> None:
+        self._pids.update({container.uuid: container.pid for container in containers if container.alive})
+        for machine in found.running:
+            before = self.machines[machine.uuid]
+            self.machines[machine.uuid] = replace(machine, cpu_seconds=before.cpu_seconds)
+            if before.state != RUNNING:
+                self.say("machine_adopted", slot=machine.slot, machine=machine.uuid)
+                self._spawn(self._save(machine))
+        for machine, container in found.over:
+            self._spawn(self._over(machine, container))
+        for machine in found.unborn:
+            self._spawn(self._forget(machine))
+
+    async def _over(self, machine: Machine, container: t.Optional[Container]) -> None:
+        """A machine has ended: its slot is free as soon as that is written down."""
+        self._busy.add(machine.uuid)
+        try:
+            over = await self.in_thread(self.life.end, machine, container, self.boot_time)
+            self._have_ended(over)
+        finally:
+            self._busy.discard(machine.uuid)
+        await self._clean(over)
+
+    def _have_ended(self, machine: Machine) -> None:
+        self.machines[machine.uuid] = machine
+        self._pids.pop(machine.uuid, None)
+        self._count_failure(machine)
+        self.say(
+            "machine_ended", slot=machine.slot, machine=machine.uuid, machinetype=machine.machinetype,
+            message=machine.shutdown_message, code=machine.end_code, reason=machine.end_reason,
+            seconds=(machine.ended or 0) - (machine.started or machine.ended or 0), cpu_seconds=machine.cpu_seconds,
+        )  # fmt: skip
+        if self.on_end is not None:
+            self.on_end(machine)
+        self.changed()
+
+    async def _clean(self, machine: Machine) -> None:
+        if machine.uuid in self._busy:
+            return
+        self._busy.add(machine.uuid)
+        try:
+            text = accounting.record(machine, self.configuration)
+            if text is not None:
+                outgoing = accounting.is_outgoing(self.configuration)
+                await self.in_thread(accounting.write, self.configuration.state_folder, text, machine, outgoing)
+            self.machines[machine.uuid] = await self.in_thread(self.life.clean, machine)
+        except (GridboxError, OSError) as exc:
+            self.say("cleaning_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+        finally:
+            self._busy.discard(machine.uuid)
+        self._trim()
+
+    async def _forget(self, machine: Machine) -> None:
+        self._busy.add(machine.uuid)
+        try:
+            await self.in_thread(self.life.forget, machine)
+            del self.machines[machine.uuid]
+            self.say("unborn_removed", slot=machine.slot, machine=machine.uuid)
+            self.changed()
+        except (GridboxError, OSError) as exc:
+            self.say("cleaning_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+        finally:
+            self._busy.discard(machine.uuid)
+
+    async def _remove_stray(self, container: Container) -> None:
+        try:
+            await self.in_thread(self.engine.remove, container.id)
+        except GridboxError as exc:
+            self.say("cleaning_failed", container=container.name, problem=str(exc))
+
+    async def _save(self, machine: Machine) -> None:
+        await self.in_thread(self.store.save, machine)
+
+    def _silent(self, problem: GridboxError) -> None:
+        if not self.engine_problem:
+            self.say("engine_silent", problem=str(problem))
+        if self.engine_since is None:
+            self.engine_since = time.time()
+        self.engine_problem = str(problem)
+
+    def _answers(self) -> None:
+        if self.engine_problem:
+            self.say("engine_answers")
+            self.changed()
+        self.engine_problem, self.engine_since = "", None
+
+    def _count_failure(self, machine: Machine) -> None:
+        """How often in a row machines of a type have not worked at all, for whoever watches."""
+        worked = machine.started is not None and (machine.ended or 0) - machine.started >= machine.fizzle_seconds
+        failed = machine.failed_start or (is_abort(machine.shutdown_message) and not worked)
+        self.failures[machine.machinetype] = self.failures.get(machine.machinetype, 0) + 1 if failed else 0
+
+    def _trim(self) -> None:
+        """Forget machines that no decision and no answer depends on any more. Their folders stay for their days."""
+        now = time.time()
+        matters = {
+            one.name: max(one.backoff_seconds + one.fizzle_seconds, LOAD_WINDOW) for one in self.catalogue.machinetypes
+        }
+        keep: set[str] = set()
+        last: dict[tuple[str, str], Machine] = {}
+        for machine in self.machines.values():
+            if (
+                machine.state != ENDED
+                or not machine.cleaned
+                or (machine.ended or 0) > now - matters.get(machine.machinetype, LOAD_WINDOW)
+            ):
+                keep.add(machine.uuid)
+            for place in (("slot", machine.slot), ("machinetype", machine.machinetype)):
+                if place not in last or last[place].created <= machine.created:
+                    last[place] = machine
+        keep.update(machine.uuid for machine in last.values())
+        self.machines = {identity: machine for identity, machine in self.machines.items() if identity in keep}
+
+    # ---- limits --------------------------------------------------------------------------------------------------
+
+    def _limits(self, now: int) -> None:
+        if not self.can_tell:
+            return
+        live = [machine for machine in self.machines.values() if machine.state == RUNNING]
+        own = [machine.own() for machine in live]
+        slots = {machine.slot: machine for machine in live if machine.uuid not in self._busy}
+        heartbeats = {one.slot: self.store.heartbeat(one) for one in live if one.heartbeat_file}
+        settings = self.configuration.settings
+        for slot, limit in lowered(settings, own).items():
+            if slot in slots:
+                self._spawn(self._lower(slots[slot], limit))
+        for end in ends(settings, self.catalogue.machinetypes, own, heartbeats, now, self.watching_since):
+            machine = slots.get(end.slot)
+            if machine is not None and machine.told is None:
+                self._spawn(self._tell(machine, end, now))
+        for machine in slots.values():
+            if machine.told is not None and now >= machine.told + self.configuration.grace_seconds:
+                self._spawn(self._kill(machine))
+
+    async def _lower(self, machine: Machine, limit: int) -> None:
+        await self._at_work(machine, self.life.lower, machine, limit)
+
+    async def _tell(self, machine: Machine, end: End, now: int) -> None:
+        told = replace(
+            machine, told=now, end_code=end.code, end_reason=end.reason, shutdown_message=end.message
+        )  # fmt: skip
+        self.say("machine_told_to_end", slot=machine.slot, machine=machine.uuid, code=end.code, reason=end.reason)
+        await self._at_work(told, self._send_term, told)
+
+    def _send_term(self, machine: Machine) -> Machine:
+        self.store.save(machine)  # first, or after a crash it would have ended by itself
+        self.engine.signal(machine.container, "SIGTERM")
+        return machine
+
+    async def _kill(self, machine: Machine) -> None:
+        self.say("machine_killed", slot=machine.slot, machine=machine.uuid, grace=self.configuration.grace_seconds)
+        await self._at_work(machine, self._send_kill, machine)
+
+    def _send_kill(self, machine: Machine) -> Machine:
+        self.engine.signal(machine.container, "SIGKILL")
+        return machine
+
+    async def _at_work(self, machine: Machine, work: t.Callable[..., Machine], *arguments: t.Any) -> None:
+        self._busy.add(machine.uuid)
+        try:
+            self.machines[machine.uuid] = await self.in_thread(work, *arguments)
+        except EngineError as exc:
+            if exc.status is None:
+                self._silent(exc)
+            else:
+                self.say("engine_refused", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+        except (GridboxError, OSError) as exc:
+            self.say("step_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+        finally:
+            self._busy.discard(machine.uuid)
+        await self._look_at(machine.uuid)
+
+    # ---- starts --------------------------------------------------------------------------------------------------
+
+    def startable(self) -> list[Machinetype]:
+        """Machinetypes whose machines can be made here, now."""
+        return [
+            one
+            for one in self.catalogue.machinetypes
+            if one.machine_model in catalogue.MODELS and self.images.get(one.root_image, Image()).id is not None
+        ]
+
+    def _fill(self, now: int) -> None:
+        self._changed, self._considered = False, time.time()
+        if not self.can_tell or self._closing:
+            return
+        settings = self.configuration.settings
+        free = STARTS - sum(machine.state == STARTING for machine in self.machines.values())
+        own = [machine.own() for machine in self.machines.values()]
+        try:
+            host = host_facts.load(self.work_spaces.free_bytes())
+        except (GridboxError, OSError) as exc:
+            self.say("host_unreadable", problem=str(exc))
+            return
+        made = decide_all(settings, self.startable(), own, self.space, host, now, self._tie, max(free, 0) or 1)
+        for decision in made:
+            self.decision, self.decided = decision, time.time()
+            if decision.start is not None and free > 0:
+                self._begin(decision.start, now)
+
+    def _begin(self, start: Start, now: int) -> None:
+        kind = next(one for one in self.catalogue.machinetypes if one.name == start.machinetype)
+        settings = self.configuration.settings
+        machine = Machine(
+            uuid=str(uuid.uuid4()), slot=start.slot, machinetype=kind.name, machine_model=kind.machine_model,
+            processors=start.processors, created=now, shutdown_time=start.shutdown_time,
+            memory_bytes=start.processors * settings.mb_per_processor << 20, root_image=kind.root_image,
+            fizzle_seconds=kind.fizzle_seconds,
+            hs06=settings.usage(start.processors) if settings.hs06_per_processor is not None else None,
+            accounting_fqan=kind.accounting_fqan, cvmfs_repositories=kind.cvmfs_repositories,
+            heartbeat_file=kind.heartbeat_file,
+        )  # fmt: skip
+        self.machines[machine.uuid] = machine
+        self._spawn(self._start(machine, kind))
+
+    async def _start(self, machine: Machine, kind: Machinetype) -> None:
+        image = self.images[kind.root_image].id
+        self._busy.add(machine.uuid)
+        try:
+            machine = await self.in_thread(self.life.start, machine, kind, image)
+        except GridboxError as exc:
+            self._silent(exc)  # nobody can tell whether it runs: the next look will
+            return
+        except OSError as exc:
+            machine = mend.not_started(machine, f"Making it failed ({exc}).", int(time.time()))
+            await self._save(machine)
+        finally:
+            self._busy.discard(machine.uuid)
+        self.machines[machine.uuid] = machine
+        if machine.state == ENDED:
+            self._have_ended(machine)
+            await self._clean(machine)
+            return
+        self.say("machine_started", slot=machine.slot, machine=machine.uuid, machinetype=machine.machinetype)
+        self.changed()
+        await self._look_at(machine.uuid)  # it may be over already
+
+    # ---- images --------------------------------------------------------------------------------------------------
+
+    def _pull(self, now: float) -> None:
+        """Have images here before a machine needs them."""
+        if not self.can_tell or self._closing:
+            return
+        wanted = {
+            one.root_image
+            for one in self.catalogue.machinetypes
+            if one.machine_model in catalogue.MODELS and one.target_share > 0
+        }
+        for reference in wanted - self._pulling:
+            image = self.images.get(reference, Image())
+            fixed = "@sha256:" in reference
+            patience = PULL_AGAIN if image.id is None else PULL_NEWER
+            if now - image.tried >= patience and not (image.id is not None and fixed):
+                self._pulling.add(reference)
+                self._spawn(self._fetch(reference, image))
+
+    async def _fetch(self, reference: str, before: Image) -> None:
+        now = time.time()
+        try:
+            found = await self.in_thread(self.engine.image, reference)
+            if found is None or before.id is not None:
+                self.say("image_pulled" if before.id is not None else "image_wanted", image=reference)
+                await self.in_thread(self.engine.pull, reference)
+                found = await self.in_thread(self.engine.image, reference)
+            self.images[reference] = Image(found, "", None if found else before.since or now, now)
+            self.changed()
+        except GridboxError as exc:
+            if isinstance(exc, EngineError) and exc.status is None and "connection" not in str(exc):
+                self._silent(exc)
+            found = before.id
+            self.images[reference] = Image(found, str(exc), before.since or now, time.time())
+            self.say("image_missing", image=reference, problem=str(exc))
+        finally:
+            self._pulling.discard(reference)
+
+    def _spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.say("internal_error", problem=repr(task.exception()))
+        self.wake.set()

@@ -1,0 +1,173 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command ``gridbox``: the factory's daemon, and what people and programs ask of a factory and of its space."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+import typing as t
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
+    accounting,
+    health,
+    metrics,
+    report,
+    vac_conf,
+    views,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PATH, Configuration, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import load_key
+
+#: Exit statuses, beside those of ``check``, which are Nagios's, and argparse's 2 for wrong arguments.
+WELL, FAILED, SILENT = 0, 1, 3
+
+_QUERIES = {"machines": "machines_query", "machinetypes": "machinetypes_query", "factories": "factory_query"}
+
+
+def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
+    """Run the command.
+
+    :returns: its exit status.
+    """
+    asked = _parser().parse_args(arguments)
+    try:
+        return int(asked.run(asked))
+    except GridboxError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return FAILED
+
+
+def _factory(asked: argparse.Namespace) -> int:
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.daemon import Daemon
+
+    asyncio.run(Daemon(asked.configuration).run())
+    return WELL
+
+
+def _space(asked: argparse.Namespace) -> int:
+    configuration = load(asked.configuration)
+    result = asyncio.run(_poll(configuration, _QUERIES[asked.command], asked.factory, asked.timeout))
+    outcomes = list(result.outcomes.values())
+    if asked.json:
+        sys.stdout.write(json.dumps(views.as_data(outcomes), indent=1) + "\n")
+    elif asked.command == "machines":
+        sys.stdout.write(views.machines(outcomes, time.time()) + "\n")
+    elif asked.command == "machinetypes":
+        sys.stdout.write(views.machinetypes(outcomes, asked.name or "") + "\n")
+    else:
+        sys.stdout.write(views.factories(outcomes) + "\n")
+    return WELL if all(outcome.replies for outcome in outcomes) else SILENT
+
+
+async def _poll(configuration: Configuration, query: str, only: t.Sequence[str], seconds: float) -> Result:
+    own = configuration.settings.name
+    peers = {own: Peer(own, "127.0.0.1", configuration.port)}
+    peers.update(
+        {one.factory: Peer(one.factory, one.host, one.port) for one in configuration.factories if one.factory != own}
+    )
+    wanted = [peer for name, peer in peers.items() if not only or name in only or name.partition(".")[0] in only]
+    if not wanted:
+        raise GridboxError(
+            f"No factory of the space is called {', '.join(only)}. There are {', '.join(sorted(peers))}."
+        )
+    key = load_key(configuration.key_file) if configuration.key_file and os.geteuid() == 0 else None
+    return await poll(query, configuration.space, wanted, Resolver(), budget=Budget(seconds), key=key, version=PRODUCT)
+
+
+def _report(asked: argparse.Namespace) -> report.Report:
+    state_folder = load(asked.configuration).state_folder
+    found = report.load(state_folder)
+    if found is None:
+        raise GridboxError(f"No factory's daemon has ever worked in {state_folder}.")
+    return found
+
+
+def _explain(asked: argparse.Namespace) -> int:
+    found = _report(asked)
+    sys.stdout.write(json.dumps(found.decision, indent=1) + "\n" if asked.json else views.explain(found) + "\n")
+    return WELL
+
+
+def _check(asked: argparse.Namespace) -> int:
+    try:
+        found = health.health(report.load(load(asked.configuration).state_folder), time.time(), asked.seconds)
+    except GridboxError as exc:
+        found = health.unreadable(str(exc))
+    sys.stdout.write(found.output + "\n")
+    return found.status
+
+
+def _metrics(asked: argparse.Namespace) -> int:
+    sys.stdout.write(metrics.exposition(_report(asked)))
+    return WELL
+
+
+def _apel_sync(asked: argparse.Namespace) -> int:
+    state_folder, now = load(asked.configuration).state_folder, time.time()
+    text = accounting.sync(state_folder, asked.month or accounting.month_of(now - 86400))
+    sys.stdout.write(accounting.write_sync(state_folder, text, now) + "\n")
+    return WELL
+
+
+def _migrate(asked: argparse.Namespace) -> int:
+    files = []
+    for path in asked.file:
+        try:
+            with open(path, encoding="utf-8") as file:
+                files.append((path, file.read()))
+        except (OSError, ValueError) as exc:
+            raise GridboxError(f"{path} cannot be read ({exc}).") from exc
+    made = vac_conf.convert(files, asked.host)
+    sys.stdout.write(json.dumps(made.configuration, indent=1) + "\n")
+    sys.stderr.write("".join(f"{note}\n" for note in made.notes))
+    return WELL
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gridbox",
+        description="A vacuum factory, and what it and the other factories of its space say.",
+        epilog=f"Exit status: {WELL} all is well; {FAILED} it failed, see what is said; 2 wrong arguments; {SILENT} a"
+        " factory that was asked did not answer. check has Nagios's: 0 well, 1 warning, 2 critical, 3 unknown.",
+    )
+    parser.add_argument("--configuration", metavar="FILE", default=PATH, help="of the factory (%(default)s)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, run: t.Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        return made
+
+    add("factory", _factory, "Run the factory, in the foreground.")
+    for name in _QUERIES:
+        made = add(name, _space, f"Show the {name} of the whole space.")
+        if name == "machinetypes":
+            made.add_argument("--name", help="only this machinetype")
+        made.add_argument("factory", nargs="*", help="only these factories")
+        made.add_argument("--json", action="store_true", help="as JSON")
+        made.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="in all (%(default)s)")
+    add("explain", _explain, "Say why the next machine would be this one, or why none.").add_argument(
+        "--json", action="store_true", help="as JSON"
+    )
+    add("check", _check, "Say whether the factory is well, as Nagios wants it.").add_argument(
+        "seconds", nargs="?", type=float, default=600, help="largest age of its report (%(default)s)"
+    )
+    add("metrics", _metrics, "Print metrics as Prometheus reads them.")
+    add("apel-sync", _apel_sync, "Write the accounting's sync record.").add_argument(
+        "month", nargs="?", help="YYYYMM; without it, of 24 hours ago"
+    )
+    migrate = add("migrate", _migrate, "Print the configuration that vac.conf and vac.d make, and what they do not.")
+    migrate.add_argument("file", nargs="+", help="in the order in which Vac reads them")
+    migrate.add_argument("--host", default="", help="FQDN of the host, for factories that are named without it")
+    return parser

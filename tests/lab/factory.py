@@ -1,0 +1,130 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A factory of a test's own: the program as a host has it, in the network namespace of a lab's engine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import typing as t
+from pathlib import Path
+
+from ansible_collections.hep.gridbox.plugins.plugin_utils.zipapp import build
+from tests.lab.lab import Lab
+
+#: Seconds that anything a factory does by itself may take on a busy machine.
+PATIENCE = 90.0
+
+
+class LabFactory:
+    """One factory: its configuration, its state, its daemon.
+
+    :param folder: of the test.
+    :param settings: of the configuration, beside where its engine and its state are.
+    """
+
+    def __init__(self, lab: Lab, folder: Path, name: str = "f1.example.org", **settings: t.Any) -> None:
+        self.lab, self.folder, self.name = lab, folder, name
+        self.state = folder / "state"
+        self.program = folder / "gridbox"
+        self.program.write_bytes(build("factory.program", sys.executable))
+        self.program.chmod(0o755)
+        self.configuration = folder / "factory.json"
+        self.process: t.Optional[subprocess.Popen[bytes]] = None
+        self.settings = {
+            "name": name, "space": "vac01.example.org", "engine_url": lab.engine.url, "state_folder": str(self.state),
+            "total_processors": 2, "mb_per_processor": 64, "overload_per_processor": 1000, "work_space": "folder",
+            "grace_seconds": 2, "nofile": 4096, **settings,
+        }  # fmt: skip
+        self.write()
+
+    def write(self, **settings: t.Any) -> None:
+        """Write the configuration, changed."""
+        self.settings.update(settings)
+        new = self.configuration.with_suffix(".new")
+        new.write_text(json.dumps(self.settings))
+        new.replace(self.configuration)
+
+    def file(self, machinetype: str, name: str, text: str) -> None:
+        """Put a file where the site keeps what is for a machinetype."""
+        path = self.state / "machinetypes" / machinetype / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    # ---- the daemon ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the daemon, and wait until it works."""
+        with (self.folder / "journal").open("ab") as journal:
+            self.process = subprocess.Popen(
+                self._argv("factory"), stdin=subprocess.DEVNULL, stdout=journal, stderr=journal
+            )
+        began = len(self.events("factory_started"))
+        self.wait("the daemon to start", lambda: len(self.events("factory_started")) > began)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the daemon; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(timeout=PATIENCE)
+        self.process = None
+        return status
+
+    def remove(self) -> None:
+        """End the daemon, and remove its machines."""
+        if self.process is not None:
+            self.stop(signal.SIGKILL)
+        label = f"label=hep.gridbox.factory={self.name}"
+        for identity in self.lab.docker("ps", "--all", "--quiet", "--filter", label).split():
+            self.lab.docker("rm", "--force", "--volumes", identity)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command ``gridbox`` as people do."""
+        return subprocess.run(
+            self._argv(*arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def _argv(self, *arguments: str) -> list[str]:
+        enter = ["nsenter", f"--net=/run/netns/{self.lab.engine.netns}"]
+        return [*enter, str(self.program), "--configuration", str(self.configuration), *arguments]
+
+    # ---- what can be seen ----------------------------------------------------------------------------------------
+
+    def events(self, *names: str) -> list[dict[str, t.Any]]:
+        """The lines of its journal, those of some events only."""
+        path = self.folder / "journal"
+        lines = path.read_text().splitlines() if path.exists() else []
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        return [one for one in found if not names or one["event"] in names]
+
+    def containers(self) -> list[dict[str, t.Any]]:
+        """What the engine has of its machines, by ``docker inspect``."""
+        label = f"label=hep.gridbox.factory={self.name}"
+        found = self.lab.docker("ps", "--all", "--quiet", "--filter", label).split()
+        return t.cast("list[dict[str, t.Any]]", json.loads(self.lab.docker("inspect", *found))) if found else []
+
+    def running(self) -> list[dict[str, t.Any]]:
+        """Those that run."""
+        return [one for one in self.containers() if one["State"]["Running"]]
+
+    def records(self) -> list[dict[str, t.Any]]:
+        """What is written down of its machines, oldest first."""
+        found = [json.loads(path.read_text()) for path in (self.state / "machines").glob("*/machine.json")]
+        return sorted(found, key=lambda one: (one["created"], one["started"] or 0))
+
+    def wait(self, what: str, good: t.Callable[[], t.Any], seconds: float = PATIENCE) -> t.Any:
+        """Wait until something is so, and return what it is."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = good()
+            if found:
+                return found
+            if time.monotonic() > deadline or (self.process is not None and self.process.poll() is not None):
+                journal = (self.folder / "journal").read_text()[-3000:]
+                raise AssertionError(f"waited {seconds:g} s for {what}; the journal ends: {journal}")
+            time.sleep(0.05)
