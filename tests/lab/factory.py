@@ -81,7 +81,8 @@ class LabFactory:
             self.stop(signal.SIGKILL)
         label = f"label=hep.gridbox.factory={self.name}"
         for identity in self.lab.docker("ps", "--all", "--quiet", "--filter", label).split():
-            self.lab.docker("rm", "--force", "--volumes", identity)
+            # The daemon may have begun to.
+            self.lab.docker("rm", "--force", "--volumes", identity, check=False)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command ``gridbox`` as people do."""
@@ -106,7 +107,9 @@ class LabFactory:
         """What the engine has of its machines, by ``docker inspect``."""
         label = f"label=hep.gridbox.factory={self.name}"
         found = self.lab.docker("ps", "--all", "--quiet", "--filter", label).split()
-        return t.cast("list[dict[str, t.Any]]", json.loads(self.lab.docker("inspect", *found))) if found else []
+        # One may go between the two questions.
+        told = self.lab.docker("inspect", *found, check=False) if found else "[]"
+        return t.cast("list[dict[str, t.Any]]", json.loads(told))
 
     def running(self) -> list[dict[str, t.Any]]:
         """Those that run."""

@@ -1,0 +1,105 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import KEPT_BYTES, Store
+from tests.unit.factory.test_mend import LIVE
+
+
+def outputs(store: Store) -> Path:
+    folder = Path(store.create(LIVE)) / "mnt/joboutputs"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_machines_come_back_and_the_rest_is_told(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert store.load() == ([], [])
+    folder = store.create(LIVE)
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    over = replace(LIVE, state=ENDED)
+    store.save(over)
+    broken = tmp_path / "machines/broken"
+    broken.mkdir()
+    (broken / "machine.json").write_text("{")
+    (tmp_path / "machines/unborn").mkdir()
+    other = tmp_path / "machines/other"
+    other.mkdir()
+    (other / "machine.json").write_text(LIVE.as_json())
+    machines, problems = store.load()
+    assert machines == [over]
+    assert len(problems) == 2
+    assert not (tmp_path / "machines/unborn").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"200 Success\n", "200 Success"),
+        (b"  300 Nothing to do\nsecond line", "300 Nothing to do"),
+        (b"200", "200"),
+        (b"20", None),
+        (b"no digits", None),
+        (b"", None),
+        (b"\xff\xfe", None),
+        (b"200 \x1b[31mred\x00", "200 [31mred"),
+        ("²00 no digit".encode(), None),
+        (b"100 " + b"x" * 5000, "100 " + "x" * 1020),
+    ],
+)
+def test_shutdown_message(tmp_path: Path, content: bytes, expected: str | None) -> None:
+    store = Store(str(tmp_path))
+    (outputs(store) / "shutdown_message").write_bytes(content)
+    assert store.shutdown_message(LIVE) == expected
+
+
+def test_what_a_machine_has_put_there_is_not_followed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    folder = outputs(store)
+    secret = tmp_path / "secret"
+    secret.write_text("200 secret")
+    (folder / "shutdown_message").symlink_to(secret)
+    (folder / "link").symlink_to(secret)
+    os.mkfifo(folder / "fifo")
+    (folder / "folder").mkdir()
+    (folder / "log").write_text("kept")
+    (folder / "heartbeat").symlink_to(secret)
+    assert store.shutdown_message(LIVE) is None
+    assert store.heartbeat(replace(LIVE, heartbeat_file="heartbeat")) is None
+    assert store.heartbeat(replace(LIVE, heartbeat_file="fifo")) is None
+    assert store.heartbeat(replace(LIVE, heartbeat_file="log")) is not None
+    store.keep_outputs(LIVE)
+    assert os.listdir(Path(store.folder(LIVE)) / "joboutputs") == ["log"]
+
+
+def test_outputs_are_kept_up_to_a_limit(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    folder = outputs(store)
+    for name in ("a", "b"):
+        with (folder / name).open("wb") as file:
+            file.truncate(KEPT_BYTES - 10)
+    store.keep_outputs(LIVE)
+    kept = Path(store.folder(LIVE)) / "joboutputs"
+    assert sum(path.stat().st_size for path in kept.iterdir()) == KEPT_BYTES
+
+
+def test_folders_go_after_their_days(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.create(LIVE)
+    over = replace(LIVE, state=ENDED, ended=10_000, cleaned=True)
+    day = 86400
+    assert store.expire([over], 10_000 + 2 * day, 3) == []
+    assert store.expire([over], 10_000 + 4 * day, 0) == []
+    assert store.expire([LIVE, replace(over, cleaned=False)], 10_000 + 4 * day, 3) == []
+    assert store.expire([over], 10_000 + 4 * day, 3) == [over]
+    assert not os.path.exists(store.folder(over))
