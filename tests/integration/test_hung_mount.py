@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import struct
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox import preflight
 
@@ -71,3 +73,49 @@ def test_a_vobox_is_refused_a_repository_that_does_not_answer(hung: Path, monkey
     with pytest.raises(RefusedError) as refused:
         preflight._cvmfs(str(hung.parent), "rprivate", [hung.name])
     assert f"cvmfs.repositories[0]: alice.cern.ch: {hung} did not answer within 0.3 s" in str(refused.value)
+
+
+def test_a_factory_goes_on_and_sees_when_the_repository_is_back(hung: Path, tmp_path: Path) -> None:
+    """And with processes whose state is the kernel's own business, not that of a stand-in."""
+    good = tmp_path / "good"
+    (good / "lib").mkdir(parents=True)
+    (hung.parent / "lhcb.cern.ch" / "lib").mkdir(parents=True)
+    longest = 0.0
+
+    def helpers() -> list[str]:
+        """Its processes that are there; other tests may have left some of their own."""
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        return [number for number in children if Path(f"/proc/{number}/comm").read_text() == "find\n"]
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.02)
+            longest = max(longest, time.monotonic() - before)
+
+    async def factory() -> None:
+        repositories = Repositories(str(hung.parent), seconds=1.0)
+        ticker = asyncio.ensure_future(tick())
+        began = time.time()
+        first = await repositories.touch([hung.name, "lhcb.cern.ch"])
+        assert first["lhcb.cern.ch"] == Finding(True)
+        found = first[hung.name]
+        assert found.problem == f"{hung} did not answer within 1 s."
+        assert found.since is not None and began <= found.since < began + 1
+        sent = helpers()
+        assert len(sent) == 1
+        for _turn in range(3):  # it has been killed, and is still there; no second one joins it
+            assert await repositories.touch([hung.name]) == {hung.name: found}
+        assert helpers() == sent
+        for argv in (["umount", "--force", "--lazy", str(hung)], ["mount", "--bind", str(good), str(hung)]):
+            await asyncio.to_thread(subprocess.run, argv, check=True, timeout=30)
+        end = time.monotonic() + 30
+        while helpers():
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+        assert await repositories.touch([hung.name]) == {hung.name: Finding(True)}
+        ticker.cancel()
+
+    asyncio.run(factory())
+    assert longest < 5, "the loop stood still"

@@ -290,13 +290,13 @@ class DockerApi:
             self.call(f"Reading the history of image {reference}", "GET", f"/images/{reference}/history"),
         )
 
-    def import_layer(self, name: str, layer: t.Iterable[Chunk], changes: t.Optional[str] = None) -> None:
+    def import_layer(self, name: str, layer: t.Iterable[Chunk], *changes: str) -> None:
         """``docker import``: make an image of one layer, streamed as an uncompressed tar.
 
-        :param changes: an instruction of a Dockerfile for its configuration, which is empty otherwise.
+        :param changes: instructions of a Dockerfile for its configuration, which is empty otherwise.
         """
-        repository, _colon, tag = name.rpartition(":")
-        params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": changes}
+        # With its tag: Podman 4.3 does not read a parameter of its own for it, and calls the image "latest".
+        params: dict[str, t.Union[str, t.Sequence[str]]] = {"fromSrc": "-", "repo": name, "changes": changes}
         self._upload(f"Importing a layer as {name}", "/images/create", params, layer)
 
     def load_images(self, archive: t.Iterable[Chunk]) -> None:
@@ -313,7 +313,11 @@ class DockerApi:
         self.call(f"Removing image {reference}", "DELETE", f"/images/{reference}", ok=(404,))
 
     def _upload(
-        self, request: str, path: str, params: t.Mapping[str, t.Optional[str]], chunks: t.Iterable[Chunk]
+        self,
+        request: str,
+        path: str,
+        params: t.Mapping[str, t.Union[str, t.Sequence[str]]],
+        chunks: t.Iterable[Chunk],
     ) -> None:
         """POST a long stream; the answer is a stream of messages. A failure in mid-stream is one of them, with status
         200."""
@@ -325,7 +329,7 @@ class DockerApi:
 
         headers = {"Content-Type": "application/x-tar"}
         if self.url.startswith("unix://"):
-            query = urlencode({key: value for key, value in params.items() if value is not None})
+            query = urlencode(params, doseq=True)
             target = f"/v{self.client.api_version}{path}?{query}"
             try:
                 status, text = upload(self.url[len("unix://") :], target, headers, chunks, self.timeout)
