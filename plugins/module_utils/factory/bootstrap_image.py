@@ -144,7 +144,11 @@ class Wish:
             return cls(name, remove=True)
         script, root, busybox = params["script"], params["root"], params["busybox"] or ""
         if not script.startswith("#!"):
-            raise InputError("script", script[:40], "the text of the role's file bootstrap/init, which begins with #!")
+            raise InputError(
+                "script",
+                script[:40],
+                "the text of the collection's file playbooks/files/bootstrap/init, which begins with #!",
+            )
         parts = root.split("/")
         if (
             len(parts) < 3

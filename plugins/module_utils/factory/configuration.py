@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What an operator says of a factory: the JSON file that the role ``vacuum_factory`` writes. Checked here, all of it.
+"""What an operator says of a factory, in a JSON file. Checked here, all of it.
 
 Names are Vac's (spec 2.2) where it has the thing. A file in which anything is wrong is refused as a whole, with all
 that is wrong in it: a running factory then goes on with the one it has. What stands in a *pipe* is not the operator's,
@@ -138,9 +138,7 @@ def load(path: str) -> Configuration:
     except OSError as exc:
         raise GridboxError(f"The factory's configuration {path} cannot be read ({exc.strerror}).") from exc
     except (ValueError, RecursionError) as exc:
-        raise InputError(
-            path, "a file that is not JSON", "the JSON that the role vacuum_factory writes", str(exc)
-        ) from exc
+        raise InputError(path, "a file that is not JSON", "a factory in JSON", str(exc)) from exc
     return parse(data)
 
 

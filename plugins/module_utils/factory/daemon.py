@@ -39,8 +39,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Sender, end_message, status_messages
 
 #: Seconds: between polls of the space, reads of what pipes are due, reports, messages to monitors, looks whether the
-#: configuration has changed, and removals of old folders.
-POLL, PIPES, REPORT, MONITORS, CONFIGURATION, EXPIRE = 30, 10, 5, 60, 2, 3600
+#: configuration has changed, looks into repositories, and removals of old folders.
+POLL, PIPES, REPORT, MONITORS, CONFIGURATION, CVMFS, EXPIRE = 30, 10, 5, 60, 2, 60, 3600
 
 
 def say(event: str, **facts: t.Any) -> None:
@@ -100,7 +100,8 @@ class Daemon:
                 loop.create_task(self._every(seconds, work))
                 for seconds, work in (
                     (POLL, self._poll), (PIPES, self.factory.read_catalogue), (REPORT, self._tell),
-                    (MONITORS, self._tell_monitors), (CONFIGURATION, self._look_at_file), (EXPIRE, self._expire),
+                    (MONITORS, self._tell_monitors), (CONFIGURATION, self._look_at_file),
+                    (CVMFS, self.factory.touch_repositories), (EXPIRE, self._expire),
                 )
             ]  # fmt: skip
             await self._stop.wait()
@@ -254,7 +255,11 @@ class Daemon:
         return reports.Report(
             version=PRODUCT, name=settings.name, space=self.configuration.space, written=time.time(),
             started=self._started, pid=os.getpid(), engine_problem=factory.engine_problem,
-            engine_since=factory.engine_since, configuration_problem=self._problem,
+            engine_since=factory.engine_since,
+            cvmfs={
+                name: reports.RepositoryStatus(one.ok, one.problem, one.since) for name, one in factory.cvmfs.items()
+            },
+            configuration_problem=self._problem,
             configuration_since=self._problem_since, pipes=pipes, images=images,
             slots=reports.last_in_slots(settings.slots, factory.machines.values()),
             counts=reports.Counts.of(settings, factory.machines.values()),

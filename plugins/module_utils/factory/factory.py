@@ -28,6 +28,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineEr
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, catalogue, host_facts, mend
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
@@ -88,6 +90,7 @@ class Factory:
         self.machines: dict[str, Machine] = {}
         self.failures: dict[str, int] = {}
         self.space = Space()
+        self.cvmfs: dict[str, Finding] = {}
         self.engine_problem = "The engine has not been asked yet."
         self.engine_since: t.Optional[float] = None
         self.decision: t.Optional[Decision] = None
@@ -96,6 +99,7 @@ class Factory:
         self.boot_time = host_facts.boot_time()
         self.watching_since = int(time.time())
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
+        self._repositories = Repositories(CVMFS)
         self._tie = random.SystemRandom().random
         self._pool = ThreadPoolExecutor(WORKERS, "gridbox")
         self._busy: set[str] = set()
@@ -150,6 +154,21 @@ class Factory:
         if found != self.catalogue:
             self.catalogue = found
             self.changed()
+            self._spawn(self.touch_repositories())
+
+    async def touch_repositories(self) -> None:
+        """Keep the repositories in use mounted, and see which of them answer."""
+        kinds = [one for one in self.catalogue.machinetypes if one.target_share > 0]
+        live = [machine for machine in self.machines.values() if machine.state != ENDED]
+        names = {name for one in kinds for name in one.cvmfs_repositories}
+        names.update(name for machine in live for name in machine.cvmfs_repositories)
+        found = await self._repositories.touch(sorted(names))
+        if found != self.cvmfs:
+            for name, one in found.items():
+                if one.ok != self.cvmfs.get(name, Finding(True)).ok:
+                    self.say("repository", name=name, ok=one.ok, problem=one.problem)
+            self.cvmfs = found
+            self.changed()
 
     def tick(self) -> None:
         """Do what is due. Called whenever ``wake`` is set, and about each second."""
@@ -186,6 +205,7 @@ class Factory:
         self._closing = True
         while self._tasks:
             await asyncio.wait(list(self._tasks))
+        self._repositories.close()
         self._pool.shutdown(wait=True)
 
     @property
@@ -404,11 +424,13 @@ class Factory:
     # ---- starts --------------------------------------------------------------------------------------------------
 
     def startable(self) -> list[Machinetype]:
-        """Machinetypes whose machines can be made here, now."""
+        """Machinetypes whose machines can be made here, now: their image is here, their repositories answer."""
         return [
             one
             for one in self.catalogue.machinetypes
-            if one.machine_model in catalogue.MODELS and self.images.get(one.root_image, Image()).id is not None
+            if one.machine_model in catalogue.MODELS
+            and self.images.get(one.root_image, Image()).id is not None
+            and all(name in self.cvmfs and self.cvmfs[name].ok for name in one.cvmfs_repositories)
         ]
 
     def _fill(self, now: int) -> None:
