@@ -239,7 +239,7 @@ def test_strays_go_and_what_is_not_ours_stays(make: t.Callable[..., LabFactory])
 
 def test_a_malicious_pipe_starts_nothing_and_touches_nothing(make: t.Callable[..., LabFactory], tmp_path: Path) -> None:
     """The pipe of spec 9.1, item 1, that ran a command as root on a host of Vac's."""
-    bad = [
+    bad: list[dict[str, t.Any]] = [
         {"suffix": "cmd", "container_command": f"/user_data; touch {tmp_path}/pwned; echo"},
         {"suffix": "image", "root_image": f"docker://busybox:test; touch {tmp_path}/pwned"},
         {"suffix": "tmp", "tmp_binds": ["/scratch:/etc", f"$(touch {tmp_path}/pwned)"]},
