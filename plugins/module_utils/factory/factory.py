@@ -48,6 +48,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Sp
 
 #: Starts at a time. An engine takes about as long for several as for one after the other; more only wait in it.
 STARTS = 4
+#: Pulls at a time: workers are for machines first.
+PULLS = 2
 WORKERS = 12
 
 #: Seconds: between two looks at all containers; between two decisions where nothing has changed; until a pull that
@@ -264,6 +266,8 @@ class Factory:
 
     async def _over(self, machine: Machine, container: t.Optional[Container]) -> None:
         """A machine has ended: its slot is free as soon as that is written down."""
+        if self._is_done_with(machine):
+            return
         self._busy.add(machine.uuid)
         try:
             over = await self.in_thread(self.life.end, machine, container, self.boot_time)
@@ -285,8 +289,14 @@ class Factory:
             self.on_end(machine)
         self.changed()
 
+    def _is_done_with(self, machine: Machine) -> bool:
+        """Whether a look that was taken at the same time has found the same, and a worker has it in hand or is done."""
+        known = self.machines.get(machine.uuid)
+        return machine.uuid in self._busy or known is None or known.state == ENDED
+
     async def _clean(self, machine: Machine) -> None:
-        if machine.uuid in self._busy:
+        known = self.machines.get(machine.uuid)
+        if machine.uuid in self._busy or known is None or known.cleaned:
             return
         self._busy.add(machine.uuid)
         try:
@@ -302,6 +312,8 @@ class Factory:
         self._trim()
 
     async def _forget(self, machine: Machine) -> None:
+        if self._is_done_with(machine):
+            return
         self._busy.add(machine.uuid)
         try:
             await self.in_thread(self.life.forget, machine)
@@ -499,7 +511,9 @@ class Factory:
             for one in self.catalogue.machinetypes
             if one.machine_model in catalogue.MODELS and one.target_share > 0
         }
-        for reference in wanted - self._pulling:
+        for reference in sorted(wanted - self._pulling):
+            if len(self._pulling) >= PULLS:
+                break
             image = self.images.get(reference, Image())
             fixed = "@sha256:" in reference
             patience = PULL_AGAIN if image.id is None else PULL_NEWER
@@ -512,16 +526,14 @@ class Factory:
         try:
             found = await self.in_thread(self.engine.image, reference)
             if found is None or before.id is not None:
-                self.say("image_pulled" if before.id is not None else "image_wanted", image=reference)
+                self.say("image_wanted", image=reference)
                 await self.in_thread(self.engine.pull, reference)
                 found = await self.in_thread(self.engine.image, reference)
+                self.say("image_pulled", image=reference, id=found)
             self.images[reference] = Image(found, "", None if found else before.since or now, now)
             self.changed()
         except GridboxError as exc:
-            if isinstance(exc, EngineError) and exc.status is None and "connection" not in str(exc):
-                self._silent(exc)
-            found = before.id
-            self.images[reference] = Image(found, str(exc), before.since or now, time.time())
+            self.images[reference] = Image(before.id, str(exc), before.since or now, time.time())
             self.say("image_missing", image=reference, problem=str(exc))
         finally:
             self._pulling.discard(reference)
