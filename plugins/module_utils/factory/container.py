@@ -32,8 +32,8 @@ _HOST_NAME = 63
 
 
 def work_folder(path: str) -> str:
-    """The name, in a work space, of the folder that a machine sees as ``path``: one for each path."""
-    return path.strip("/").replace("_", "__").replace("/", "_")
+    """The name, in a work space, of the folder that a machine sees as ``path``: one for each, for no path has a ``%``."""
+    return path.strip("/").replace("/", "%")
 
 
 def body(

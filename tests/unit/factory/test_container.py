@@ -1,0 +1,75 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import body, work_folder
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from tests.unit.factory.test_configuration import SMALL
+from tests.unit.factory.test_mend import NEW
+
+KIND = Machinetype(
+    "a",
+    root_image="image:1",
+    user_data="run",
+    cvmfs_repositories=("a.example.org",),
+    tmp_binds=("/scratch", "/var/tmp"),
+)
+
+
+def made(kind: Machinetype = KIND, **options: t.Any) -> dict[str, t.Any]:
+    return body(NEW, kind, parse({**SMALL, **options}), "/state/machines/m", "sha256:1")
+
+
+def test_what_is_mounted() -> None:
+    mounts = {
+        one["Target"]: (one["Source"], one["ReadOnly"], one["BindOptions"]["Propagation"])
+        for one in made()["HostConfig"]["Mounts"]
+    }
+    assert mounts == {
+        "/etc/machinefeatures": ("/state/machines/m/machinefeatures", True, "rprivate"),
+        "/etc/jobfeatures": ("/state/machines/m/jobfeatures", True, "rprivate"),
+        "/var/spool/joboutputs": ("/state/machines/m/mnt/joboutputs", False, "rprivate"),
+        "/user_data": ("/state/machines/m/user_data", True, "rprivate"),
+        "/scratch": ("/state/machines/m/mnt/tmp/scratch", False, "rprivate"),
+        "/var/tmp": ("/state/machines/m/mnt/tmp/var%tmp", False, "rprivate"),
+        "/cvmfs/a.example.org": ("/cvmfs/a.example.org", True, "rslave"),
+    }
+
+
+def test_without_user_data_there_is_none() -> None:
+    kind = replace(KIND, user_data="", container_command=("/bin/pilot", "-x"))
+    request = made(kind)
+    assert "/user_data" not in {one["Target"] for one in request["HostConfig"]["Mounts"]}
+    assert request["Cmd"] == ["/bin/pilot", "-x"]
+
+
+def test_paths_that_differ_have_folders_that_differ() -> None:
+    paths = ["/a/b", "/a_b", "/a__b", "/a/_b", "/a_/b"]
+    assert len({work_folder(path) for path in paths}) == len(paths)
+    assert all("/" not in work_folder(path) for path in paths)
+
+
+def test_limits_are_hard_and_nothing_is_inherited() -> None:
+    host = made(pids_per_processor=100, nofile=1000, network="machines")["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == NEW.memory_bytes
+    assert (host["NanoCpus"], host["PidsLimit"], host["NetworkMode"]) == (10**9, 100, "machines")
+    assert host["CapDrop"] == ["ALL"]
+    assert "SYS_ADMIN" not in host["CapAdd"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["Ulimits"][0] == {"Name": "nofile", "Soft": 1000, "Hard": 1000}
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert host["Init"] is True
+    assert not host.get("Privileged")
+
+
+def test_a_host_name_that_the_kernel_would_refuse_is_cut() -> None:
+    long = replace(NEW, slot=f"{'a' * 70}-00.example.org")
+    request = body(long, KIND, parse(SMALL), "/m", "sha256:1")
+    assert len(request["Hostname"]) == 63
+    assert made()["Hostname"] == "f1-00.example.org"

@@ -1,0 +1,68 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.state import snapshot
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Snapshot
+from tests.unit.factory.test_configuration import SMALL
+from tests.unit.factory.test_mend import LIVE, NOW
+
+KIND = Machinetype("a", fizzle_seconds=600, max_wallclock_seconds=3600, max_processors=4, accounting_fqan="/a")
+
+
+def told(*machines: Machine, newest: Machine | None = None) -> Snapshot:
+    configuration = parse({**SMALL, "hs06_per_processor": 10.0, "mb_per_processor": 100})
+    slots = {machine.slot: machine for machine in machines}
+    newest_of = {newest.machinetype: newest} if newest is not None else {}
+    return snapshot(configuration, [KIND], slots, newest_of, host_facts.facts("/"), "hep.gridbox 1", NOW)
+
+
+def test_a_factory_without_machines() -> None:
+    made = told()
+    assert made.status.running_machines == 0
+    assert (made.status.max_machines, made.status.max_processors, made.status.max_hs06) == (2, 2, 20.0)
+    assert [one.machine for one in made.machines] == ["f1-00.example.org", "f1-01.example.org"]
+    assert [one.state for one in made.machines] == ["Shut down", "Shut down"]
+    assert made.machines[0].machinetype is None
+    [kind] = made.machinetypes
+    assert (kind.running_hs06, kind.num_before_fizzle, kind.shutdown_message) == (0.0, 0, None)
+    assert kind.bytes_per_processor == 100 << 20
+    assert made.site == "example.org"
+
+
+def test_a_machine_that_runs() -> None:
+    made = told(replace(LIVE, cpu_seconds=450, hs06=10.0))
+    [kind] = made.machinetypes
+    assert (kind.running_machines, kind.running_processors, kind.running_hs06) == (1, 1, 10.0)
+    assert kind.num_before_fizzle == 0, "it has run for longer than fizzle_seconds"
+    shown = made.machines[0]
+    assert (shown.state, shown.started_time, shown.heartbeat_time) == ("Running", 9_001, 9_900)
+    assert shown.cpu_percentage == 50.1
+    assert shown.shutdown_message is None
+    young = told(replace(LIVE, started=NOW - 10))
+    assert young.machinetypes[0].num_before_fizzle == 1
+
+
+def test_a_machine_that_is_told_to_end_still_runs() -> None:
+    made = told(replace(LIVE, told=9_950, shutdown_message="100 Time limit reached"))
+    assert made.machines[0].state == "Running"
+    assert made.machines[0].shutdown_message is None
+
+
+def test_the_last_end_is_what_the_others_back_off_from() -> None:
+    over = replace(LIVE, state=ENDED, ended=9_990, shutdown_message="300 Nothing to do")
+    made = told(over, newest=over)
+    [kind] = made.machinetypes
+    assert (kind.shutdown_message, kind.shutdown_time, kind.shutdown_machine) == (
+        "300 Nothing to do", 9_990, "f1-00.example.org",
+    )  # fmt: skip
+    assert kind.running_machines == 0
+    assert (made.machines[0].state, made.machines[0].shutdown_message) == ("Shut down", "300 Nothing to do")
