@@ -45,8 +45,9 @@ def digest(busybox: bytes = b"program", script: str = SCRIPT, root: str = ROOT) 
     return f"sha256:{hashlib.sha256(layer(busybox, script, root)).hexdigest()}"
 
 
-def image(*layers: str, entrypoint: list[str] | None = ENTRYPOINT) -> dict[str, t.Any]:
-    return {"Id": "sha256:1", "RootFS": {"Layers": list(layers)}, "Config": {"Entrypoint": entrypoint}, "Size": 9}
+def image(*layers: str, ours: bool = True) -> dict[str, t.Any]:
+    config = {"Entrypoint": ENTRYPOINT if ours else None}
+    return {"Id": "sha256:1", "RootFS": {"Layers": list(layers)}, "Config": config, "Size": 9}
 
 
 def members(content: bytes) -> dict[str, tarfile.TarInfo]:
@@ -102,7 +103,7 @@ def test_it_is_made_when_it_is_not_there_or_is_another() -> None:
         (None, "there is none"),
         (image(digest(b"old")), "it is made of other files"),
         (image(digest(), digest()), "it is made of other files"),
-        (image(digest(), entrypoint=None), "it is made of other files"),
+        (image(digest(), ours=False), "it is made of other files"),
     ):
         made = plan(WISH, Observed(there, b"program"))
         assert [(step.action, step.target, step.reason) for step in made.steps] == [("import_image", NAME, reason)]
