@@ -32,7 +32,7 @@ _HOST_NAME = 63
 
 
 def work_folder(path: str) -> str:
-    """The name, in a work space, of the folder that a machine sees as ``path``: one for each, for no path has a ``%``."""
+    """The name, in a work space, of the folder that a machine sees as ``path``: one for each; no path has a ``%``."""
     return path.strip("/").replace("/", "%")
 
 
