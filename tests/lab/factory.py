@@ -67,6 +67,12 @@ class LabFactory:
         began = len(self.events("factory_started"))
         self.wait("the daemon to start", lambda: len(self.events("factory_started")) > began)
 
+    @property
+    def pid(self) -> int:
+        """The daemon's process; nsenter has become it."""
+        assert self.process is not None
+        return self.process.pid
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the daemon; its exit status."""
         assert self.process is not None
