@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Work spaces that are logical volumes, linear and thin, on a virtual machine, for they need a device mapper."""
+"""Work spaces that are logical volumes, linear and thin, on a virtual machine, for they need a device mapper; and files
+once more, for there udev looks at every new device."""
 
 from __future__ import annotations
 
@@ -50,6 +51,7 @@ mount /dev/grid/home /srv/home
 KINDS = {
     "linear": {"work_space": "lvm", "volume_group": "grid"},
     "thin": {"work_space": "lvm", "volume_group": "grid", "thin_pool": "pool"},
+    "file": {"work_space": "file"},
     "linear with xfs": {"work_space": "lvm", "volume_group": "grid", "file_system": "xfs"},
 }
 #: Each is a function of tests/lab/work_spaces.py.
@@ -103,7 +105,7 @@ def volumes(fleet: Fleet) -> set[str]:
     return set(fleet.machine(HOST).run("lvs", "--noheadings", "--options", "lv_name").stdout.split())
 
 
-@pytest.mark.parametrize("kind", ["linear", "thin"])
+@pytest.mark.parametrize("kind", ["linear", "thin", "file"])
 @pytest.mark.parametrize("what", TRUE_OF_ALL)
 def test_work_spaces(fleet: Fleet, what: str, kind: str) -> None:
     before = volumes(fleet)

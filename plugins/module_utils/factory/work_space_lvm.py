@@ -190,12 +190,23 @@ class LogicalVolumes:
 
     def remove(self, volume: Volume) -> None:
         try:
+            self._try_to_remove(volume)
+        except GridboxError:
+            # A thin volume whose lvcreate was killed may have a device without a table. LVM 2.03 takes that away first,
+            # says that the pool is in use, and removes the volume the next time.
+            try:
+                self._try_to_remove(volume)
+            except GridboxError as exc:
+                held = f" Who holds it: {holders.told(volume.devices[0])}." if volume.devices else ""
+                raise GridboxError(f"{exc}{held}") from exc
+
+    def _try_to_remove(self, volume: Volume) -> None:
+        try:
             self._run(f"Removing the volume {volume.name}", "lvremove", "--yes", volume.name)
-        except GridboxError as exc:
-            if volume.name not in {one.name for one in self.find()}:
-                return  # somebody else was quicker: a command that a killed run had begun
-            held = f" Who holds it: {holders.told(volume.devices[0])}." if volume.devices else ""
-            raise GridboxError(f"{exc}{held}") from exc
+        except GridboxError:
+            # Somebody else may have been quicker: a command that a killed factory had begun.
+            if volume.name in {one.name for one in self.find()}:
+                raise
 
     def _observed_group(self) -> Group:
         report = self._run(f"Looking at the volume group {self._group}", "vgs", *_REPORT, _GROUP_FIELDS, self._group)

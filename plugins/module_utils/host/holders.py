@@ -25,10 +25,12 @@ def holders(device: str, proc: str = "/proc") -> list[str]:
     :param device: ``MAJOR:MINOR``.
     """
     found = []
-    own = os.readlink(f"{proc}/self/ns/mnt")
+    # While it is mounted here, all namespaces that get their mounts from ours have it as well, as many a service of
+    # systemd's does; they lose it when we do.
+    here = any(mount.device == device for mount in mount_table.read(f"{proc}/self/mountinfo"))
     for name in sorted(filter(str.isdigit, os.listdir(proc)), key=int):
         with contextlib.suppress(OSError):  # it has ended meanwhile, or is a kernel thread, which has no such files
-            how = _how(f"{proc}/{name}", device, own)
+            how = _how(f"{proc}/{name}", device, here)
             if how:
                 found.append(f"process {name} ({_read(f'{proc}/{name}/comm').strip()}) {how}")
     return found
@@ -43,8 +45,11 @@ def told(device: str) -> str:
     return ", ".join(found[:_MOST] + more)
 
 
-def _how(folder: str, device: str, own: str) -> str:
-    """In which way one process holds it; empty: it does not."""
+def _how(folder: str, device: str, here: bool) -> str:
+    """In which way one process holds it; empty: it does not.
+
+    :param here: whether it is mounted in our own mount namespace.
+    """
     mounts = [mount for mount in mount_table.read(f"{folder}/mountinfo") if mount.device == device]
     if not mounts:
         return ""
@@ -60,10 +65,7 @@ def _how(folder: str, device: str, own: str) -> str:
             return how
     if _in_hexadecimal(device) in {line.split(None, 4)[3] for line in _read(f"{folder}/maps").splitlines()}:
         return "runs a program of it, or has a file of it in memory"
-    # Seen by everybody, so not a reason: what is mounted in our own namespace is what somebody tries to unmount.
-    if os.readlink(f"{folder}/ns/mnt") != own:
-        return f"has it at {mounts[0].point} in a mount namespace of its own"
-    return ""
+    return "" if here else f"has it at {mounts[0].point} in a mount namespace of its own"
 
 
 def _in_hexadecimal(device: str) -> str:

@@ -331,13 +331,11 @@ NOTHING = "08048000-08049000 r-xp 00000000 08:01 1 /bin/cat\n08049000-0804a000 r
 
 
 def process(
-    proc: Path, number: int, mountinfo: str = HERE + THERE, namespace: str = "1", cwd: str = "/", root: str = "/",
-    maps: str = NOTHING, mount: int = 25,
+    proc: Path, number: int, mountinfo: str = HERE + THERE, cwd: str = "/", root: str = "/", maps: str = NOTHING,
+    mount: int = 25,
 ) -> None:  # fmt: skip
     folder = proc / str(number)
-    (folder / "ns").mkdir(parents=True)
-    (folder / "fdinfo").mkdir()
-    (folder / "ns/mnt").symlink_to(f"mnt:[{namespace}]")
+    (folder / "fdinfo").mkdir(parents=True)
     (folder / "cwd").symlink_to(cwd)
     (folder / "root").symlink_to(root)
     (folder / "mountinfo").write_text(mountinfo)
@@ -346,24 +344,30 @@ def process(
     (folder / "fdinfo/3").write_text(f"pos:\t0\nflags:\t0100000\nmnt_id:\t{mount}\nino:\t12\n")
 
 
-def test_who_holds_a_file_system(tmp_path: Path) -> None:
-    process(tmp_path, 1)
+ELSEWHERE = HERE + THERE.replace("/state/m/mnt", "/scratch")
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_who_holds_a_file_system(tmp_path: Path, here: bool) -> None:
+    process(tmp_path, 1, HERE + THERE if here else HERE)
     process(tmp_path, 2, mount=40)
     process(tmp_path, 30, cwd="/state/m/mnt/deep")
-    process(tmp_path, 4, cwd="/state/m/mnt2")
     process(tmp_path, 5, root="/state/m/mnt")
     process(tmp_path, 6, maps=NOTHING + "7f00-7f01 r--p 00000000 07:13 12 /state/m/mnt/lib.so\n")
-    process(tmp_path, 7, HERE + THERE.replace("/state/m/mnt", "/scratch"), namespace="2")
-    process(tmp_path, 8, HERE, namespace="3")
+    process(tmp_path, 7, ELSEWHERE, cwd="/state/m/mnt2")
+    process(tmp_path, 8, HERE)
     (tmp_path / "9").mkdir()  # it has just ended
     (tmp_path / "self").symlink_to("1")
-    assert holders.holders("7:19", str(tmp_path)) == [
+    found = [
         "process 2 (payload) has a file open in it",
         "process 5 (payload) has its root in it",
         "process 6 (payload) runs a program of it, or has a file of it in memory",
         "process 7 (payload) has it at /scratch in a mount namespace of its own",
         "process 30 (payload) works in it",
     ]
+    if here:  # what is mounted in a namespace beside ours holds nobody up
+        del found[3]
+    assert holders.holders("7:19", str(tmp_path)) == found
     assert holders.holders("7:1", str(tmp_path)) == []
 
 
