@@ -502,8 +502,12 @@ def test_who_was_not_asked_for_lack_of_time_is_not_held_for_dead() -> None:
     async def test(site: Site) -> None:
         port = site.peer(lambda _request, _number: [])
         peers = [Peer(f"factory{number}.example.com", "127.0.0.1", port) for number in range(5000)]
-        result = await ask(*peers, budget=Budget(0.05, 1))
-        late = [one for one in result.outcomes.values() if one.detail.startswith("not asked")]
+        # Sending to all takes half a second because of the pauses; on a busy machine the first may have to wait.
+        for seconds in (0.05, 0.1, 0.2, 0.4):
+            result = await ask(*peers, budget=Budget(seconds, 1))
+            late = [one for one in result.outcomes.values() if one.detail.startswith("not asked")]
+            if len(late) < 5000:
+                break
         assert 0 < len(late) < 5000
         assert {(one.state, one.since) for one in late} == {("silent", None)}
         assert len(result.silent_since) == 5000 - len(late)
