@@ -105,16 +105,14 @@ class Daemon:
                 )
             ]  # fmt: skip
             await self._stop.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_all(tasks)
             listener.stop()
             await self.factory.close()
             reports.write(self.configuration.state_folder, self.report())
             say("factory_stopped", factory=self.configuration.settings.name)
 
     async def _ticks(self) -> None:
-        while True:
+        while not self._stop.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.factory.wake.wait(), 1.0)
             self.factory.wake.clear()
@@ -122,7 +120,7 @@ class Daemon:
             self._answer()
 
     async def _every(self, seconds: float, work: t.Callable[[], t.Awaitable[None]]) -> None:
-        while True:
+        while not self._stop.is_set():
             try:
                 await work()
             except (GridboxError, OSError) as exc:
@@ -273,6 +271,18 @@ class Daemon:
         machines, _problems = await self.factory.in_thread(self.factory.store.load)
         days = self.configuration.machines_days
         await self.factory.in_thread(self.factory.store.expire, machines, int(time.time()), days)
+
+
+async def end_all(tasks: t.Collection[asyncio.Task[t.Any]]) -> None:
+    """Cancel tasks until they have ended. Once is not enough: before Python 3.12 ``wait_for`` may swallow a
+    cancellation that comes as its future is done (bpo-37658), and the daemon would not end."""
+    while True:
+        left = [task for task in tasks if not task.done()]
+        if not left:
+            return
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.2)
 
 
 class _Listener:
