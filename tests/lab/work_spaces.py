@@ -6,7 +6,8 @@
 
     python3 -m tests.lab.work_spaces NAME STATE_FOLDER '{"work_space": "lvm", "volume_group": "grid"}'
 
-runs the function NAME. So it needs no more than the standard library and the collection.
+runs the function NAME. So it needs no more than the standard library and the collection. On a machine where others make
+mount namespaces meanwhile, it has to run in one of its own: theirs would have its mounts as well, and hold them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -229,6 +231,7 @@ def one_in_use_is_not_removed(place: Place) -> None:
 
 
 def one_that_another_mount_namespace_has_is_not_lost(place: Place) -> None:
+    work_space_file._SECONDS = 1.0
     point = place.make(1)
     elsewhere = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 600"]
     holder = subprocess.Popen(elsewhere, stdout=subprocess.PIPE)
@@ -314,6 +317,67 @@ def _kills(place: Place, moments: t.Iterable[t.Callable[[], None]], least: int) 
     print(f"{counted} kills")
 
 
+# ---- files only --------------------------------------------------------------------------------------------------
+
+
+def a_loop_device_that_the_kernel_does_not_free_is_freed(place: Place) -> None:
+    """Made by hand, or by a mount(8) that was killed."""
+    said("umount", str(place.make(1)))
+    image = image_of(place)
+    said("losetup", "--find", image)
+    assert [loop.freed for loop in work_space_file.read_loops() if loop.file == image] == [False]
+    assert place.mend() == 2  # the volume, and the folder it was mounted in
+
+
+def a_file_that_somebody_has_removed_is_unmounted(place: Place) -> None:
+    place.make(1)
+    os.unlink(image_of(place))
+    place.remove(1)
+
+
+def a_mount_elsewhere_goes_too(place: Place) -> None:
+    point = place.make(1)
+    other = place.state_folder / "other"
+    other.mkdir()
+    said("mount", "--bind", str(point), str(other))
+    place.remove(1)
+    other.rmdir()
+
+
+def a_machine_has_one_work_space(place: Place) -> None:
+    (place.make(1) / "precious").write_text("here")
+    try:
+        place.make(1)
+        raise AssertionError("it has two")
+    except GridboxError as exc:
+        error = str(exc)
+    assert "has its work space already" in error, error
+    assert Path(place.folder(1), "mnt/precious").read_text() == "here"
+    place.remove(1)
+
+
+def one_that_cannot_be_mounted_is_not_left(place: Place) -> None:
+    place.make(1)
+    place.remove(1)
+    before = place.seen()
+    work_space._OPTIONS[place.configuration.file_system] = "no_such_option"
+    try:
+        place.make(1)
+        raise AssertionError("it has been mounted")
+    except GridboxError as exc:
+        error = str(exc)
+    assert re.search(r"Mounting .* failed\. mount ended with 32", error), error
+    same(before, place.seen())
+
+
+def image_of(place: Place) -> str:
+    """The file of the first machine's volume."""
+    return f"{os.path.realpath(place.state_folder)}/volumes/{uuid(1)}.img"
+
+
+# ---- in parts, with something between ---------------------------------------------------------------------------
+
+
 def made_and_left(place: Place) -> None:
     for number in (1, 2):
         place.make(number)
@@ -338,7 +402,10 @@ def main() -> None:
     name, state_folder, options = sys.argv[1:]
     place = Place(Path(state_folder), **json.loads(options))
     place.state_folder.mkdir(parents=True, exist_ok=True)
+    before = place.seen()
     globals()[name](place)
+    if globals()[name] not in (made_and_left, what_is_left_over_is_removed):
+        same({one for one in before if "/machines/" not in one} | parents(place), place.seen() | parents(place))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ has no journal where that can be had, and after a crash nobody repairs it.
 
 The engine has to see the mounts. A unit that runs this must not have a mount namespace of its own, which systemd makes
 for ``PrivateMounts=``, ``PrivateTmp=``, ``ProtectSystem=`` and others like them: a file system that is mounted in there
-is not in the containers, and cannot be unmounted for them.
+is not in the containers, and cannot be unmounted for them. And the state folder has to be on a shared mount, as systemd
+makes all of them: else every mount namespace that somebody makes meanwhile keeps the volume until it ends.
 """
 
 from __future__ import annotations
