@@ -308,6 +308,25 @@ class DockerApi:
         repository, _colon, tag = name.rpartition(":")
         self.call(f"Tagging image {reference} as {name}", "POST", f"/images/{reference}/tag", repo=repository, tag=tag)
 
+    def pull_image(self, reference: str, timeout: float) -> None:
+        """``docker pull``; a name without tag or digest is that of ``latest``.
+
+        :param timeout: seconds of silence after which it is given up.
+        """
+        from http.client import HTTPException
+
+        request = f"Pulling {reference}"
+        repository, tag = (reference, None) if "@" in reference else split_tag(reference)
+        params = {"fromImage": repository, "tag": tag}
+        response = self.send(request, "POST", "/images/create", params=params, stream=True, timeout=timeout)
+        from requests.exceptions import RequestException
+
+        try:
+            with response:
+                read_messages(request, response.iter_lines(), response.status_code)
+        except (RequestException, HTTPException, OSError, ValueError) as exc:
+            raise EngineError(request, f"the connection ended ({exc})") from exc
+
     def remove_image(self, reference: str) -> None:
         """``docker image rm``: take a name away, and the image with its last name. Fine if there is no such image."""
         self.call(f"Removing image {reference}", "DELETE", f"/images/{reference}", ok=(404,))
@@ -321,7 +340,6 @@ class DockerApi:
     ) -> None:
         """POST a long stream; the answer is a stream of messages. A failure in mid-stream is one of them, with status
         200."""
-        import json
         from http.client import HTTPException
         from urllib.parse import urlencode
 
@@ -340,10 +358,7 @@ class DockerApi:
         else:
             response = self.send(request, "POST", path, data=iter(chunks), headers=headers, params=params)
             status, text = response.status_code, response.text
-        for line in text.splitlines():
-            message = json.loads(line) if line.strip() else {}
-            if message.get("error"):
-                raise EngineError(request, str(message["error"]), status)
+        read_messages(request, text.splitlines(), status)
 
     # ---- networks -------------------------------------------------------------------------------------------------
 
@@ -400,6 +415,28 @@ class DockerApi:
             f"/networks/{network}/disconnect",
             body={"Container": container, "Force": force},
         )
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """A name's repository and tag; ``latest`` if it has none. A colon before a slash is a port's."""
+    repository, colon, tag = name.rpartition(":")
+    return (repository, tag) if colon and "/" not in tag else (name, "latest")
+
+
+def read_messages(request: str, lines: t.Iterable[t.Union[str, bytes]], status: int) -> None:
+    """Read a stream of messages to its end; a failure in mid-stream is one of them, with status 200.
+
+    :raises EngineError: if there is one, with the last words before it.
+    """
+    import json
+
+    said: list[str] = []
+    for line in lines:
+        message = json.loads(line) if line.strip() else {}
+        if message.get("stream", "").strip():
+            said.append(message["stream"].strip())
+        if message.get("error"):
+            raise EngineError(request, " ".join([*said[-3:], str(message["error"])]), status)
 
 
 def version_tuple(text: str) -> tuple[int, ...]:

@@ -184,26 +184,11 @@ class MachineEngine:
         return str(found["Id"]) if found else None
 
     def pull(self, reference: str) -> None:
-        """Pull an image; a name without tag or digest means ``latest``.
+        """Pull an image.
 
         :raises EngineError: if it cannot be had.
         """
-        request = f"Pulling image {reference}"
-        last = reference.rpartition("/")[2]
-        params = {"fromImage": reference if "@" in reference or ":" in last else f"{reference}:latest"}
-        from http.client import HTTPException
-
-        from requests.exceptions import RequestException
-
-        response = self.api.send(request, "POST", "/images/create", params=params, stream=True, timeout=PULL_SILENCE)
-        try:
-            with response:
-                for line in response.iter_lines():
-                    # A failure in mid-stream comes with status 200, as one of its messages.
-                    if line and json.loads(line).get("error"):
-                        raise EngineError(request, str(json.loads(line)["error"]))
-        except (RequestException, HTTPException, OSError, ValueError) as exc:
-            raise EngineError(request, f"the connection ended ({exc})") from exc
+        self.api.pull_image(reference, PULL_SILENCE)
 
 
 def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> t.Optional[float]:

@@ -26,7 +26,11 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import (
+    DockerApi,
+    read_messages,
+    split_tag,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
@@ -147,7 +151,7 @@ class Wish:
             if params[option] < 1:
                 raise InputError(option, params[option], "a number of seconds of 1 or more")
         recipe = _recipe(params)
-        name = name if "@" in name else ":".join(_split_tag(name))
+        name = name if "@" in name else ":".join(split_tag(name))
         return cls(name, recipe, state, params["pull_timeout"], params["bootstrap_timeout"])
 
 
@@ -283,7 +287,7 @@ class ImageWork:
         filters = json.dumps({"label": [f"{BASE_LABEL}={self.wish.name}"]})
         found = self.engine.call("Listing the bases of the image", "GET", "/images/json", filters=filters)
         used = {container["ImageID"] for container in self.engine.containers()}
-        prefix = f"{_split_tag(self.wish.name)[0]}:base-"
+        prefix = f"{split_tag(self.wish.name)[0]}:base-"
         names: list[str] = []
         for image in found:
             tags = [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"]
@@ -348,21 +352,11 @@ class ImageWork:
         if step.action == "remove_image":
             self.engine.remove_image(step.target)
         elif step.action in ("pull_base", "pull_image"):
-            self._pull(step.target)
+            self.engine.pull_image(step.target, self.wish.bootstrap_timeout)
         elif step.action == "bootstrap_base":
             self._bootstrap(step.target)
         else:
             self._build(step.target, step.details["base"])
-
-    def _pull(self, name: str) -> None:
-        repository, tag = (name, "") if "@" in name else _split_tag(name)
-        params = {"fromImage": repository, "tag": tag or None}
-        request = f"Pulling {name}"
-        timeout = self.wish.bootstrap_timeout
-        with contextlib.closing(
-            self.engine.send(request, "POST", "/images/create", params=params, stream=True, timeout=timeout)
-        ) as answer:
-            _read_messages(request, answer)
 
     def _bootstrap(self, tag: str) -> None:
         recipe = self.wish.recipe
@@ -404,7 +398,7 @@ class ImageWork:
             timeout=self.wish.bootstrap_timeout,
         )
         with contextlib.closing(answer):
-            _read_messages(request, answer)
+            read_messages(request, answer.iter_lines(), answer.status_code)
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         """Nothing is undone: a tag moves only with a finished image, and a finished base is of use to the next run."""
@@ -454,20 +448,3 @@ def _add(tar: tarfile.TarFile, name: str, text: str, mode: int) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(content), mode
     tar.addfile(entry, io.BytesIO(content))
-
-
-def _split_tag(name: str) -> tuple[str, str]:
-    """A name's repository and tag; ``latest`` if it has none. A colon before a slash is a port's."""
-    repository, colon, tag = name.rpartition(":")
-    return (repository, tag) if colon and "/" not in tag else (name, "latest")
-
-
-def _read_messages(request: str, answer: t.Any) -> None:
-    """Read a stream of messages to its end; a failure in mid-stream is one of them, with status 200."""
-    said: list[str] = []
-    for line in answer.iter_lines():
-        message = json.loads(line) if line.strip() else {}
-        if message.get("stream", "").strip():
-            said.append(message["stream"].strip())
-        if message.get("error"):
-            raise EngineError(request, " ".join([*said[-3:], str(message["error"])]), answer.status_code)
