@@ -41,11 +41,6 @@ _MOST_BYTES = 65536
 # ---- records -----------------------------------------------------------------------------------------------------
 
 
-def site(configuration: Configuration) -> str:
-    """The site's name: the GOCDB's, else the domain of the space."""
-    return configuration.site or configuration.space.partition(".")[2] or configuration.space
-
-
 def is_outgoing(configuration: Configuration) -> bool:
     """Whether records are APEL's to have: it knows the site, and what a processor is worth."""
     return bool(configuration.site) and configuration.settings.hs06_per_processor is not None
@@ -62,7 +57,7 @@ def record(machine: Machine, configuration: Configuration) -> t.Optional[str]:
     factory, space = configuration.settings.name, configuration.space
     memory = machine.memory_bytes // 1024  # KiB: what it was given, as Vac has it
     fields = {
-        "Site": site(configuration),
+        "Site": configuration.site_name,
         "SubmitHost": f"{space}/vac-{factory}",
         "LocalJobId": machine.uuid,
         "LocalUserId": factory,

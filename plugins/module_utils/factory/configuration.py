@@ -24,6 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinet
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Network
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Section
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import PORT
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Monitor, parse_monitors
@@ -51,19 +52,6 @@ class PipeSource:
     section: Section
     url: str = ""
     path: str = ""
-
-
-@dataclass(frozen=True)
-class PeerAddress:
-    """Another factory of the space.
-
-    :ivar factory: its FQDN.
-    :ivar host: name or address to ask; empty: the FQDN.
-    """
-
-    factory: str
-    host: str = ""
-    port: int = PORT
 
 
 @dataclass(frozen=True)
@@ -101,7 +89,7 @@ class Configuration:
     settings: FactorySettings
     space: str
     site: str = ""
-    factories: tuple[PeerAddress, ...] = ()
+    factories: tuple[Peer, ...] = ()
     networks: tuple[Network, ...] = ()
     open: bool = False
     key_file: str = ""
@@ -124,6 +112,16 @@ class Configuration:
     benchmark: str = "hs06"
     machinetypes: tuple[Machinetype, ...] = ()
     pipes: tuple[PipeSource, ...] = ()
+
+    @property
+    def others(self) -> tuple[Peer, ...]:
+        """The factories of the space but this one, which Vac's operators list as well."""
+        return tuple(one for one in self.factories if one.factory != self.settings.name)
+
+    @property
+    def site_name(self) -> str:
+        """What the site is called in messages and records: in the GOCDB, else the domain of the space (spec 2.2)."""
+        return self.site or self.space.partition(".")[2] or self.space
 
 
 def load(path: str) -> Configuration:
@@ -361,11 +359,16 @@ def _pipe(prefix: str, given: t.Mapping[str, t.Any]) -> PipeSource:
         raise InputError(f"{where}.vacuum_pipe_url", url, str(exc)) from None
 
 
-def _factories(value: t.Any) -> tuple[PeerAddress, ...]:
+def _peer(factory: str, host: str = "", port: int = PORT) -> Peer:
+    """What can be said of another factory: ``signed`` is not for the operator to say of one."""
+    return Peer(factory, host, port)
+
+
+def _factories(value: t.Any) -> tuple[Peer, ...]:
     found = []
     for one in value:
         given = one if isinstance(one, dict) else {"factory": one}
-        peer = PeerAddress(**given)
+        peer = _peer(**given)
         if not _HOST.fullmatch(peer.factory) or "." not in peer.factory or not 0 < peer.port < 65536:
             raise ValueError
         found.append(peer)

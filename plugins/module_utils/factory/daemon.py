@@ -13,24 +13,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import sys
+import threading
 import time
 import typing as t
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    EngineError,
+    GridboxError,
+    RefusedError,
+    WaitError,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, state
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.events import journal_line
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, last_in_slots
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
+from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import LOOPBACK, Access, address_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key, load_key
@@ -64,7 +70,6 @@ class Daemon:
         self._started = time.time()
         self._key: t.Optional[Key] = None
         self._result: t.Optional[Result] = None
-        self._host: t.Optional[state.HostFacts] = None
 
     async def run(self) -> None:
         """Work until told to end.
@@ -92,6 +97,7 @@ class Daemon:
             loop.add_signal_handler(signal.SIGHUP, self._read_again, True)
             say("factory_started", factory=self.configuration.settings.name, version=PRODUCT)
             await self.factory.read_catalogue()
+            await self._look_at_host()
             self._answer()
             self.responder.attach(loop)
             listener = _Listener(self.factory, loop)
@@ -165,7 +171,7 @@ class Daemon:
     async def _poll(self) -> None:
         """Ask the others what they run; and let those ask us that are named, wherever their names point now."""
         configuration, own = self.configuration, self.configuration.settings.name
-        peers = [Peer(one.factory, one.host, one.port) for one in configuration.factories if one.factory != own]
+        peers = configuration.others
         names = [one.host or one.factory for one in peers]
         resolved = await self.resolver.resolve(names, 2.0) if names else {}
         addresses = {address_of(address[1]) for found in resolved.values() for address in found.addresses}
@@ -190,20 +196,14 @@ class Daemon:
         self.factory.changed()
 
     def _snapshot(self) -> Snapshot:
-        if self._host is None:
-            self._host = host_facts.facts(self.configuration.state_folder)
-        slots: dict[str, Machine] = {}
         newest: dict[str, Machine] = {}
         for machine in self.factory.machines.values():
-            other = slots.get(machine.slot)
-            if other is None or (machine.state != ENDED, machine.created) >= (other.state != ENDED, other.created):
-                slots[machine.slot] = machine
             last = newest.get(machine.machinetype)
             if machine.state == ENDED and (last is None or (last.ended or 0) <= (machine.ended or 0)):
                 newest[machine.machinetype] = machine
         return state.snapshot(
-            self.configuration, self.factory.catalogue.machinetypes, slots, newest, self._host, PRODUCT,
-            int(time.time()),
+            self.configuration, self.factory.catalogue.machinetypes, last_in_slots(self.factory.machines.values()),
+            newest, self._host, PRODUCT, int(time.time()),
         )  # fmt: skip
 
     def _answer(self) -> None:
@@ -222,13 +222,16 @@ class Daemon:
         if status is not None:
             ended = float(machine.ended or time.time())
             data = end_message(snapshot, status, machine.shutdown_message, ended, time.time())
-            asyncio.get_running_loop().create_task(self.monitors.send([data]))
+            self.factory.spawn(self.monitors.send([data]))
 
     # ---- whoever wants to know -----------------------------------------------------------------------------------
 
+    async def _look_at_host(self) -> None:
+        self._host = await self.factory.in_thread(host_facts.facts, self.configuration.state_folder)
+
     async def _tell(self) -> None:
-        self._host = host_facts.facts(self.configuration.state_folder)
-        await self.factory.in_thread(self.factory.measure)
+        await self._look_at_host()
+        await self.factory.measure()
         await self.factory.in_thread(reports.write, self.configuration.state_folder, self.report())
 
     def report(self) -> reports.Report:
@@ -254,12 +257,9 @@ class Daemon:
             version=PRODUCT, name=settings.name, space=self.configuration.space, written=time.time(),
             started=self._started, pid=os.getpid(), engine_problem=factory.engine_problem,
             engine_since=factory.engine_since,
-            cvmfs={
-                name: reports.RepositoryStatus(one.ok, one.problem, one.since) for name, one in factory.cvmfs.items()
-            },
-            configuration_problem=self._problem,
+            cvmfs=factory.cvmfs, configuration_problem=self._problem,
             configuration_since=self._problem_since, pipes=pipes, images=images,
-            slots=reports.last_in_slots(settings.slots, factory.machines.values()),
+            slots=reports.of_slots(settings.slots, factory.machines.values()),
             counts=reports.Counts.of(settings, factory.machines.values()),
             decision=factory.decision.as_data() if factory.decision is not None else None, decided=factory.decided,
             peers={name: reports.PeerStatus(one.state, one.since) for name, one in outcomes.items()},
@@ -289,8 +289,6 @@ class _Listener:
     """Listens to the engine's events in a thread of its own, for as long as the factory works."""
 
     def __init__(self, factory: Factory, loop: asyncio.AbstractEventLoop) -> None:
-        import threading
-
         self._factory, self._loop = factory, loop
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="gridbox-events", daemon=True)
@@ -344,15 +342,11 @@ def _stamp(path: str) -> t.Optional[tuple[int, int, int]]:
 @contextlib.contextmanager
 def _alone(state_folder: str) -> t.Iterator[None]:
     """No other daemon works in the same folder."""
-    path = os.path.join(state_folder, "lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            held.enter_context(Lock(f"the factory in {os.path.realpath(state_folder)}", 0))
+        except WaitError:
             raise RefusedError(
                 f"state_folder: {state_folder}", "another factory's daemon works in it", "Stop that one first."
             ) from None
         yield
-    finally:
-        os.close(descriptor)

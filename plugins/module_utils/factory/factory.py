@@ -16,7 +16,6 @@ nothing is started, until it answers again (spec 9.1, item 2).
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 import typing as t
@@ -31,7 +30,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
+    ENDED,
+    RUNNING,
+    STARTING,
+    Machine,
+    last_in_slots,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
     Container,
     MachineEngine,
@@ -44,6 +49,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
 
 #: Starts at a time. An engine takes about as long for several as for one after the other; more only wait in it.
@@ -110,7 +116,7 @@ class Factory:
         self._pulling: set[str] = set()
         self._changed = True
         self._looked = self._considered = 0.0
-        self._looking = False
+        self._looking = self._deciding = False
         self._closing = False
         self.configure(configuration)
 
@@ -134,8 +140,6 @@ class Factory:
 
     def recover(self) -> None:
         """Read what there was before this process was. Before anything else; may wait."""
-        for folder in ("machines", "pipes"):
-            os.makedirs(os.path.join(self.configuration.state_folder, folder), mode=0o755, exist_ok=True)
         self.work_spaces.check()
         machines, problems = self.store.load()
         for problem in problems:
@@ -156,7 +160,7 @@ class Factory:
         if found != self.catalogue:
             self.catalogue = found
             self.changed()
-            self._spawn(self.touch_repositories())
+            self.spawn(self.touch_repositories())
 
     async def touch_repositories(self) -> None:
         """Keep the repositories in use mounted, and see which of them answer."""
@@ -179,27 +183,28 @@ class Factory:
             self.look()
         self._limits(int(now))
         self._pull(now)
-        if self._changed or now - self._considered >= DECIDE:
-            self._fill(int(now))
+        due = self._changed or now - self._considered >= DECIDE
+        if due and self.can_tell and not self._closing and not self._deciding:
+            self._deciding = True
+            self.spawn(self._decide())
 
     def ended(self, identity: str) -> None:
         """The engine says that a machine's container has ended."""
         if identity in self.machines:
-            self._spawn(self._look_at(identity))
+            self.spawn(self._look_at(identity))
 
     def look(self) -> None:
         """Look at all containers, unless that is being done."""
         self._looked = time.time()
         if not self._looking:
             self._looking = True
-            self._spawn(self._look())
+            self.spawn(self._look())
 
-    def measure(self) -> None:
+    async def measure(self) -> None:
         """What machines have used of processors until now. After the end nobody can tell any more."""
-        for identity, pid in list(self._pids.items()):
+        for identity, used in (await self.in_thread(_used, dict(self._pids))).items():
             machine = self.machines.get(identity)
-            used = cpu_seconds(pid) if machine is not None and machine.state == RUNNING else None
-            if machine is not None and used is not None:
+            if machine is not None and machine.state == RUNNING:  # it may have ended meanwhile
                 self.machines[identity] = replace(machine, cpu_seconds=int(used), seen=int(time.time()))
 
     async def close(self) -> None:
@@ -232,10 +237,10 @@ class Factory:
             machine = self.machines.get(stray.uuid)
             if machine is None:
                 self.say("stray_removed", container=stray.name, machine=stray.uuid)
-                self._spawn(self._remove_stray(stray))
+                self.spawn(self._remove_stray(stray))
         for machine in list(self.machines.values()):
             if machine.state == ENDED and not machine.cleaned and machine.uuid not in self._busy:
-                self._spawn(self._clean(machine))
+                self.spawn(self._clean(machine))
 
     async def _look_at(self, identity: str) -> None:
         machine = self.machines.get(identity)
@@ -258,11 +263,11 @@ class Factory:
             self.machines[machine.uuid] = replace(machine, cpu_seconds=before.cpu_seconds)
             if before.state != RUNNING:
                 self.say("machine_adopted", slot=machine.slot, machine=machine.uuid)
-                self._spawn(self._save(machine))
+                self.spawn(self._save(machine))
         for machine, container in found.over:
-            self._spawn(self._over(machine, container))
+            self.spawn(self._over(machine, container))
         for machine in found.unborn:
-            self._spawn(self._forget(machine))
+            self.spawn(self._forget(machine))
 
     async def _over(self, machine: Machine, container: t.Optional[Container]) -> None:
         """A machine has ended: its slot is free as soon as that is written down."""
@@ -359,19 +364,16 @@ class Factory:
         matters = {
             one.name: max(one.backoff_seconds + one.fizzle_seconds, LOAD_WINDOW) for one in self.catalogue.machinetypes
         }
-        keep: set[str] = set()
-        last: dict[tuple[str, str], Machine] = {}
+        newest: dict[str, Machine] = {}
         for machine in self.machines.values():
-            if (
-                machine.state != ENDED
-                or not machine.cleaned
-                or (machine.ended or 0) > now - matters.get(machine.machinetype, LOAD_WINDOW)
-            ):
+            other = newest.get(machine.machinetype)
+            if other is None or other.created <= machine.created:
+                newest[machine.machinetype] = machine
+        keep = {one.uuid for one in (*last_in_slots(self.machines.values()).values(), *newest.values())}
+        for machine in self.machines.values():
+            over = machine.state == ENDED and machine.cleaned
+            if not over or (machine.ended or 0) > now - matters.get(machine.machinetype, LOAD_WINDOW):
                 keep.add(machine.uuid)
-            for place in (("slot", machine.slot), ("machinetype", machine.machinetype)):
-                if place not in last or last[place].created <= machine.created:
-                    last[place] = machine
-        keep.update(machine.uuid for machine in last.values())
         self.machines = {identity: machine for identity, machine in self.machines.items() if identity in keep}
 
     # ---- limits --------------------------------------------------------------------------------------------------
@@ -386,14 +388,14 @@ class Factory:
         settings = self.configuration.settings
         for slot, limit in lowered(settings, own).items():
             if slot in slots:
-                self._spawn(self._lower(slots[slot], limit))
+                self.spawn(self._lower(slots[slot], limit))
         for end in ends(settings, self.catalogue.machinetypes, own, heartbeats, now, self.watching_since):
             machine = slots.get(end.slot)
             if machine is not None and machine.told is None:
-                self._spawn(self._tell(machine, end, now))
+                self.spawn(self._tell(machine, end, now))
         for machine in slots.values():
             if machine.told is not None and now >= machine.told + self.configuration.grace_seconds:
-                self._spawn(self._kill(machine))
+                self.spawn(self._kill(machine))
 
     async def _lower(self, machine: Machine, limit: int) -> None:
         await self._at_work(machine, self.life.lower, machine, limit)
@@ -445,18 +447,23 @@ class Factory:
             and all(name in self.cvmfs and self.cvmfs[name].ok for name in one.cvmfs_repositories)
         ]
 
-    def _fill(self, now: int) -> None:
+    async def _decide(self) -> None:
+        """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
         self._changed, self._considered = False, time.time()
-        if not self.can_tell or self._closing:
+        try:
+            host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes()))
+            self._fill(host, int(time.time()))
+        except (GridboxError, OSError) as exc:
+            self.say("host_unreadable", problem=str(exc))
+        finally:
+            self._deciding = False
+
+    def _fill(self, host: HostLoad, now: int) -> None:
+        if not self.can_tell or self._closing:  # since it was asked
             return
         settings = self.configuration.settings
         free = STARTS - sum(machine.state == STARTING for machine in self.machines.values())
         own = [machine.own() for machine in self.machines.values()]
-        try:
-            host = host_facts.load(self.work_spaces.free_bytes())
-        except (GridboxError, OSError) as exc:
-            self.say("host_unreadable", problem=str(exc))
-            return
         made = decide_all(settings, self.startable(), own, self.space, host, now, self._tie, max(free, 0) or 1)
         for decision in made:
             self.decision, self.decided = decision, time.time()
@@ -476,7 +483,7 @@ class Factory:
             heartbeat_file=kind.heartbeat_file,
         )  # fmt: skip
         self.machines[machine.uuid] = machine
-        self._spawn(self._start(machine, kind))
+        self.spawn(self._start(machine, kind))
 
     async def _start(self, machine: Machine, kind: Machinetype) -> None:
         image = self.images[kind.root_image].id
@@ -519,7 +526,7 @@ class Factory:
             patience = PULL_AGAIN if image.id is None else PULL_NEWER
             if now - image.tried >= patience and not (image.id is not None and fixed):
                 self._pulling.add(reference)
-                self._spawn(self._fetch(reference, image))
+                self.spawn(self._fetch(reference, image))
 
     async def _fetch(self, reference: str, before: Image) -> None:
         now = time.time()
@@ -538,7 +545,8 @@ class Factory:
         finally:
             self._pulling.discard(reference)
 
-    def _spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> None:
+    def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> None:
+        """Have something done; the factory does not close before it is, and tells if it fails."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -548,3 +556,9 @@ class Factory:
         if not task.cancelled() and task.exception() is not None:
             self.say("internal_error", problem=repr(task.exception()))
         self.wake.set()
+
+
+def _used(pids: t.Mapping[str, int]) -> dict[str, float]:
+    """Seconds of processor by machine, of those that can be asked. Waits for the kernel."""
+    found = ((identity, cpu_seconds(pid)) for identity, pid in pids.items())
+    return {identity: used for identity, used in found if used is not None}

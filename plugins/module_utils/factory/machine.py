@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import typing as t
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import OwnMachine
 
 STARTING, RUNNING, ENDED = "starting", "running", "ended"
@@ -101,6 +102,16 @@ class Machine:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
+def last_in_slots(machines: t.Iterable[Machine]) -> dict[str, Machine]:
+    """By slot, the machine that is in it, else the one that was made last in it."""
+    last: dict[str, Machine] = {}
+    for machine in machines:
+        other = last.get(machine.slot)
+        if other is None or (machine.state != ENDED, machine.created) >= (other.state != ENDED, other.created):
+            last[machine.slot] = machine
+    return last
+
+
 def from_json(text: str, where: str) -> Machine:
     """A machine from its file.
 
@@ -108,17 +119,9 @@ def from_json(text: str, where: str) -> Machine:
     :raises GridboxError: if it is none.
     """
     try:
-        data = json.loads(text)
-        known = {one.name for one in fields(Machine)}
-        # A key of a later version means nothing to this one, and must not cost a machine.
-        given: dict[str, t.Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known
-        }
-        made = Machine(**given)
-        if made.state not in (STARTING, RUNNING, ENDED) or not all(
-            isinstance(number, int) for number in (made.processors, made.created, made.shutdown_time)
-        ):
-            raise ValueError("its state or a number is none")
-    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+        made = t.cast("Machine", read(Machine, json.loads(text)))
+        if made.state not in (STARTING, RUNNING, ENDED):
+            raise ValueError(f"{made.state!r:.60} is no state of a machine")
+    except (ValueError, TypeError, RecursionError) as exc:
         raise GridboxError(f"{where} is not a machine's record ({exc}).") from exc
     return made

@@ -73,9 +73,7 @@ def _space(asked: argparse.Namespace) -> int:
 async def _poll(configuration: Configuration, query: str, only: t.Sequence[str], seconds: float) -> Result:
     own = configuration.settings.name
     peers = {own: Peer(own, "127.0.0.1", configuration.port)}
-    peers.update(
-        {one.factory: Peer(one.factory, one.host, one.port) for one in configuration.factories if one.factory != own}
-    )
+    peers.update({one.factory: one for one in configuration.others})
     wanted = [peer for name, peer in peers.items() if not only or name in only or name.partition(".")[0] in only]
     if not wanted:
         raise GridboxError(
@@ -115,7 +113,7 @@ def _metrics(asked: argparse.Namespace) -> int:
 
 def _apel_sync(asked: argparse.Namespace) -> int:
     state_folder, now = load(asked.configuration).state_folder, time.time()
-    text = accounting.sync(state_folder, asked.month or accounting.month_of(now - 86400))
+    text = accounting.sync(state_folder, asked.month or accounting.month_of(now))
     sys.stdout.write(accounting.write_sync(state_folder, text, now) + "\n")
     return WELL
 

@@ -11,13 +11,14 @@ for the daemon or the engine, and can tell that the daemon is gone: then the fil
 from __future__ import annotations
 
 import json
-import math
 import os
 import typing as t
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine, last_in_slots
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 
@@ -66,19 +67,6 @@ class ImageStatus:
 
 
 @dataclass(frozen=True)
-class RepositoryStatus:
-    """A CVMFS repository.
-
-    :ivar ok: it answers.
-    :ivar since: Unix s: since when it does not.
-    """
-
-    ok: bool
-    problem: str = ""
-    since: t.Optional[float] = None
-
-
-@dataclass(frozen=True)
 class PeerStatus:
     """Another factory of the space.
 
@@ -119,7 +107,7 @@ class Report:
     :ivar pipes: by prefix.
     :ivar images: by machinetype.
     :ivar cvmfs: by repository.
-    :ivar slots: the machine that is or was last in each slot, as :func:`last_in_slots` has it.
+    :ivar slots: the machine that is or was last in each slot, as :func:`of_slots` has it.
     :ivar decision: the last ``Decision.as_data()``; None: there has been none.
     :ivar decided: when it was taken.
     :ivar peers: by FQDN.
@@ -141,7 +129,7 @@ class Report:
     configuration_since: t.Optional[float] = None
     pipes: t.Mapping[str, PipeStatus] = field(default_factory=dict)
     images: t.Mapping[str, ImageStatus] = field(default_factory=dict)
-    cvmfs: t.Mapping[str, RepositoryStatus] = field(default_factory=dict)
+    cvmfs: t.Mapping[str, Finding] = field(default_factory=dict)
     slots: tuple[t.Mapping[str, t.Any], ...] = ()
     counts: Counts = Counts()
     decision: t.Optional[t.Mapping[str, t.Any]] = None
@@ -157,16 +145,12 @@ class Report:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def last_in_slots(slots: t.Iterable[str], machines: t.Iterable[Machine]) -> tuple[dict[str, t.Any], ...]:
-    """What a report says of each slot: the machine that is in it, else the one that ended last in it.
+def of_slots(slots: t.Iterable[str], machines: t.Iterable[Machine]) -> tuple[dict[str, t.Any], ...]:
+    """What a report says of each slot, by the machine that is or was last in it.
 
     :param slots: names, in the factory's order. Of one that was never used all but the name is missing.
     """
-    last: dict[str, Machine] = {}
-    for machine in machines:
-        other = last.get(machine.slot)
-        if other is None or (machine.state != ENDED, machine.created) > (other.state != ENDED, other.created):
-            last[machine.slot] = machine
+    last = last_in_slots(machines)
     return tuple(
         {key: getattr(last[slot], key) for key in _OF_A_MACHINE} if slot in last else {"slot": slot} for slot in slots
     )
@@ -179,7 +163,7 @@ def from_json(text: str, where: str) -> Report:
     :raises GridboxError: if it is none. A key of a later version means nothing to this one, and is passed over.
     """
     try:
-        return t.cast("Report", _read(Report, json.loads(text)))
+        return t.cast("Report", read(Report, json.loads(text)))
     except (ValueError, TypeError, RecursionError) as exc:
         raise GridboxError(f"{where} is not a factory's report ({exc}).") from exc
 
@@ -210,46 +194,3 @@ def write(state_folder: str, report: Report) -> None:
         write_atomically(path, report.to_json().encode(), 0o644)
     except OSError as exc:
         raise GridboxError(f"The factory's report {path} cannot be written ({exc.strerror}).") from exc
-
-
-# ---- from JSON types ---------------------------------------------------------------------------------------------
-
-
-def _read(kind: t.Any, value: t.Any) -> t.Any:
-    """A value of a type of this file, from JSON types.
-
-    :raises ValueError: if it is none.
-    :raises TypeError: if a key is missing.
-    """
-    origin, arguments = t.get_origin(kind), t.get_args(kind)
-    if kind is t.Any:
-        return value
-    if origin is t.Union:  # Optional, all of them
-        return None if value is None else _read(arguments[0], value)
-    if is_dataclass(kind):
-        hints, given = t.get_type_hints(kind), _object(value)
-        make = t.cast("t.Callable[..., t.Any]", kind)
-        return make(**{one.name: _read(hints[one.name], given[one.name]) for one in fields(kind) if one.name in given})
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{value!r:.60} is no list")
-        return tuple(_read(arguments[0], one) for one in value)
-    if origin is not None:
-        return {key: _read(arguments[1], one) for key, one in _object(value).items()}
-    wanted = (int, float) if kind is float else kind
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool) or not _is_finite(value):
-        raise ValueError(f"{value!r:.60} is no {kind.__name__}")
-    return value
-
-
-def _object(value: t.Any) -> dict[str, t.Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{value!r:.60} is no object")
-    return value
-
-
-def _is_finite(value: t.Any) -> bool:
-    """Whether arithmetic with it ends well: a damaged file must not be a traceback of its reader."""
-    return not isinstance(value, (int, float)) or (
-        abs(value) < 1e15 if isinstance(value, int) else math.isfinite(value)
-    )

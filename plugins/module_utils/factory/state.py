@@ -85,7 +85,7 @@ def snapshot(
     return Snapshot(
         configuration.space,
         settings.name,
-        configuration.site or configuration.space.partition(".")[2],
+        configuration.site_name,
         version,
         status,
         tuple(_machinetype(configuration, one, machines, newest.get(one.name), now) for one in machinetypes),

@@ -69,7 +69,7 @@ class Store:
     def create(self, machine: Machine) -> str:
         """Make a machine's folder, with its record. For root alone: user_data in it may hold secrets."""
         folder = self.folder(machine)
-        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        os.makedirs(self.root, mode=0o755, exist_ok=True)
         os.mkdir(folder, 0o700)
         self.save(machine)
         return folder

@@ -17,6 +17,11 @@ from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import (
+    JOBFEATURES,
+    JOBOUTPUTS,
+    MACHINEFEATURES,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -35,7 +40,7 @@ class Places:
 
 
 #: In a Docker or Podman container.
-IN_CONTAINER = Places("/etc/machinefeatures", "/etc/jobfeatures", "/var/spool/joboutputs")
+IN_CONTAINER = Places(MACHINEFEATURES, JOBFEATURES, JOBOUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,11 @@ def values(
     :param version: of whoever manages the machine: product and version.
     :param proxy: the X.509 proxy made for this machine; empty: none.
     """
-    site = configuration.site or configuration.space.partition(".")[2]
     image = machinetype.root_image
     found = {
         "url": content.url,
         "space": configuration.space,
-        "site": site,
+        "site": configuration.site_name,
         "uuid": machine.uuid,
         "root_image_url": image if image.startswith(("http://", "https://")) else "",
     }

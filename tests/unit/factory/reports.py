@@ -10,6 +10,7 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import (
     Counts,
@@ -17,8 +18,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
     PeerStatus,
     PipeStatus,
     Report,
-    RepositoryStatus,
-    last_in_slots,
+    of_slots,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 
@@ -83,8 +83,8 @@ REPORT = Report(
         "lhcb": PipeStatus(NOW - 60, machinetypes=("lhcb-dc-prod",)),
     },
     images={"exp-dc-prod": ImageStatus(True), "lhcb-dc-prod": ImageStatus(True, since=NOW - 9000)},
-    cvmfs={"lhcb.cern.ch": RepositoryStatus(True)},
-    slots=last_in_slots(SLOTS, [ENDED_MACHINE, RUNNING_MACHINE]),
+    cvmfs={"lhcb.cern.ch": Finding(True)},
+    slots=of_slots(SLOTS, [ENDED_MACHINE, RUNNING_MACHINE]),
     counts=Counts.of(SETTINGS, [ENDED_MACHINE, RUNNING_MACHINE]),
     decision=DECISION,
     decided=NOW - 30,

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.health import (
     CRITICAL,
     OK,
@@ -24,7 +25,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
     ImageStatus,
     PipeStatus,
     Report,
-    RepositoryStatus,
 )
 from tests.unit.factory.reports import DECISION, NOW, REPORT
 
@@ -81,7 +81,7 @@ def test_a_factory_that_is_well() -> None:
         ({"failures_in_a_row": {"a": 2}}, OK, "Factory ok"),
         ({"failures_in_a_row": {"a": 3}}, CRITICAL, "The last 3 machines of a fizzled or did not start"),
         (
-            {"cvmfs": {"lhcb.cern.ch": RepositoryStatus(False, "It hangs.", NOW - 120)}},
+            {"cvmfs": {"lhcb.cern.ch": Finding(False, "It hangs.", NOW - 120)}},
             CRITICAL,
             "CVMFS repository lhcb.cern.ch does not answer for 2 min: It hangs (",
         ),

@@ -20,8 +20,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
     Counts,
     Report,
     from_json,
-    last_in_slots,
     load,
+    of_slots,
     write,
 )
 from tests.unit.factory.reports import (
@@ -128,7 +128,7 @@ def test_a_slot_tells_of_the_machine_in_it_else_of_the_last() -> None:
     # A machine that runs is told, even if the clock was set back when the one before was made.
     running = replace(RUNNING_MACHINE, created=100)
     later = replace(ENDED_MACHINE, uuid="later", slot=SLOTS[1], created=200)
-    told = last_in_slots(SLOTS, [ENDED_MACHINE, older, running, later])
+    told = of_slots(SLOTS, [ENDED_MACHINE, older, running, later])
     assert [one.get("uuid") for one in told] == [ENDED_MACHINE.uuid, running.uuid, None]
     assert told[2] == {"slot": SLOTS[2]}
     assert told[0]["shutdown_message"] == "200 Success"

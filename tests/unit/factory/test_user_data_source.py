@@ -23,13 +23,6 @@ from tests.unit.vacuum.web_server import Web, make_ca, send, serving
 SCRIPT = b"#!/bin/sh\nexec ##user_data_option_pilot##\n"
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @pytest.fixture()
 def web() -> t.Iterator[Web]:
     with serving(Web(SCRIPT)) as served:

@@ -41,13 +41,6 @@ def document(image: str = "a", cache_seconds: int = 600) -> bytes:
     return json.dumps({"cache_seconds": cache_seconds, "machinetypes": [machinetype]}).encode()
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @pytest.fixture()
 def web() -> t.Iterator[Web]:
     with serving(Web(document())) as served:
