@@ -47,7 +47,7 @@ def test_what_podman_can_hold_is_kept(podman: PodmanService, tmp_path: Path) -> 
     trees = []
     for tag in ("el9", "flat"):
         mount = podman.podman("image", "mount", f"localhost/vobox:{tag}").stdout.strip()
-        trees.append(tree_in(mount))
+        trees.append(tree_in(podman.seen(mount)))
         podman.podman("image", "unmount", f"localhost/vobox:{tag}")
         trees[-1].pop(b".")  # no layer says what the root is like
     assert trees[0] == trees[1]

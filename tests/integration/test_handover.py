@@ -346,6 +346,21 @@ def test_a_killed_swap_with_a_stand_in_ends_before(site: Lab, vobox: str, number
     assert inspect(site)["Id"] == vobox
 
 
+@pytest.mark.parametrize("number", [0, 9])
+def test_a_stand_in_is_silent_even_if_its_namespace_outlives_it(site: Lab, vobox: str, number: int) -> None:
+    """As namespaces do on a busy machine, where the LAN was sent to a container that was gone (a run of 2026-11)."""
+    held = f"gbt{os.getpid()}-held"
+    pid = f"docker --host {site.engine.url} inspect --format {{{{.State.Pid}}}} {NAME}.stand-in"
+    hold = {"POST stop": ["sh", "-c", f"exec ip netns attach {held} $({pid})"]}
+    try:
+        swap(Job(site.engine.url, stand_in=True, die_at=number, before=hold), site.engine.netns)
+        assert [link["ifname"] for link in json.loads(run("ip", "-json", "-n", held, "link").stdout)] == ["lo"]
+        assert troubles(site) == []
+        assert (inspect(site)["Id"] == vobox) is bool(number)
+    finally:
+        run("ip", "netns", "delete", held, check=False)
+
+
 # ---- SIGKILL at every step -------------------------------------------------------------------------------------------
 
 #: The effects of an overlapping swap, in order; the parameters below are their numbers.

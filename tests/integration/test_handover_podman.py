@@ -21,13 +21,15 @@ NAME = "vobox"
 
 @pytest.fixture()
 def vobox(podman: PodmanService, podman_site: str) -> t.Iterator[str]:
-    made = podman.podman(
-        "run", "--detach", "--name", NAME, "--network", f"site:ip={VOBOX.ipv4},ip={VOBOX.ipv6},mac={VOBOX.mac}",
-        "--restart", "unless-stopped", "busybox:test", "httpd", "-f", "-p", "80", "-h", "/www",
-    )  # fmt: skip
-    eventually_answers(podman_site)
-    yield made.stdout.strip()
-    podman.podman("rm", "--all", "--force", "--time", "0")
+    try:
+        made = podman.podman(
+            "run", "--detach", "--name", NAME, "--network", f"site:ip={VOBOX.ipv4},ip={VOBOX.ipv6},mac={VOBOX.mac}",
+            "--restart", "unless-stopped", "busybox:test", "httpd", "-f", "-p", "80", "-h", "/www",
+        )  # fmt: skip
+        eventually_answers(podman_site)
+        yield made.stdout.strip()
+    finally:
+        podman.podman("rm", "--all", "--force", "--time", "0")
 
 
 def eventually_answers(peer: str) -> None:

@@ -136,7 +136,12 @@ class Dockerd:
 
 
 class PodmanService:
-    """Podman behind its Docker-compatible socket, with storage of its own."""
+    """Podman behind its Docker-compatible socket, with storage of its own.
+
+    And with a /run/containers of its own, in a mount namespace: there Podman 4.3 remembers, for all its storages of a
+    machine and by the networks' names, which address belongs to which container. What a killed run leaves in it would
+    keep an address from a later one.
+    """
 
     def __init__(self, folder: Path, netns: str) -> None:
         self.folder = folder
@@ -164,12 +169,24 @@ class PodmanService:
 
     def _argv(self, *arguments: str) -> list[str]:
         folders = [f"--{name}={self.folder / name}" for name in ("root", "runroot", "tmpdir")]
-        return ["nsenter", f"--net=/run/netns/{self.netns}", "podman", *folders, *arguments]
+        return ["nsenter", f"--net=/run/netns/{self.netns}", *self._way_in(), "podman", *folders, *arguments]
+
+    def _way_in(self) -> list[str]:
+        if self.process is not None:
+            return ["nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt", f"--wd={os.getcwd()}"]
+        own = 'mount -t tmpfs gridbox /run/containers && exec "$@"'
+        return ["unshare", "--mount", "--propagation=slave", "sh", "-c", own, "sh"]
+
+    def seen(self, path: str) -> str:
+        """Where something that Podman has mounted is found from outside its mount namespace."""
+        assert self.process is not None
+        return f"/proc/{self.process.pid}/root{path}"
 
     def _env(self) -> dict[str, str]:
         return {**os.environ, "CONTAINERS_CONF": str(self.folder / "containers.conf")}
 
     def start(self, seconds: float = 30) -> None:
+        Path("/run/containers").mkdir(exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._argv("system", "service", "--time", "0", self.url),

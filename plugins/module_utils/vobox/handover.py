@@ -205,6 +205,9 @@ def swap(
             stand_in.fall_silent()
     if stand_in:
         stand_in.remove()
+        with _told_if_ended(engine, report.new_id):
+            # Until it was gone the stand-in may have told somebody of its own MAC.
+            announce_engines_link(engine, report.new_id, identity, timeouts.link)
     clock.lap("take_over")
     # In this order, and at once: a reboot from here on starts the one that has the network.
     if policies_change(engine.platform):

@@ -17,7 +17,12 @@ import typing as t
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json, Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import LINK_SECONDS, Parent
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link import (
+    LINK_SECONDS,
+    InterimLink,
+    Parent,
+    netns_of,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.take_over import (
     announce_engines_link,
     give,
@@ -144,6 +149,16 @@ def put_back(engine: DockerApi, record: t.Mapping[str, t.Any]) -> None:
             time.sleep(0.3)
 
 
+def silence(container: Json, identity: Identity) -> None:
+    """Take the interim link of a container away, if it has one.
+
+    That is not left to the container's end: its network namespace may outlive it by many seconds on a busy machine, and
+    answers the LAN's questions for the addresses as long as it is there (Linux clears namespaces one after another).
+    """
+    if container["State"].get("Pid"):
+        InterimLink(netns_of(container["State"]["Pid"]), identity, ()).take_down()
+
+
 def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
     """One round of :func:`put_back`. Returns whether there was something to do."""
     name, network_name = record["name"], record["network"]
@@ -181,6 +196,9 @@ def _mend(engine: DockerApi, record: t.Mapping[str, t.Any]) -> bool:
     if (new or stand_in) and record["running"] and identity and not announced:
         # The LAN may have been told of the new one; unless it is told otherwise, it goes on asking there for a while.
         announce_engines_link(engine, old["Id"], identity, LINK_SECONDS)
+        if stand_in:
+            silence(stand_in, identity)
+            announce_engines_link(engine, old["Id"], identity, LINK_SECONDS)
     if record["policy"] and old["HostConfig"]["RestartPolicy"] != record["policy"]:
         mended = True
         engine.update_container(old["Id"], {"RestartPolicy": record["policy"]})

@@ -22,7 +22,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.interim_link imp
     lend_addresses,
     netns_of,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import NO_RESTART, record_in, stand_in_name
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import (
+    NO_RESTART,
+    record_in,
+    silence,
+    stand_in_name,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.take_over import Announcements, macs_on, pid_of
 
 
@@ -68,5 +73,8 @@ class StandIn:
             self._announcements = None
 
     def remove(self) -> None:
-        """Remove it, and its interim link with it."""
+        """Remove its interim link, and then itself."""
+        made = self._engine.container(self._name)
+        if made:
+            silence(made, self._identity)
         self._engine.remove_container(self._name, force=True, volumes=True)
