@@ -31,7 +31,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import report 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.events import journal_line
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, last_in_slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine, last_ended, last_in_slots
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import LOOPBACK, Access, address_of
@@ -196,14 +196,10 @@ class Daemon:
         self.factory.changed()
 
     def _snapshot(self) -> Snapshot:
-        newest: dict[str, Machine] = {}
-        for machine in self.factory.machines.values():
-            last = newest.get(machine.machinetype)
-            if machine.state == ENDED and (last is None or (last.ended or 0) <= (machine.ended or 0)):
-                newest[machine.machinetype] = machine
+        machines = self.factory.machines.values()
         return state.snapshot(
-            self.configuration, self.factory.catalogue.machinetypes, last_in_slots(self.factory.machines.values()),
-            newest, self._host, PRODUCT, int(time.time()),
+            self.configuration, self.factory.catalogue.machinetypes, last_in_slots(machines), last_ended(machines),
+            self._host, PRODUCT, int(time.time()),
         )  # fmt: skip
 
     def _answer(self) -> None:

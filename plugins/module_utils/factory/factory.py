@@ -35,6 +35,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     RUNNING,
     STARTING,
     Machine,
+    last_ended,
     last_in_slots,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
@@ -364,12 +365,8 @@ class Factory:
         matters = {
             one.name: max(one.backoff_seconds + one.fizzle_seconds, LOAD_WINDOW) for one in self.catalogue.machinetypes
         }
-        newest: dict[str, Machine] = {}
-        for machine in self.machines.values():
-            other = newest.get(machine.machinetype)
-            if other is None or other.created <= machine.created:
-                newest[machine.machinetype] = machine
-        keep = {one.uuid for one in (*last_in_slots(self.machines.values()).values(), *newest.values())}
+        machines = self.machines.values()
+        keep = {one.uuid for one in (*last_in_slots(machines).values(), *last_ended(machines).values())}
         for machine in self.machines.values():
             over = machine.state == ENDED and machine.cleaned
             if not over or (machine.ended or 0) > now - matters.get(machine.machinetype, LOAD_WINDOW):
