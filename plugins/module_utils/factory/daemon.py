@@ -70,6 +70,7 @@ class Daemon:
         self._started = time.time()
         self._key: t.Optional[Key] = None
         self._result: t.Optional[Result] = None
+        self._told: tuple[t.Any, ...] = ()
 
     async def run(self) -> None:
         """Work until told to end.
@@ -203,8 +204,16 @@ class Daemon:
         )  # fmt: skip
 
     def _answer(self) -> None:
-        """From now on others are told what is."""
-        self.responder.snapshot = self._snapshot()
+        """From now on others are told what is. The responder's answers are made anew with it, so it is only when there
+        is something new to tell: beside what is compared here, answers have the factory's heartbeat, and count the
+        machines that are younger than ``fizzle_seconds``; for these two, seconds of the clock are enough."""
+        factory = self.factory
+        told = (
+            self.configuration, factory.catalogue.machinetypes, tuple(factory.machines.values()), self._host,
+            int(time.time()) // REPORT,
+        )  # fmt: skip
+        if told != self._told:
+            self._told, self.responder.snapshot = told, self._snapshot()
 
     async def _tell_monitors(self) -> None:
         if self.configuration.vacmon:
