@@ -11,6 +11,7 @@ item 2).
 from __future__ import annotations
 
 import calendar
+import contextlib
 import json
 import os
 import threading
@@ -130,16 +131,12 @@ class MachineEngine:
 
         :param limit: bytes.
         """
-        response = self.api.send(
-            "Reading the output of a machine", "GET", f"/containers/{container}/logs",
-            params={"stdout": "true", "stderr": "true", "timestamps": "true", "tail": str(limit // 32)},
-            ok=(404, 409, 500, 501), stream=True,
-        )  # fmt: skip
-        with response, open(path, "wb", opener=_private) as file:
-            if response.status_code != 200:
-                return
-            kept = 0
-            for piece in _pieces(response.raw):
+        kept = 0
+        with (
+            open(path, "wb", opener=_private) as file,
+            contextlib.closing(self.api.output(container, limit // 32, timestamps=True)) as pieces,
+        ):
+            for piece in pieces:
                 kept += len(piece)
                 if kept > limit:  # the engine's own limit is near ours
                     break
@@ -215,15 +212,6 @@ def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _pieces(raw: t.Any) -> t.Iterator[bytes]:
-    """The content of a log stream without its headers: stream, three zeros, length in four bytes."""
-    while True:
-        head = raw.read(8)
-        if len(head) < 8:
-            return
-        yield raw.read(int.from_bytes(head[4:], "big"))
 
 
 def _seconds(text: t.Optional[str]) -> t.Optional[int]:

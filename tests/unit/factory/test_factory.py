@@ -93,7 +93,9 @@ def test_how_much_room_there_is_is_not_asked_in_the_loop(tmp_path: Path, monkeyp
 
 def test_the_last_end_of_a_machinetype_is_kept_while_a_newer_machine_runs(tmp_path: Path) -> None:
     """It is what the other factories are told of."""
-    over = replace(LIVE, uuid="u0", slot="f1-01.example.org", created=1, started=2, ended=100, state=ENDED, cleaned=True)
+    over = replace(
+        LIVE, uuid="u0", slot="f1-01.example.org", created=1, started=2, ended=100, state=ENDED, cleaned=True
+    )
     older = replace(over, uuid="u3", created=2, ended=50)
     after = replace(LIVE, uuid="u2", slot="f1-01.example.org")
 
