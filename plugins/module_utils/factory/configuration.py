@@ -268,11 +268,19 @@ def _read(reader: _Reader) -> Configuration:
     )
     if made.work_space == "lvm" and not made.volume_group:
         reader.refuse(InputError("volume_group", "", "a volume group's name, for work_space is lvm"))
+    for shorter, longer in _ambiguous([one.section.prefix for one in made.pipes]):
+        expected = f"a prefix that does not begin with another pipe's and a hyphen: a machinetype {longer}-a could be of"
+        reader.refuse(InputError("vacuum_pipes", longer, f"{expected} this pipe or of {shorter}; rename one of them"))
     if made.apptainer_account == "root":
         reader.refuse(
             InputError("apptainer_account", "root", "an account of its own: all its processes are the factory's")
         )
     return made
+
+
+def _ambiguous(prefixes: t.Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of prefixes of which the names of machinetypes, ``PREFIX-SUFFIX``, do not tell the pipe."""
+    return [(one, other) for one in prefixes for other in prefixes if other.startswith(f"{one}-")]
 
 
 _ABSOLUTE = re.compile(r"(?:/[A-Za-z0-9._+@=-]+)+")
