@@ -269,7 +269,9 @@ def _read(reader: _Reader) -> Configuration:
     if made.work_space == "lvm" and not made.volume_group:
         reader.refuse(InputError("volume_group", "", "a volume group's name, for work_space is lvm"))
     for shorter, longer in _ambiguous([one.section.prefix for one in made.pipes]):
-        expected = f"a prefix that does not begin with another pipe's and a hyphen: a machinetype {longer}-a could be of"
+        expected = (
+            f"a prefix that does not begin with another pipe's and a hyphen: a machinetype {longer}-a could be of"
+        )
         reader.refuse(InputError("vacuum_pipes", longer, f"{expected} this pipe or of {shorter}; rename one of them"))
     if made.apptainer_account == "root":
         reader.refuse(
