@@ -37,11 +37,17 @@ def work_folder(path: str) -> str:
 
 
 def body(
-    machine: Machine, machinetype: Machinetype, configuration: Configuration, folder: str, image: str
+    machine: Machine,
+    machinetype: Machinetype,
+    configuration: Configuration,
+    folder: str,
+    image: str,
+    limits_writes: bool = False,
 ) -> dict[str, t.Any]:
     """The request that makes a machine's container.
 
     :param folder: the machine's, on the host; its work space is mounted at ``mnt`` in it.
+    :param limits_writes: whether the engine takes a limit for what is written to the root file system.
     :param image: what ``root_image`` stands for, by its id: a name may move between the decision and the start.
     """
     processors = machine.processors
@@ -55,6 +61,7 @@ def body(
     if machinetype.user_data:
         mounts.append(_mount(f"{folder}/user_data", USER_DATA, True))
     host_name = machine.slot if len(machine.slot) <= _HOST_NAME else machine.slot.partition(".")[0][:_HOST_NAME]
+    root_bytes = processors * configuration.root_bytes_per_processor
     return {
         "Image": image,
         "Cmd": list(machinetype.container_command),
@@ -75,6 +82,7 @@ def body(
             "CpuShares": min(processors * 1024, 262144),
             "Memory": machine.memory_bytes,
             "MemorySwap": machine.memory_bytes,
+            **({"StorageOpt": {"size": str(root_bytes)}} if limits_writes else {}),
             "PidsLimit": processors * configuration.pids_per_processor,
             "CapDrop": ["ALL"],
             "CapAdd": list(CAPABILITIES),

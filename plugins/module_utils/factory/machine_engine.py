@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import written
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY, MACHINE
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 
 #: Seconds without an answer after which a request has failed.
 TIMEOUT = 60
@@ -117,6 +119,37 @@ class MachineEngine:
                 return False
             raise
         return True
+
+    def limits_writes(self) -> bool:
+        """Whether the engine can limit what a container writes to its own root file system: Docker, by project quotas
+        of XFS. It refuses containers with a limit otherwise."""
+        if self.api.platform.name != "docker":
+            return False
+        about = self.api.info()
+        if about["Driver"] != "overlay2" or ["Backing Filesystem", "xfs"] not in (about["DriverStatus"] or ()):
+            return False
+        try:
+            device = os.stat(about["DockerRootDir"]).st_dev
+        except OSError:
+            return False
+        known = f"{os.major(device)}:{os.minor(device)}"
+        return any(one.device == known and "prjquota" in one.options for one in mount_table.read())
+
+    def written(self, container: str) -> t.Optional[int]:
+        """Bytes that a machine has written outside its mounts: to its root file system, and to the files that the
+        engine puts into it; None if it is gone or nobody can tell.
+
+        Where the engine says which folder that is, what it has on the disk counts: a sparse file, such as lastlog is
+        for accounts with high numbers, is as large as it looks to some engines, and has nothing in it.
+        """
+        seen = self.api.container(container)
+        if seen is None:
+            return None
+        own = [seen.get(key) or "" for key in ("HostnamePath", "HostsPath", "ResolvConfPath")]
+        upper = ((seen.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir") or ""
+        there = [path for path in (upper, *own) if path and os.path.lexists(path)]
+        size = 0 if upper in there else self.api.container_size(container)
+        return None if size is None else size + written.on_disk(there)
 
     def remove(self, container: str) -> None:
         """Remove it, with its anonymous volumes; one that runs is killed. Fine if it is gone."""

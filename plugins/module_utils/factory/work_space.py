@@ -119,8 +119,8 @@ class WorkSpaces:
     def free_bytes(self, promised: int = 0) -> t.Optional[int]:
         """Room for further work spaces.
 
-        :param promised: bytes to be left for machines that have no volume yet; where work spaces are folders, for
-            all machines.
+        :param promised: bytes to be left for machines that have no volume yet; where work spaces are folders, what all
+            machines may still write.
         """
         with _told(_LOOKING):
             if self._volumes is not None:

@@ -73,3 +73,11 @@ def test_a_host_name_that_the_kernel_would_refuse_is_cut() -> None:
     request = body(long, KIND, parse(SMALL), "/m", "sha256:1")
     assert len(request["Hostname"]) == 63
     assert made()["Hostname"] == "f1-00.example.org"
+
+
+def test_what_a_machine_may_write_to_its_root_file_system_is_said_to_an_engine_that_can_limit_it() -> None:
+    configuration = parse({**SMALL, "root_gb_per_processor": 1.5})
+    two = replace(NEW, processors=2)
+    host = body(two, KIND, configuration, "/m", "sha256:1", limits_writes=True)["HostConfig"]
+    assert host["StorageOpt"] == {"size": "3000000000"}
+    assert "StorageOpt" not in made()["HostConfig"], "an engine that cannot refuses the container"
