@@ -183,7 +183,8 @@ class MachineEngine:
         :param since: Unix seconds.
         :raises EngineError: when it does not any more.
         """
-        filters = {"type": ["container"], "event": ["die"], "label": [f"{FACTORY}={self.factory}"]}
+        # Podman's filter has another word for it than Docker's (seen with 4.3.1).
+        filters = {"type": ["container"], "event": ["die", "died"], "label": [f"{FACTORY}={self.factory}"]}
         request = "Listening to the engine's events"
         # Silence is no failure here: it is what a factory full of long jobs sounds like.
         response = self.api.send(

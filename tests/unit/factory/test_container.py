@@ -63,6 +63,9 @@ def test_limits_are_hard_and_nothing_is_inherited() -> None:
     assert "SYS_ADMIN" not in host["CapAdd"]
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert host["Ulimits"][0] == {"Name": "nofile", "Soft": 1000, "Hard": 1000}
+    assert host["Ulimits"][2] == {"Name": "nproc", "Soft": 4096, "Hard": 4096}
+    many = made(pids_per_processor=100000)["HostConfig"]["Ulimits"][2]
+    assert many["Hard"] == 200000, "of all machines together"
     assert host["RestartPolicy"] == {"Name": "no"}
     assert host["Init"] is True
     assert not host.get("Privileged")
