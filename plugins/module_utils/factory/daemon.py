@@ -101,21 +101,23 @@ class Daemon:
             await self._look_at_host()
             self._answer()
             self.responder.attach(loop)
+            # Before the first decision: else it would be one for an empty space.
+            await self._try(self._poll)
             listener = _Listener(self.factory, loop)
             listener.start()
             tasks = [loop.create_task(self._ticks())] + [
-                loop.create_task(self._every(seconds, work))
-                for seconds, work in (
-                    (POLL, self._poll), (PIPES, self.factory.read_catalogue), (REPORT, self._tell),
-                    (MONITORS, self._tell_monitors), (CONFIGURATION, self._look_at_file),
-                    (CVMFS, self.factory.touch_repositories), (EXPIRE, self._expire),
+                loop.create_task(self._every(seconds, work, wait))
+                for seconds, work, wait in (
+                    (POLL, self._poll, POLL), (PIPES, self.factory.read_catalogue, 0), (REPORT, self._tell, 0),
+                    (MONITORS, self._tell_monitors, 0), (CONFIGURATION, self._look_at_file, 0),
+                    (CVMFS, self.factory.touch_repositories, 0), (EXPIRE, self._expire, 0),
                 )
             ]  # fmt: skip
             await self._stop.wait()
             await end_all(tasks)
             listener.stop()
             await self.factory.close()
-            reports.write(self.configuration.state_folder, self.report())
+            await self._try(self._tell_last)
             say("factory_stopped", factory=self.configuration.settings.name)
 
     async def _ticks(self) -> None:
@@ -126,13 +128,18 @@ class Daemon:
             self.factory.tick()
             self._answer()
 
-    async def _every(self, seconds: float, work: t.Callable[[], t.Awaitable[None]]) -> None:
+    async def _every(self, seconds: float, work: t.Callable[[], t.Awaitable[None]], wait: float = 0) -> None:
+        await asyncio.sleep(wait)
         while not self._stop.is_set():
-            try:
-                await work()
-            except (GridboxError, OSError) as exc:
-                say("step_failed", step=work.__name__.strip("_"), problem=str(exc))
+            await self._try(work)
             await asyncio.sleep(seconds)
+
+    async def _try(self, work: t.Callable[[], t.Awaitable[None]]) -> None:
+        """Do something that may fail now and do better the next time."""
+        try:
+            await work()
+        except (GridboxError, OSError) as exc:
+            say("step_failed", step=work.__name__.strip("_"), problem=str(exc))
 
     # ---- configuration -------------------------------------------------------------------------------------------
 
@@ -166,6 +173,7 @@ class Daemon:
             self.factory.configure(wanted)
             self.monitors.monitors = wanted.vacmon
             say("configuration_read")
+            self.factory.spawn(self._try(self._poll))  # who may ask, and who is asked, are others now
 
     # ---- the space -----------------------------------------------------------------------------------------------
 
@@ -238,6 +246,9 @@ class Daemon:
         await self._look_at_host()
         await self.factory.measure()
         await self.factory.in_thread(reports.write, self.configuration.state_folder, self.report())
+
+    async def _tell_last(self) -> None:
+        reports.write(self.configuration.state_folder, self.report())
 
     def report(self) -> reports.Report:
         """The factory at this moment."""

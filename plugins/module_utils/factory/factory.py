@@ -215,9 +215,9 @@ class Factory:
     async def close(self) -> None:
         """Finish what is being done, and leave the machines alone."""
         self._closing = True
+        self._repositories.close()  # first: a look into one that does not answer is not waited for
         while self._tasks:
             await asyncio.wait(list(self._tasks))
-        self._repositories.close()
         self._pool.shutdown(wait=True)
 
     @property
@@ -282,6 +282,11 @@ class Factory:
         try:
             over = await self.in_thread(self.life.end, machine, container, self.boot_time)
             self._have_ended(over)
+        except OSError as exc:
+            # What is not written down has not happened: on a full disk its slot stays taken until there is room.
+            self._not_recorded(machine, exc)
+            self._looked = min(self._looked, time.time() - LOOK + DECIDE)
+            return
         finally:
             self._busy.discard(machine.uuid)
         await self._clean(over)
@@ -342,7 +347,18 @@ class Factory:
             self.say("cleaning_failed", container=container.name, problem=str(exc))
 
     async def _save(self, machine: Machine) -> None:
-        await self.in_thread(self.store.save, machine)
+        await self.in_thread(self._write_down, machine)
+
+    def _write_down(self, machine: Machine) -> None:
+        """Save a record; if that cannot be, the one before stays. What happens to the machine does not depend on it,
+        and a factory that starts with the older record finds out what has become of the machine."""
+        try:
+            self.store.save(machine)
+        except OSError as exc:
+            self._not_recorded(machine, exc)
+
+    def _not_recorded(self, machine: Machine, problem: OSError) -> None:
+        self.say("record_not_written", slot=machine.slot, machine=machine.uuid, problem=str(problem))
 
     def _silent(self, problem: GridboxError) -> None:
         if not self.engine_problem:
@@ -439,7 +455,7 @@ class Factory:
         await self._at_work(told, self._send_term, told)
 
     def _send_term(self, machine: Machine) -> Machine:
-        self.store.save(machine)  # first, or after a crash it would have ended by itself
+        self._write_down(machine)  # first, or after a crash it would have ended by itself
         self.engine.signal(machine.container, "SIGTERM")
         return machine
 
