@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import struct
 import subprocess
 import threading
 import time
@@ -22,22 +20,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox import preflight
-
-FUSE_INIT = 26
-HEADER = struct.Struct("<IIQQIIII")
-
-
-def serve_nothing(device: int) -> None:
-    """Answer the kernel's greeting, and nothing that comes after; fuse(4)."""
-    while True:
-        try:
-            request = os.read(device, 1 << 20)
-        except OSError:  # unmounted
-            return
-        _length, operation, unique, *_rest = HEADER.unpack(request[: HEADER.size])
-        if operation == FUSE_INIT:
-            body = struct.pack("<IIII", 7, 31, 0, 0).ljust(64, b"\0")
-            os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
+from tests.lab.hung_mount import mount_hung, serve_nothing
 
 
 @pytest.fixture()
@@ -46,11 +29,7 @@ def hung(tmp_path: Path) -> t.Iterator[Path]:
         pytest.skip("needs root and /dev/fuse")
     point = tmp_path / "cvmfs" / "alice.cern.ch"
     point.mkdir(parents=True)
-    libc = ctypes.CDLL(None, use_errno=True)
-    device = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={device},rootmode=40755,user_id=0,group_id=0"
-    if libc.mount(b"hung", os.fsencode(point), b"fuse.hung", 0, options.encode()):
-        raise OSError(ctypes.get_errno(), "mount")
+    device = mount_hung(point)
     server = threading.Thread(target=serve_nothing, args=(device,), daemon=True)
     server.start()
     yield point

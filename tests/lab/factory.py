@@ -25,11 +25,17 @@ class LabFactory:
     """One factory: its configuration, its state, its daemon.
 
     :param folder: of the test.
+    :param netns: the network namespace of its host; that of the lab's engine if nothing is said.
     :param settings: of the configuration, beside where its engine and its state are.
+    :ivar enter: a command before all of its own: it enters further namespaces.
     """
 
-    def __init__(self, lab: Lab, folder: Path, name: str = "f1.example.org", **settings: t.Any) -> None:
+    def __init__(
+        self, lab: Lab, folder: Path, name: str = "f1.example.org", netns: str = "", **settings: t.Any
+    ) -> None:
         self.lab, self.folder, self.name = lab, folder, name
+        self.netns = netns or lab.engine.netns
+        self.enter: list[str] = []
         self.state = folder / "state"
         self.program = folder / "gridbox"
         self.program.write_bytes(build("factory.program", sys.executable))
@@ -97,7 +103,7 @@ class LabFactory:
         )
 
     def _argv(self, *arguments: str) -> list[str]:
-        enter = ["nsenter", f"--net=/run/netns/{self.lab.engine.netns}"]
+        enter = ["nsenter", f"--net=/run/netns/{self.netns}", *self.enter]
         return [*enter, str(self.program), "--configuration", str(self.configuration), *arguments]
 
     # ---- what can be seen ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ to version (5.0 of Debian 12 to 7.2) are sent as the plain JSON of the Engine AP
 
 from __future__ import annotations
 
+import io
 import typing as t
 from dataclasses import dataclass
 
@@ -191,6 +192,13 @@ class DockerApi:
             self.call(f"Looking at container {name}", "GET", f"/containers/{name}/json", ok=(404,)),
         )
 
+    def container_size(self, name: str) -> t.Optional[int]:
+        """Bytes that a container has written to its own root file system; None if there is no such container, or the
+        engine cannot tell. It reads all of that each time."""
+        seen = self.call(f"Measuring container {name}", "GET", f"/containers/{name}/json", ok=(404,), size="true")
+        size = (seen or {}).get("SizeRw")
+        return None if size is None else int(size)
+
     def containers(self, filters: t.Optional[t.Mapping[str, t.Sequence[str]]] = None) -> list[Json]:
         """The short records of all containers, running or not. ``filters`` as in the Engine API."""
         return t.cast(
@@ -261,18 +269,33 @@ class DockerApi:
         made = self.call(request, "POST", f"/containers/{name}/exec", body=body)
         output = self.send(request, "POST", f"/exec/{made['Id']}/start", body={"Detach": False}, timeout=timeout)
         ended = self.call(request, "GET", f"/exec/{made['Id']}/json")
-        return int(ended["ExitCode"] or 0), _without_headers(output.content)
+        return int(ended["ExitCode"] or 0), _text(pieces(io.BytesIO(output.content)))
+
+    def output(self, name: str, lines: int, timestamps: bool = False) -> t.Iterator[bytes]:
+        """The last lines a container has printed, in pieces; nothing if its log driver cannot tell, or it is gone.
+
+        :param timestamps: each line with its time.
+        :raises EngineError: as all requests; also if the stream breaks.
+        """
+        from http.client import HTTPException
+
+        request = f"Reading the output of container {name}"
+        params = {"stdout": "true", "stderr": "true", "tail": lines, "timestamps": "true" if timestamps else None}
+        response = self.send(
+            request, "GET", f"/containers/{name}/logs", params=params, ok=(404, 409, 500, 501), stream=True
+        )
+        from urllib3.exceptions import HTTPError
+
+        try:
+            with response:
+                if response.status_code == 200:
+                    yield from pieces(response.raw)
+        except (HTTPError, HTTPException, OSError) as exc:
+            raise EngineError(request, f"the connection ended ({exc})") from exc
 
     def last_words(self, name: str, lines: int = 5) -> str:
         """The last lines a container has printed, for an error; empty if its log driver cannot tell."""
-        response = self.send(
-            f"Reading the output of container {name}",
-            "GET",
-            f"/containers/{name}/logs",
-            params={"stdout": "true", "stderr": "true", "tail": lines},
-            ok=(404, 409, 500, 501),
-        )
-        return _without_headers(response.content).strip()[-500:] if response.status_code == 200 else ""
+        return _text(self.output(name, lines)).strip()[-500:]
 
     # ---- images ---------------------------------------------------------------------------------------------------
 
@@ -464,13 +487,32 @@ def _filters(filters: t.Optional[t.Mapping[str, t.Sequence[str]]]) -> t.Optional
     return json.dumps({key: list(values) for key, values in filters.items()})
 
 
-def _without_headers(raw: bytes) -> str:
-    """The text of a container's output. Without a terminal each piece has a header: stream, three zeros, length."""
-    text = b""
-    while len(raw) >= 8 and raw[0] in (0, 1, 2) and raw[1:4] == b"\0\0\0":
-        length = int.from_bytes(raw[4:8], "big")
-        text, raw = text + raw[8 : 8 + length], raw[8 + length :]
-    return (text or raw).decode(errors="replace")
+class _Readable(t.Protocol):
+    """What can be read to its end, some bytes at a time."""
+
+    def read(self, size: int) -> bytes:
+        """As many bytes; fewer at the end only."""
+
+
+def pieces(stream: _Readable) -> t.Iterator[bytes]:
+    """What a container has printed, out of the engine's stream. Without a terminal each piece has a header: stream,
+    three zeros, length in four bytes. With one there are none, and all of it is the container's."""
+    head, first = stream.read(8), True
+    while head:
+        if len(head) == 8 and head[0] in (0, 1, 2) and head[1:4] == b"\0\0\0":
+            yield stream.read(int.from_bytes(head[4:], "big"))
+        elif first:
+            while head:
+                yield head
+                head = stream.read(1 << 16)
+            return
+        else:
+            return  # cut short
+        head, first = stream.read(8), False
+
+
+def _text(found: t.Iterable[bytes]) -> str:
+    return b"".join(found).decode(errors="replace")
 
 
 def _refusal(response: t.Any) -> str:

@@ -76,6 +76,7 @@ class Configuration:
     :ivar volume_group: for ``lvm``.
     :ivar thin_pool: a thin pool in it; empty: linear volumes.
     :ivar pids_per_processor: processes and threads a machine may have, for each processor.
+    :ivar root_bytes_per_processor: that a machine may write outside its work space, for each processor.
     :ivar nofile: files that a process of a machine may have open.
     :ivar apptainer_account: the account of Apptainer machines; empty: there are none.
     :ivar machines_days: how long a machine's folder is kept.
@@ -104,6 +105,7 @@ class Configuration:
     volume_group: str = ""
     thin_pool: str = ""
     pids_per_processor: int = 1024
+    root_bytes_per_processor: int = 5 * 10**9
     nofile: int = 65536
     apptainer_account: str = ""
     machines_days: float = 3.0
@@ -256,6 +258,7 @@ def _read(reader: _Reader) -> Configuration:
         volume_group=reader.text("volume_group", "", _VOLUME_GROUP, "a volume group's name"),
         thin_pool=reader.text("thin_pool", "", _VOLUME_GROUP, "a thin pool's name"),
         pids_per_processor=reader.integer("pids_per_processor", 1024, 16, 4194304),
+        root_bytes_per_processor=int(reader.number("root_gb_per_processor", 5.0, 0.001, 100000) * 10**9),
         nofile=reader.integer("nofile", 65536, 64, 1 << 20),
         apptainer_account=reader.text("apptainer_account", "", _ACCOUNT, "an account's name"),
         machines_days=reader.number("machines_dir_days", 3.0, 0, 3660),
@@ -268,11 +271,20 @@ def _read(reader: _Reader) -> Configuration:
     )
     if made.work_space == "lvm" and not made.volume_group:
         reader.refuse(InputError("volume_group", "", "a volume group's name, for work_space is lvm"))
+    for shorter, longer in _ambiguous([one.section.prefix for one in made.pipes]):
+        expected = "a prefix that does not begin with another pipe's and a hyphen"
+        why = f"a machinetype {longer}-a could be of this pipe or of {shorter}; rename one of them"
+        reader.refuse(InputError("vacuum_pipes", longer, f"{expected}: {why}"))
     if made.apptainer_account == "root":
         reader.refuse(
             InputError("apptainer_account", "root", "an account of its own: all its processes are the factory's")
         )
     return made
+
+
+def _ambiguous(prefixes: t.Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of prefixes of which the names of machinetypes, ``PREFIX-SUFFIX``, do not tell the pipe."""
+    return [(one, other) for one in prefixes for other in prefixes if other.startswith(f"{one}-")]
 
 
 _ABSOLUTE = re.compile(r"(?:/[A-Za-z0-9._+@=-]+)+")

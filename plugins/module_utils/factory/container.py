@@ -27,6 +27,9 @@ JOBOUTPUTS, USER_DATA, CVMFS = "/var/spool/joboutputs", "/user_data", "/cvmfs"
 #: account, to end its processes. All else of the engine's default set is dropped.
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
 
+#: Processes of an account that machines have in any case, for the host may have an account of the same number.
+_FEW_PROCESSES = 4096
+
 #: The kernel's limit for a host name is 64 characters; engines take 63.
 _HOST_NAME = 63
 
@@ -37,11 +40,17 @@ def work_folder(path: str) -> str:
 
 
 def body(
-    machine: Machine, machinetype: Machinetype, configuration: Configuration, folder: str, image: str
+    machine: Machine,
+    machinetype: Machinetype,
+    configuration: Configuration,
+    folder: str,
+    image: str,
+    limits_writes: bool = False,
 ) -> dict[str, t.Any]:
     """The request that makes a machine's container.
 
     :param folder: the machine's, on the host; its work space is mounted at ``mnt`` in it.
+    :param limits_writes: whether the engine takes a limit for what is written to the root file system.
     :param image: what ``root_image`` stands for, by its id: a name may move between the decision and the start.
     """
     processors = machine.processors
@@ -55,6 +64,8 @@ def body(
     if machinetype.user_data:
         mounts.append(_mount(f"{folder}/user_data", USER_DATA, True))
     host_name = machine.slot if len(machine.slot) <= _HOST_NAME else machine.slot.partition(".")[0][:_HOST_NAME]
+    root_bytes = processors * configuration.root_bytes_per_processor
+    accounts = max(_FEW_PROCESSES, configuration.settings.total_processors * configuration.pids_per_processor)
     return {
         "Image": image,
         "Cmd": list(machinetype.container_command),
@@ -75,6 +86,7 @@ def body(
             "CpuShares": min(processors * 1024, 262144),
             "Memory": machine.memory_bytes,
             "MemorySwap": machine.memory_bytes,
+            **({"StorageOpt": {"size": str(root_bytes)}} if limits_writes else {}),
             "PidsLimit": processors * configuration.pids_per_processor,
             "CapDrop": ["ALL"],
             "CapAdd": list(CAPABILITIES),
@@ -83,6 +95,9 @@ def body(
             "Ulimits": [
                 {"Name": "nofile", "Soft": configuration.nofile, "Hard": configuration.nofile},
                 {"Name": "core", "Soft": 0, "Hard": 0},
+                # Counted by account over all machines: as many as these may have together is no further limit. Podman
+                # would ask for a million, and fail where it may not.
+                {"Name": "nproc", "Soft": accounts, "Hard": accounts},
             ],
             "Mounts": mounts,
             "LogConfig": {

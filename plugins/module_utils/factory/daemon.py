@@ -31,7 +31,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import report 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.events import journal_line
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, last_in_slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine, last_ended, last_in_slots
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import LOOPBACK, Access, address_of
@@ -70,6 +70,7 @@ class Daemon:
         self._started = time.time()
         self._key: t.Optional[Key] = None
         self._result: t.Optional[Result] = None
+        self._told: tuple[t.Any, ...] = ()
 
     async def run(self) -> None:
         """Work until told to end.
@@ -100,21 +101,23 @@ class Daemon:
             await self._look_at_host()
             self._answer()
             self.responder.attach(loop)
+            # Before the first decision: else it would be one for an empty space.
+            await self._try(self._poll)
             listener = _Listener(self.factory, loop)
             listener.start()
             tasks = [loop.create_task(self._ticks())] + [
-                loop.create_task(self._every(seconds, work))
-                for seconds, work in (
-                    (POLL, self._poll), (PIPES, self.factory.read_catalogue), (REPORT, self._tell),
-                    (MONITORS, self._tell_monitors), (CONFIGURATION, self._look_at_file),
-                    (CVMFS, self.factory.touch_repositories), (EXPIRE, self._expire),
+                loop.create_task(self._every(seconds, work, wait))
+                for seconds, work, wait in (
+                    (POLL, self._poll, POLL), (PIPES, self.factory.read_catalogue, 0), (REPORT, self._tell, 0),
+                    (MONITORS, self._tell_monitors, 0), (CONFIGURATION, self._look_at_file, 0),
+                    (CVMFS, self.factory.touch_repositories, 0), (EXPIRE, self._expire, 0),
                 )
             ]  # fmt: skip
             await self._stop.wait()
             await end_all(tasks)
             listener.stop()
             await self.factory.close()
-            reports.write(self.configuration.state_folder, self.report())
+            await self._try(self._tell_last)
             say("factory_stopped", factory=self.configuration.settings.name)
 
     async def _ticks(self) -> None:
@@ -125,13 +128,18 @@ class Daemon:
             self.factory.tick()
             self._answer()
 
-    async def _every(self, seconds: float, work: t.Callable[[], t.Awaitable[None]]) -> None:
+    async def _every(self, seconds: float, work: t.Callable[[], t.Awaitable[None]], wait: float = 0) -> None:
+        await asyncio.sleep(wait)
         while not self._stop.is_set():
-            try:
-                await work()
-            except (GridboxError, OSError) as exc:
-                say("step_failed", step=work.__name__.strip("_"), problem=str(exc))
+            await self._try(work)
             await asyncio.sleep(seconds)
+
+    async def _try(self, work: t.Callable[[], t.Awaitable[None]]) -> None:
+        """Do something that may fail now and do better the next time."""
+        try:
+            await work()
+        except (GridboxError, OSError) as exc:
+            say("step_failed", step=work.__name__.strip("_"), problem=str(exc))
 
     # ---- configuration -------------------------------------------------------------------------------------------
 
@@ -165,6 +173,7 @@ class Daemon:
             self.factory.configure(wanted)
             self.monitors.monitors = wanted.vacmon
             say("configuration_read")
+            self.factory.spawn(self._try(self._poll))  # who may ask, and who is asked, are others now
 
     # ---- the space -----------------------------------------------------------------------------------------------
 
@@ -196,19 +205,23 @@ class Daemon:
         self.factory.changed()
 
     def _snapshot(self) -> Snapshot:
-        newest: dict[str, Machine] = {}
-        for machine in self.factory.machines.values():
-            last = newest.get(machine.machinetype)
-            if machine.state == ENDED and (last is None or (last.ended or 0) <= (machine.ended or 0)):
-                newest[machine.machinetype] = machine
+        machines = self.factory.machines.values()
         return state.snapshot(
-            self.configuration, self.factory.catalogue.machinetypes, last_in_slots(self.factory.machines.values()),
-            newest, self._host, PRODUCT, int(time.time()),
+            self.configuration, self.factory.catalogue.machinetypes, last_in_slots(machines), last_ended(machines),
+            self._host, PRODUCT, int(time.time()),
         )  # fmt: skip
 
     def _answer(self) -> None:
-        """From now on others are told what is."""
-        self.responder.snapshot = self._snapshot()
+        """From now on others are told what is. The responder's answers are made anew with it, so it is only when there
+        is something new to tell: beside what is compared here, answers have the factory's heartbeat, and count the
+        machines that are younger than ``fizzle_seconds``; for these two, seconds of the clock are enough."""
+        factory = self.factory
+        told = (
+            self.configuration, factory.catalogue.machinetypes, tuple(factory.machines.values()), self._host,
+            int(time.time()) // REPORT,
+        )  # fmt: skip
+        if told != self._told:
+            self._told, self.responder.snapshot = told, self._snapshot()
 
     async def _tell_monitors(self) -> None:
         if self.configuration.vacmon:
@@ -233,6 +246,9 @@ class Daemon:
         await self._look_at_host()
         await self.factory.measure()
         await self.factory.in_thread(reports.write, self.configuration.state_folder, self.report())
+
+    async def _tell_last(self) -> None:
+        reports.write(self.configuration.state_folder, self.report())
 
     def report(self) -> reports.Report:
         """The factory at this moment."""

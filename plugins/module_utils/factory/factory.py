@@ -35,6 +35,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     RUNNING,
     STARTING,
     Machine,
+    last_ended,
     last_in_slots,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
@@ -44,9 +45,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW, disk_bytes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, decide_all
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered, wrote_too_much
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
@@ -59,8 +61,9 @@ PULLS = 2
 WORKERS = 12
 
 #: Seconds: between two looks at all containers; between two decisions where nothing has changed; until a pull that
-#: failed is tried again; until an image named by a tag, which may have moved, is pulled again.
-LOOK, DECIDE, PULL_AGAIN, PULL_NEWER = 60, 5, 60, 86400
+#: failed is tried again; until an image named by a tag, which may have moved, is pulled again; between two measurements
+#: of what machines have written.
+LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH = 60, 5, 60, 86400, 60
 
 Say = t.Callable[..., None]
 
@@ -115,8 +118,9 @@ class Factory:
         self._pids: dict[str, int] = {}
         self._pulling: set[str] = set()
         self._changed = True
-        self._looked = self._considered = 0.0
-        self._looking = self._deciding = False
+        self._written: dict[str, Written] = {}
+        self._looked = self._considered = self._weighed = 0.0
+        self._looking = self._deciding = self._weighing = False
         self._closing = False
         self.configure(configuration)
 
@@ -182,6 +186,7 @@ class Factory:
         if now - self._looked >= LOOK or (self.engine_problem and now - self._looked >= 1):
             self.look()
         self._limits(int(now))
+        self._weigh(now)
         self._pull(now)
         due = self._changed or now - self._considered >= DECIDE
         if due and self.can_tell and not self._closing and not self._deciding:
@@ -210,9 +215,9 @@ class Factory:
     async def close(self) -> None:
         """Finish what is being done, and leave the machines alone."""
         self._closing = True
+        self._repositories.close()  # first: a look into one that does not answer is not waited for
         while self._tasks:
             await asyncio.wait(list(self._tasks))
-        self._repositories.close()
         self._pool.shutdown(wait=True)
 
     @property
@@ -277,6 +282,11 @@ class Factory:
         try:
             over = await self.in_thread(self.life.end, machine, container, self.boot_time)
             self._have_ended(over)
+        except OSError as exc:
+            # What is not written down has not happened: on a full disk its slot stays taken until there is room.
+            self._not_recorded(machine, exc)
+            self._looked = min(self._looked, time.time() - LOOK + DECIDE)
+            return
         finally:
             self._busy.discard(machine.uuid)
         await self._clean(over)
@@ -337,7 +347,18 @@ class Factory:
             self.say("cleaning_failed", container=container.name, problem=str(exc))
 
     async def _save(self, machine: Machine) -> None:
-        await self.in_thread(self.store.save, machine)
+        await self.in_thread(self._write_down, machine)
+
+    def _write_down(self, machine: Machine) -> None:
+        """Save a record; if that cannot be, the one before stays. What happens to the machine does not depend on it,
+        and a factory that starts with the older record finds out what has become of the machine."""
+        try:
+            self.store.save(machine)
+        except OSError as exc:
+            self._not_recorded(machine, exc)
+
+    def _not_recorded(self, machine: Machine, problem: OSError) -> None:
+        self.say("record_not_written", slot=machine.slot, machine=machine.uuid, problem=str(problem))
 
     def _silent(self, problem: GridboxError) -> None:
         if not self.engine_problem:
@@ -364,12 +385,8 @@ class Factory:
         matters = {
             one.name: max(one.backoff_seconds + one.fizzle_seconds, LOAD_WINDOW) for one in self.catalogue.machinetypes
         }
-        newest: dict[str, Machine] = {}
-        for machine in self.machines.values():
-            other = newest.get(machine.machinetype)
-            if other is None or other.created <= machine.created:
-                newest[machine.machinetype] = machine
-        keep = {one.uuid for one in (*last_in_slots(self.machines.values()).values(), *newest.values())}
+        machines = self.machines.values()
+        keep = {one.uuid for one in (*last_in_slots(machines).values(), *last_ended(machines).values())}
         for machine in self.machines.values():
             over = machine.state == ENDED and machine.cleaned
             if not over or (machine.ended or 0) > now - matters.get(machine.machinetype, LOAD_WINDOW):
@@ -385,17 +402,47 @@ class Factory:
         own = [machine.own() for machine in live]
         slots = {machine.slot: machine for machine in live if machine.uuid not in self._busy}
         heartbeats = {one.slot: self.store.heartbeat(one) for one in live if one.heartbeat_file}
+        written = {one.slot: self._written[one.uuid].outside or 0 for one in live if one.uuid in self._written}
         settings = self.configuration.settings
         for slot, limit in lowered(settings, own).items():
             if slot in slots:
                 self.spawn(self._lower(slots[slot], limit))
-        for end in ends(settings, self.catalogue.machinetypes, own, heartbeats, now, self.watching_since):
+        found = {end.slot: end for end in wrote_too_much(own, written, self.configuration.root_bytes_per_processor)}
+        found.update(
+            (end.slot, end)
+            for end in ends(settings, self.catalogue.machinetypes, own, heartbeats, now, self.watching_since)
+        )
+        for end in found.values():
             machine = slots.get(end.slot)
             if machine is not None and machine.told is None:
                 self.spawn(self._tell(machine, end, now))
         for machine in slots.values():
             if machine.told is not None and now >= machine.told + self.configuration.grace_seconds:
                 self.spawn(self._kill(machine))
+
+    def _weigh(self, now: float) -> None:
+        """Measure what machines have written where nothing limits it, unless that is being done."""
+        if self.can_tell and not self._closing and not self._weighing and now - self._weighed >= WEIGH:
+            self._weighed, self._weighing = now, True
+            self.spawn(self._weigh_all())
+
+    async def _weigh_all(self) -> None:
+        """One after the other: it is the disk that they wait for."""
+        written: dict[str, Written] = {}
+        try:
+            for machine in [one for one in self.machines.values() if one.state == RUNNING]:
+                if self._closing:
+                    break
+                try:
+                    written[machine.uuid] = await self.in_thread(self.life.written, machine)
+                except (GridboxError, OSError) as exc:
+                    self.say("measuring_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+                    if machine.uuid in self._written:
+                        written[machine.uuid] = self._written[machine.uuid]
+            self._written = written
+            self.wake.set()
+        finally:
+            self._weighing = False
 
     async def _lower(self, machine: Machine, limit: int) -> None:
         await self._at_work(machine, self.life.lower, machine, limit)
@@ -408,7 +455,7 @@ class Factory:
         await self._at_work(told, self._send_term, told)
 
     def _send_term(self, machine: Machine) -> Machine:
-        self.store.save(machine)  # first, or after a crash it would have ended by itself
+        self._write_down(machine)  # first, or after a crash it would have ended by itself
         self.engine.signal(machine.container, "SIGTERM")
         return machine
 
@@ -447,11 +494,28 @@ class Factory:
             and all(name in self.cvmfs and self.cvmfs[name].ok for name in one.cvmfs_repositories)
         ]
 
+    def _promised(self) -> int:
+        """Where work spaces are folders: bytes that machines which run may still write. Of all others the room that is
+        free is without what volumes may grow to; of those that start a decision knows itself."""
+        if self.configuration.work_space != "folder":
+            return 0
+        kinds = {one.name: one for one in self.catalogue.machinetypes}
+        return sum(
+            max(
+                0,
+                one.processors * (disk_bytes(self.configuration.settings, kinds.get(one.machinetype)) or 0)
+                - self._written.get(one.uuid, Written()).inside,
+            )
+            for one in self.machines.values()
+            if one.state == RUNNING
+        )
+
     async def _decide(self) -> None:
         """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
         self._changed, self._considered = False, time.time()
         try:
-            host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes()))
+            promised = self._promised()
+            host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(promised)))
             self._fill(host, int(time.time()))
         except (GridboxError, OSError) as exc:
             self.say("host_unreadable", problem=str(exc))

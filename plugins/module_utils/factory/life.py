@@ -29,6 +29,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_sour
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import load as load_user_data
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written, on_disk
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
@@ -55,7 +56,7 @@ class Life:
         folder = self.store.create(machine)
         try:
             self._fill(machine, machinetype, folder)
-            request = body(machine, machinetype, self.configuration, folder, image)
+            request = body(machine, machinetype, self.configuration, folder, image, self.engine.limits_writes())
             made = self.engine.create(machine.container_name, request)
             machine = replace(machine, container=made)
             self.engine.start(made)
@@ -97,6 +98,12 @@ class Life:
         machine = replace(machine, shutdown_time=shutdown_time)
         self.store.save(machine)
         return machine
+
+    def written(self, machine: Machine) -> Written:
+        """What a machine that runs has written where nothing limits it. May take a while."""
+        inside = f"{self.store.folder(machine)}/mnt"
+        limited = self.configuration.work_space != "folder"
+        return Written(self.engine.written(machine.container), 0 if limited else on_disk([inside]))
 
     def end(self, machine: Machine, container: t.Optional[Container], boot_time: int) -> Machine:
         """Write down that a machine has ended. Its slot is free from now on."""

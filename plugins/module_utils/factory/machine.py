@@ -112,6 +112,16 @@ def last_in_slots(machines: t.Iterable[Machine]) -> dict[str, Machine]:
     return last
 
 
+def last_ended(machines: t.Iterable[Machine]) -> dict[str, Machine]:
+    """By machinetype, the machine that ended last: what others are told of, and back off from (spec 7.3)."""
+    last: dict[str, Machine] = {}
+    for machine in machines:
+        other = last.get(machine.machinetype)
+        if machine.state == ENDED and (other is None or (other.ended or 0) <= (machine.ended or 0)):
+            last[machine.machinetype] = machine
+    return last
+
+
 def from_json(text: str, where: str) -> Machine:
     """A machine from its file.
 

@@ -11,6 +11,7 @@ item 2).
 from __future__ import annotations
 
 import calendar
+import contextlib
 import json
 import os
 import threading
@@ -21,7 +22,9 @@ from dataclasses import dataclass
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import written
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY, MACHINE
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 
 #: Seconds without an answer after which a request has failed.
 TIMEOUT = 60
@@ -117,6 +120,37 @@ class MachineEngine:
             raise
         return True
 
+    def limits_writes(self) -> bool:
+        """Whether the engine can limit what a container writes to its own root file system: Docker, by project quotas
+        of XFS. It refuses containers with a limit otherwise."""
+        if self.api.platform.name != "docker":
+            return False
+        about = self.api.info()
+        if about["Driver"] != "overlay2" or ["Backing Filesystem", "xfs"] not in (about["DriverStatus"] or ()):
+            return False
+        try:
+            device = os.stat(about["DockerRootDir"]).st_dev
+        except OSError:
+            return False
+        known = f"{os.major(device)}:{os.minor(device)}"
+        return any(one.device == known and "prjquota" in one.options for one in mount_table.read())
+
+    def written(self, container: str) -> t.Optional[int]:
+        """Bytes that a machine has written outside its mounts: to its root file system, and to the files that the
+        engine puts into it; None if it is gone or nobody can tell.
+
+        Where the engine says which folder that is, what it has on the disk counts: a sparse file, such as lastlog is
+        for accounts with high numbers, is as large as it looks to some engines, and has nothing in it.
+        """
+        seen = self.api.container(container)
+        if seen is None:
+            return None
+        own = [seen.get(key) or "" for key in ("HostnamePath", "HostsPath", "ResolvConfPath")]
+        upper = ((seen.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir") or ""
+        there = [path for path in (upper, *own) if path and os.path.lexists(path)]
+        size = 0 if upper in there else self.api.container_size(container)
+        return None if size is None else size + written.on_disk(there)
+
     def remove(self, container: str) -> None:
         """Remove it, with its anonymous volumes; one that runs is killed. Fine if it is gone."""
         try:
@@ -130,16 +164,12 @@ class MachineEngine:
 
         :param limit: bytes.
         """
-        response = self.api.send(
-            "Reading the output of a machine", "GET", f"/containers/{container}/logs",
-            params={"stdout": "true", "stderr": "true", "timestamps": "true", "tail": str(limit // 32)},
-            ok=(404, 409, 500, 501), stream=True,
-        )  # fmt: skip
-        with response, open(path, "wb", opener=_private) as file:
-            if response.status_code != 200:
-                return
-            kept = 0
-            for piece in _pieces(response.raw):
+        kept = 0
+        with (
+            open(path, "wb", opener=_private) as file,
+            contextlib.closing(self.api.output(container, limit // 32, timestamps=True)) as pieces,
+        ):
+            for piece in pieces:
                 kept += len(piece)
                 if kept > limit:  # the engine's own limit is near ours
                     break
@@ -153,7 +183,8 @@ class MachineEngine:
         :param since: Unix seconds.
         :raises EngineError: when it does not any more.
         """
-        filters = {"type": ["container"], "event": ["die"], "label": [f"{FACTORY}={self.factory}"]}
+        # Podman's filter has another word for it than Docker's (seen with 4.3.1).
+        filters = {"type": ["container"], "event": ["die", "died"], "label": [f"{FACTORY}={self.factory}"]}
         request = "Listening to the engine's events"
         # Silence is no failure here: it is what a factory full of long jobs sounds like.
         response = self.api.send(
@@ -215,15 +246,6 @@ def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _pieces(raw: t.Any) -> t.Iterator[bytes]:
-    """The content of a log stream without its headers: stream, three zeros, length in four bytes."""
-    while True:
-        head = raw.read(8)
-        if len(head) < 8:
-            return
-        yield raw.read(int.from_bytes(head[4:], "big"))
 
 
 def _seconds(text: t.Optional[str]) -> t.Optional[int]:

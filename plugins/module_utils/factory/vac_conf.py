@@ -328,11 +328,12 @@ class _Conversion:
         url = options.pop("vacuum_pipe_url", "")
         values = self._keys(where, options, copies)
         entry = {"vacuum_pipe_url": url, **(values or {})}
-        why = self._why_not({"vacuum_pipes": {prefix: entry}}) if values is not None else "of what is said above"
+        pipes = {**self.made.get("vacuum_pipes", {}), prefix: entry}
+        why = self._why_not({"vacuum_pipes": pipes}) if values is not None else "of what is said above"
         if why:
             self._leave(f"[{where}]", "as a whole", why)
             return
-        self.made.setdefault("vacuum_pipes", {})[prefix] = entry
+        self.made["vacuum_pipes"] = pipes
         self._copies(prefix, copies, bool(entry.get("user_data_proxy")))
 
     def _keys(self, where: str, options: t.Mapping[str, str], copies: dict[str, str]) -> t.Optional[dict[str, t.Any]]:

@@ -269,6 +269,12 @@ def explain(report: Report) -> str:
             lines.append(
                 f"Vacuum pipe {prefix}: {pipe.unused_share:g} of its share is of machinetypes not started here."
             )
+    for repository, seen in sorted(report.cvmfs.items()):
+        if not seen.ok:
+            lines.append(
+                f"CVMFS repository {repository}, since {_utc(seen.since)}: {seen.problem} Machinetypes that want it are"
+                " not started."
+            )
     for machinetype, image in sorted(report.images.items()):
         if not image.present:
             lines.append(f"{machinetype}: its image is not here{f': {image.problem}' if image.problem else '.'}")

@@ -46,6 +46,8 @@ _OPTIONS = {"ext4": "nosuid,nodev,noinit_itable", "xfs": "nosuid,nodev"}
 
 #: Seconds for mkfs, mount and umount; the last writes what is not on the disk yet.
 _SECONDS = 120
+#: Seconds that LVM's word counts how much room there is, while this factory makes and removes nothing.
+_KNOWN_SECONDS = 60
 #: Seconds for removing a folder's files: some million of them.
 _FILES_SECONDS = 1800
 
@@ -82,6 +84,9 @@ class WorkSpaces:
         )
         # From the look how much is free until it is taken.
         self._taking = threading.Lock()
+        # Another one whenever a volume may have come or gone, and what was free then, and when that was.
+        self._turn = object()
+        self._known: t.Optional[tuple[object, float, int]] = None
 
     @property
     def _volumes(self) -> t.Optional[volumes.Volumes]:
@@ -114,16 +119,29 @@ class WorkSpaces:
     def free_bytes(self, promised: int = 0) -> t.Optional[int]:
         """Room for further work spaces.
 
-        :param promised: bytes to be left for machines that have no volume yet; where work spaces are folders, for
-            all machines.
+        :param promised: bytes to be left for machines that have no volume yet; where work spaces are folders, what all
+            machines may still write.
         """
         with _told(_LOOKING):
             if self._volumes is not None:
-                free = self._volumes.room().free
+                free = self._free(self._volumes)
             else:
                 about = os.statvfs(self._state_folder)
                 free = about.f_bavail * about.f_frsize
         return max(0, free - promised)
+
+    def _free(self, kind: volumes.Volumes) -> int:
+        """Of a file system it is asked each time. LVM runs two commands for it, and its groups change with what is made
+        and removed here; what others do is seen a little later."""
+        if self._kind != "lvm":
+            return kind.room().free
+        turn, known = self._turn, self._known
+        if known is not None and known[0] is turn and time.monotonic() < known[1] + _KNOWN_SECONDS:
+            return known[2]
+        asked = time.monotonic()
+        free = kind.room().free
+        self._known = (turn, asked, free)
+        return free
 
     def size_for(
         self, processors: int, disk_bytes_per_processor: t.Optional[int], total_processors: int
@@ -156,7 +174,9 @@ class WorkSpaces:
             with _told(f"Making the work space of the machine {machine.uuid}"):
                 os.makedirs(point, mode=0o755, exist_ok=True)
                 if self._volumes is not None:
-                    self._mount(self._take(self._volumes, machine.uuid, size or 0), point)
+                    device = self._take(self._volumes, machine.uuid, size or 0)
+                    self._turn = object()
+                    self._mount(device, point)
         except BaseException as exc:
             try:
                 self.remove(folder, machine.uuid)
@@ -194,6 +214,7 @@ class WorkSpaces:
                     if volume.uuid == machine_uuid:
                         _unmount(volume, mounts)
                         kind.remove(volume)
+                        self._turn = object()
             if folder:
                 _empty(f"{folder}/mnt")
 

@@ -20,6 +20,7 @@ class Mount:
     :ivar source: what the file system says it comes from.
     :ivar shared: whether mounts below it propagate to its peers; without that nothing reaches a container.
     :ivar device: the file system's device, ``MAJOR:MINOR``.
+    :ivar options: of the file system, for instance ``prjquota``.
     :ivar number: of the mount, as ``/proc/PID/fdinfo`` has it of an open file.
     """
 
@@ -29,6 +30,7 @@ class Mount:
     shared: bool
     device: str = ""
     number: int = 0
+    options: tuple[str, ...] = ()
 
 
 def parse(table: str) -> list[Mount]:
@@ -46,6 +48,7 @@ def parse(table: str) -> list[Mount]:
                 shared=any(tag.startswith("shared:") for tag in fields[6:separator]),
                 device=fields[2],
                 number=int(fields[0]),
+                options=tuple(fields[separator + 3].split(",")),
             )
         )
     return found

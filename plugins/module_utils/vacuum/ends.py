@@ -21,7 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots impo
 class End:
     """A machine that has to end.
 
-    :ivar code: ``time_limit``, ``shutdown_time``, ``heartbeat_missing`` or ``heartbeat_old``.
+    :ivar code: ``time_limit``, ``shutdown_time``, ``heartbeat_missing``, ``heartbeat_old`` or ``disk_limit``.
     :ivar reason: for people, with the figures.
     :ivar message: its shutdown message, if it leaves none itself. 100 to 199 is an end that the host asks for and no
         abort; 700 is one.
@@ -66,6 +66,24 @@ def ends(
         if end is not None:
             found.append(end)
     return tuple(found)
+
+
+def wrote_too_much(
+    own: t.Iterable[OwnMachine], written: t.Mapping[str, int], bytes_per_processor: int
+) -> tuple[End, ...]:
+    """Machines that have to end for what they wrote outside their work space, where the engine has no limit for that.
+
+    :param written: bytes by slot; of a slot that is not in it nobody knows.
+    """
+    return tuple(
+        End(
+            machine.slot, machine.machinetype, "disk_limit",
+            f"it wrote {written[machine.slot]} bytes outside its work space; it may write"
+            f" {machine.processors * bytes_per_processor}", "700 Disk limit reached",
+        )
+        for machine in own
+        if machine.state == "running" and written.get(machine.slot, 0) > machine.processors * bytes_per_processor
+    )  # fmt: skip
 
 
 def _by_time(factory: FactorySettings, machine: OwnMachine, now: int) -> t.Optional[End]:

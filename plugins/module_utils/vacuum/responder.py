@@ -97,6 +97,11 @@ class Snapshot:
         return self.machinetypes if wanted is MachinetypeStatus else self.machines
 
 
+def _tells_the_same(one: Snapshot, other: Snapshot, query: str) -> bool:
+    """Whether both have the same answer to a question, but for cookie and time."""
+    return one.envelope(None, "", 0) == other.envelope(None, "", 0) and one.answer(query) == other.answer(query)
+
+
 class Responder:
     """Answers on one socket for IPv4 and one for IPv6, in an asyncio loop.
 
@@ -167,8 +172,11 @@ class Responder:
 
     def _tails_of(self, snapshot: Snapshot, query: str) -> list[bytes]:
         """The replies to a question but for cookie and time: made once for a snapshot, for that takes longest."""
-        if self._tails_are_of is not snapshot:
-            self._tails, self._tails_are_of = {}, snapshot
+        before = self._tails_are_of
+        if before is not snapshot:
+            if before is not None:  # what is told as before needs not be made again
+                self._tails = {one: made for one, made in self._tails.items() if _tells_the_same(before, snapshot, one)}
+            self._tails_are_of = snapshot
         if query not in self._tails:
             statuses = snapshot.answer(query)
             envelope = replace(snapshot.envelope(None, "responder", 0), time_sent=None)

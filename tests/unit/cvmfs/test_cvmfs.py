@@ -277,7 +277,7 @@ def test_the_kernels_table() -> None:
     )
     found = mount_table.parse(table)
     assert [mount.shared for mount in found] == [True, True, False, True]
-    assert found[2] == Mount("/cvmfs/with blank", "fuse.squashfuse", "squash\\fuse", False, "0:50", 41)
+    assert found[2] == Mount("/cvmfs/with blank", "fuse.squashfuse", "squash\\fuse", False, "0:50", 41, ("ro",))
     assert mount_table.at(found, "/cvmfs/with blank") == found[3]
     assert mount_table.at(found, "/none") is None
 

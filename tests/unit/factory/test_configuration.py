@@ -55,6 +55,10 @@ def test_more_than_a_hundred_slots_have_names_of_one_length() -> None:
         ({"factories": ["short"]}, "factories: got ['short']"),
         ({"factories": [{"factory": "f2.example.org", "prot": 1}]}, "factories: got"),
         ({"work_space": "lvm"}, "volume_group: got ''"),
+        (
+            {"vacuum_pipes": {name: {"vacuum_pipe_path": "/x"} for name in ("lhcb", "lhcb-test")}},
+            "a machinetype lhcb-test-a could be of this pipe or of lhcb; rename one of them",
+        ),
         ({"apptainer_account": "root"}, "apptainer_account: got 'root'"),
         ({"state_folder": "relative"}, "state_folder: got 'relative'"),
         ({"vacmon_hostport": "no port"}, "vacmon_hostport"),
@@ -103,3 +107,8 @@ def test_files_that_are_none(tmp_path: t.Any) -> None:
 def test_the_version_is_the_collections() -> None:
     galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     assert f"{galaxy['namespace']}.{galaxy['name']} {galaxy['version']}" == version.PRODUCT
+
+
+def test_prefixes_that_only_look_alike_are_fine() -> None:
+    pipes = {name: {"vacuum_pipe_path": "/x"} for name in ("lhcb", "lhcb2", "alice-a", "alice-b")}
+    assert len(parse({**SMALL, "vacuum_pipes": pipes}).pipes) == 4

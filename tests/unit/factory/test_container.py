@@ -63,6 +63,9 @@ def test_limits_are_hard_and_nothing_is_inherited() -> None:
     assert "SYS_ADMIN" not in host["CapAdd"]
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert host["Ulimits"][0] == {"Name": "nofile", "Soft": 1000, "Hard": 1000}
+    assert host["Ulimits"][2] == {"Name": "nproc", "Soft": 4096, "Hard": 4096}
+    many = made(pids_per_processor=100000)["HostConfig"]["Ulimits"][2]
+    assert many["Hard"] == 200000, "of all machines together"
     assert host["RestartPolicy"] == {"Name": "no"}
     assert host["Init"] is True
     assert not host.get("Privileged")
@@ -73,3 +76,11 @@ def test_a_host_name_that_the_kernel_would_refuse_is_cut() -> None:
     request = body(long, KIND, parse(SMALL), "/m", "sha256:1")
     assert len(request["Hostname"]) == 63
     assert made()["Hostname"] == "f1-00.example.org"
+
+
+def test_what_a_machine_may_write_to_its_root_file_system_is_said_to_an_engine_that_can_limit_it() -> None:
+    configuration = parse({**SMALL, "root_gb_per_processor": 1.5})
+    two = replace(NEW, processors=2)
+    host = body(two, KIND, configuration, "/m", "sha256:1", limits_writes=True)["HostConfig"]
+    assert host["StorageOpt"] == {"size": "3000000000"}
+    assert "StorageOpt" not in made()["HostConfig"], "an engine that cannot refuses the container"

@@ -16,14 +16,15 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from tests.unit.factory.test_configuration import SMALL
-from tests.unit.factory.test_mend import LIVE
+from tests.unit.factory.test_mend import LIVE, RUNS
 
 
-def made(tmp_path: Path) -> factories.Factory:
+def made(tmp_path: Path, said: t.Optional[list[str]] = None, **options: t.Any) -> factories.Factory:
     """A factory that has not asked its engine yet; in a loop."""
-    wanted = parse({**SMALL, "state_folder": str(tmp_path), "work_space": "folder"})
-    return factories.Factory(wanted, lambda _event, **_facts: None)
+    wanted = parse({**SMALL, "state_folder": str(tmp_path), "work_space": "folder", **options})
+    return factories.Factory(wanted, lambda event, **_facts: said.append(event) if said is not None else None)
 
 
 def test_a_machine_that_ends_while_it_is_measured_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,5 +88,70 @@ def test_how_much_room_there_is_is_not_asked_in_the_loop(tmp_path: Path, monkeyp
         assert factory.decision is None, "it is closing"
         assert len(asked) == 1
         assert threading.get_ident() not in asked
+
+    asyncio.run(test())
+
+
+def test_the_last_end_of_a_machinetype_is_kept_while_a_newer_machine_runs(tmp_path: Path) -> None:
+    """It is what the other factories are told of."""
+    over = replace(
+        LIVE, uuid="u0", slot="f1-01.example.org", created=1, started=2, ended=100, state=ENDED, cleaned=True
+    )
+    older = replace(over, uuid="u3", created=2, ended=50)
+    after = replace(LIVE, uuid="u2", slot="f1-01.example.org")
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.machines = {one.uuid: one for one in (over, older, LIVE, after)}
+        factory._trim()
+        assert set(factory.machines) == {over.uuid, LIVE.uuid, after.uuid}
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_what_machines_that_run_may_still_write_into_a_folder_is_not_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    other = replace(LIVE, uuid="u2", slot="f1-01.example.org", processors=2)
+    starting = replace(LIVE, uuid="u3", state=factories.STARTING)
+
+    async def test() -> None:
+        factory = made(tmp_path, disk_gb_per_processor=10)
+        factory.machines = {one.uuid: one for one in (LIVE, other, starting, replace(LIVE, uuid="u4", state=ENDED))}
+        monkeypatch.setattr(factory.work_spaces, "free_bytes", lambda promised=0: asked.append(promised) or 0)
+        await factory._decide()
+        factory._written = {"u1": Written(0, 4 * 10**9), "u2": Written(None, 21 * 10**9)}
+        await factory._decide()
+        factory.configure(replace(factory.configuration, work_space="file"))
+        monkeypatch.setattr(factory.work_spaces, "free_bytes", lambda promised=0: asked.append(promised) or 0)
+        await factory._decide()
+        await factory.close()
+
+    asyncio.run(test())
+    assert asked == [30 * 10**9, 6 * 10**9, 0], "of the one that starts the decision knows itself"
+
+
+def test_a_machine_that_wrote_too_much_is_told_to_end_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    now = int(time.time())
+    live = replace(LIVE, created=now, started=now, shutdown_time=now + 3600)
+
+    async def test() -> None:
+        factory = made(tmp_path, said, root_gb_per_processor=0.001)
+        factory.engine_problem, factory._looked = "", time.time()
+        monkeypatch.setattr(factory.life, "written", lambda machine: Written(1000 * 1000 + (machine.uuid == "u2")))
+        monkeypatch.setattr(factory, "_send_term", lambda machine: machine)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
+        other = replace(live, uuid="u2", slot="f1-01.example.org")
+        factory.machines = {one.uuid: one for one in (live, other)}
+        for _turn in range(20):
+            factory.tick()
+            await asyncio.sleep(0.02)
+        assert said.count("machine_told_to_end") == 1
+        assert factory.machines["u2"].end_code == "disk_limit"
+        assert factory.machines["u1"].told is None
+        await factory.close()
 
     asyncio.run(test())

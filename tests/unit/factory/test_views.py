@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import ImageStatus, PipeStatus
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.views import (
     as_data,
@@ -186,6 +187,7 @@ def test_what_keeps_it_from_deciding_is_told_first() -> None:
         REPORT, engine_problem="Connection refused.", engine_since=NOW - 60.0, decision=None,
         configuration_problem="space: got ''.", configuration_since=NOW - 120.0,
         pipes={"exp": PipeStatus(NOW, "Its source is down.", (), ("exp-a is dropped: x.",), 0.5)},
+        cvmfs={"a.org": Finding(False, "Empty.", NOW - 60.0), "b.org": Finding(True)},
         images={"a": ImageStatus(False, "No such image."), "b": ImageStatus(False), "c": ImageStatus(True)},
     )  # fmt: skip
     assert explain(report).splitlines()[1:] == [
@@ -194,6 +196,7 @@ def test_what_keeps_it_from_deciding_is_told_first() -> None:
         "Vacuum pipe exp: Its source is down.",
         "exp-a is dropped: x.",
         "Vacuum pipe exp: 0.5 of its share is of machinetypes not started here.",
+        "CVMFS repository a.org, since 2026-11-20 15:14:00 UTC: Empty. Machinetypes that want it are not started.",
         "a: its image is not here: No such image.",
         "b: its image is not here.",
         "local: its last 2 machines fizzled or did not start.",

@@ -310,6 +310,40 @@ def test_what_the_kernel_refuses_is_a_sentence(tmp_path: Path) -> None:
                 work()
 
 
+def test_lvm_is_asked_for_room_when_something_was_made_or_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decision each five seconds would be a command each five seconds, and two."""
+    free, asked, now = [30 * GB], [], [1000.0]
+
+    def room(_self: lvm.LogicalVolumes) -> Room:
+        asked.append(free[0])
+        return Room(free[0], 0, EXTENT)
+
+    for name, effect in {
+        "room": room,
+        "make": lambda _self, _uuid, size: free.append(free.pop() - size) or "/dev/grid/x",
+        "find": lambda _self: [Volume(A, "grid/x")] if free[0] < 30 * GB else [],
+        "remove": lambda _self, _volume: free.append(free.pop() and 30 * GB),
+    }.items():
+        monkeypatch.setattr(lvm.LogicalVolumes, name, effect)
+    monkeypatch.setattr(work_space.WorkSpaces, "_mount", lambda *_arguments: None)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    spaces = work_space.WorkSpaces(configured(tmp_path, work_space="lvm", volume_group="grid"))
+    assert [spaces.free_bytes(), spaces.free_bytes(), spaces.free_bytes(GB)] == [30 * GB, 30 * GB, 29 * GB]
+    assert len(asked) == 1
+    folder = str(tmp_path / "machines/m")
+    spaces.make(machine(), folder, 10 * GB)
+    assert [spaces.free_bytes(), spaces.free_bytes()] == [20 * GB, 20 * GB]
+    spaces.remove(folder, A)
+    assert [spaces.free_bytes(), spaces.free_bytes()] == [30 * GB, 30 * GB]
+    free[0] = 7 * GB  # somebody else's volume
+    assert spaces.free_bytes() == 30 * GB
+    now[0] += 61
+    assert spaces.free_bytes() == 7 * GB
+    assert len(asked) == 5, "with the look before the volume is made"
+
+
 def test_programs_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name, path: None if "fs" in name else f"/sbin/{name}")

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered, wrote_too_much
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, OwnMachine
@@ -114,3 +114,25 @@ def test_limits_that_shutdown_time_lowers() -> None:
     assert lowered(replace(FACTORY, shutdown_time=NOW + 5000), [RUNNING, later]) == {"s1": NOW + 5000}
     assert lowered(FACTORY, [RUNNING, later]) == {}
     assert lowered(replace(FACTORY, shutdown_time=NOW), [replace(RUNNING, state="ended")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("machine", "written", "over"),
+    [
+        (RUNNING, {"s0": 1000}, False),
+        (RUNNING, {"s0": 1001}, True),
+        (RUNNING, {}, False),
+        (replace(RUNNING, processors=2), {"s0": 2000}, False),
+        (replace(RUNNING, processors=2), {"s0": 2001}, True),
+        (replace(RUNNING, state="unknown"), {"s0": 5000}, False),
+        (replace(RUNNING, state="starting"), {"s0": 5000}, False),
+        (replace(RUNNING, state="ended"), {"s0": 5000}, False),
+    ],
+)
+def test_what_is_written_outside_the_work_space(machine: OwnMachine, written: dict[str, int], over: bool) -> None:
+    made = wrote_too_much([machine], written, 1000)
+    assert len(made) == over
+    if over:
+        wrote, may = written["s0"], machine.processors * 1000
+        assert made[0].reason == f"it wrote {wrote} bytes outside its work space; it may write {may}"
+        assert is_abort(made[0].message)

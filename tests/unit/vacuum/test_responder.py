@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import responder as responders
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access, Buckets, address_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import (
     FRAME,
@@ -205,6 +206,30 @@ def test_an_answer_made_ahead_is_the_one_made_for_this_cookie() -> None:
     assert len(long["shutdown_message"]) < 400
     del short["shutdown_message"], short["cookie"], long["shutdown_message"], long["cookie"]
     assert short == {**long, "time_sent": short["time_sent"]}
+
+
+def test_what_a_new_snapshot_tells_as_before_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    really = responders.fit
+    monkeypatch.setattr(responders, "fit", lambda reply: made.append(reply["message_type"]) or really(reply))
+    responder = ready()
+    base = snapshot(machines=1, machinetypes=1)
+
+    def ask_all() -> list[str]:
+        made.clear()
+        for query in ("factory_query", "machines_query", "machinetypes_query"):
+            assert len(responder.answer(asked(message_type=query), "::1")) == 1
+        return made
+
+    responder.snapshot = base
+    assert ask_all() == ["factory_status", "machine_status", "machinetype_status"]
+    responder.snapshot = replace(base, status=replace(base.status, factory_heartbeat_time=5))
+    assert ask_all() == ["factory_status"]
+    responder.snapshot = replace(responder.snapshot, machinetypes=(replace(base.machinetypes[0], running_hs06=7.0),))
+    assert ask_all() == ["machinetype_status"]
+    assert json.loads(responder.answer(asked(message_type="machinetypes_query"), "::1")[0])["running_hs06"] == 7.0
+    responder.snapshot = replace(responder.snapshot, version="hep.gridbox 2")
+    assert len(ask_all()) == 3
 
 
 # -- signatures

@@ -1,0 +1,128 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A vacuum factory with Podman as its engine: the whole life of machines."""
+
+from __future__ import annotations
+
+import signal
+import typing as t
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_factory import KIND, WORKS, ended
+from tests.lab.engine import PodmanService
+from tests.lab.factory import LabFactory
+from tests.lab.lab import Lab
+
+
+@dataclass
+class PodmanLab:
+    """As much of a lab as a factory needs, and Podman's own command to look with."""
+
+    engine: PodmanService
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        return self.engine.podman(*arguments, check=check).stdout
+
+
+@pytest.fixture()
+def make(podman: PodmanService, tmp_path: Path) -> t.Iterator[t.Callable[..., LabFactory]]:
+    """Makes factories with one machinetype ``a`` that runs a script."""
+    made: list[LabFactory] = []
+
+    def factory(script: str = WORKS, **settings: t.Any) -> LabFactory:
+        kind = {**KIND, **settings.pop("kind", {})}
+        lab = t.cast("Lab", PodmanLab(podman))
+        one = LabFactory(lab, tmp_path, network="podman", **{"machinetypes": {"a": kind}, **settings})
+        one.file("a", "run", script)
+        made.append(one)
+        return one
+
+    yield factory
+    for one in made:
+        one.remove()
+
+
+def cgroup_of(pid: int, controller: str, name_v1: str, name_v2: str) -> str:
+    """A limit in the control group of a process."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _number, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return Path(f"/sys/fs/cgroup/{controller}{path}/{name_v1}").read_text().strip()
+        if not controllers and Path(f"/sys/fs/cgroup{path}/{name_v2}").exists():
+            return Path(f"/sys/fs/cgroup{path}/{name_v2}").read_text().strip()
+    raise AssertionError(f"process {pid} has no {name_v1} and no {name_v2}")
+
+
+def test_the_life_of_a_machine(make: t.Callable[..., LabFactory]) -> None:
+    script = (
+        "#!/bin/sh\necho here I am\necho and here >&2\nhostname >$JOBOUTPUTS/name\n"
+        "grep -E '^(CapEff|NoNewPrivs)' /proc/self/status >$JOBOUTPUTS/status\n"
+        "touch /etc/machinefeatures/x 2>/dev/null || echo read-only >$JOBOUTPUTS/features\n"
+        "while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done\necho 200 Success >$JOBOUTPUTS/shutdown_message\n"
+    )
+    factory = make(script, total_processors=1, pids_per_processor=64, mb_per_processor=64)
+    factory.start()
+    [before] = factory.wait("a machine", factory.running)
+    pid = before["State"]["Pid"]
+    assert cgroup_of(pid, "memory", "memory.limit_in_bytes", "memory.max") == str(64 << 20)
+    assert cgroup_of(pid, "pids", "pids.max", "pids.max") == "64"
+    assert cgroup_of(pid, "cpu", "cpu.cfs_quota_us", "cpu.max").split()[0] == "100000"
+
+    # The daemon is restarted, and finds it again.
+    assert factory.stop(signal.SIGTERM) == 0
+    factory.start()
+    factory.wait("the engine's word", lambda: len(factory.events("engine_answers")) == 2)
+    factory.wait("a report", lambda: factory.run("check").returncode == 0)
+    assert [one["State"]["Pid"] for one in factory.running()] == [pid]
+    assert not factory.events("machine_ended", "stray_removed", "unborn_removed")
+
+    [outputs] = factory.state.glob("machines/*/mnt/joboutputs")
+    (outputs / "go").touch()
+    end = ended(factory)[0]
+    assert (end["message"], end["code"]) == ("200 Success", "by_itself")
+    first = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r)
+    assert first["exit_code"] == 0
+    folder = next(factory.state.glob(f"machines/*{first['uuid'][:8]}"))
+    output = (folder / "output.log").read_bytes()
+    assert b"here I am\n" in output and b"and here\n" in output
+    assert output[:4] == b"20" + output[2:4], "each line has its time"
+    kept = {path.name: path.read_text() for path in (folder / "joboutputs").iterdir()}
+    assert kept["name"] == "f1-00.example.org\n"
+    assert kept["status"] == "CapEff:\t00000000000000fb\nNoNewPrivs:\t1\n"
+    assert kept["features"] == "read-only\n"
+    second = factory.wait("the next one", lambda: [one for one in factory.running() if one["Id"] != before["Id"]])
+    assert second
+
+
+@pytest.mark.parametrize(
+    ("script", "message", "killed"),
+    [(WORKS, "100 told", False), ("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n", "100 Time limit", True)],
+)
+def test_the_time_limit_is_term_then_kill(
+    make: t.Callable[..., LabFactory], script: str, message: str, killed: bool
+) -> None:
+    factory = make(script, total_processors=1, kind={"max_wallclock_seconds": 3})
+    factory.start()
+    end = ended(factory)[0]
+    assert end["message"].startswith(message)
+    assert end["code"] == "time_limit"
+    assert bool(factory.events("machine_killed")) == killed
+    assert factory.records()[0]["exit_code"] == (137 if killed else 0)
+
+
+def test_a_machine_that_writes_too_much_outside_its_work_space_is_ended(make: t.Callable[..., LabFactory]) -> None:
+    script = WORKS.replace("while", "head -c 30000000 /dev/zero >/big; touch $JOBOUTPUTS/written; while", 1)
+    factory = make(script, total_processors=1, root_gb_per_processor=0.01)
+    factory.start()
+    factory.wait("it to write", lambda: list(factory.state.glob("machines/*/mnt/joboutputs/written")))
+    factory.stop()
+    factory.start()  # it measures when it starts, and each minute
+    end = ended(factory)[0]
+    assert (end["message"], end["code"]) == ("100 told", "disk_limit")
+    wrote = factory.records()[0]["end_reason"].split()[2]
+    assert 30_000_000 <= int(wrote) < 32_000_000

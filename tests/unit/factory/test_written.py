@@ -1,0 +1,116 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What machines have written where nothing limits it, and whether the engine can limit it."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import Platform
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import machine_engine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import on_disk
+from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
+
+MIB = 1 << 20
+
+
+class Api:
+    """An engine with one container."""
+
+    def __init__(self, seen: t.Optional[dict[str, t.Any]] = None, size: t.Optional[int] = None, **about: t.Any) -> None:
+        self.seen, self.size, self.about = seen, size, about
+        self.platform = Platform(about.pop("engine", "docker"), (28,), (1, 50))
+        self.measured = 0
+
+    def container(self, _name: str) -> t.Optional[dict[str, t.Any]]:
+        return self.seen
+
+    def container_size(self, _name: str) -> t.Optional[int]:
+        self.measured += 1
+        return self.size
+
+    def info(self) -> dict[str, t.Any]:
+        return self.about
+
+
+def engine(api: Api) -> MachineEngine:
+    made = MachineEngine("unix:///none", "f1.example.org")
+    made._local.api = api
+    return made
+
+
+def test_what_is_on_the_disk_counts_once_and_holes_do_not(tmp_path: Path) -> None:
+    folder = tmp_path / "a\nb"
+    folder.mkdir()
+    before = on_disk([str(folder)])
+    (folder / "deep").mkdir()
+    (folder / "deep/file").write_bytes(os.urandom(2 * MIB))
+    (folder / "again").hardlink_to(folder / "deep/file")
+    with (folder / "lastlog").open("wb") as file:
+        file.truncate(1 << 40)
+    (folder / "link").symlink_to("/usr")
+    assert 2 * MIB <= on_disk([str(folder)]) - before < 3 * MIB
+    assert on_disk([str(folder), str(tmp_path / "gone")]) >= 2 * MIB
+    assert on_disk([]) == 0
+
+
+def test_the_folder_that_the_engine_names_is_measured_with_the_files_it_puts_in(tmp_path: Path) -> None:
+    upper, hosts = tmp_path / "diff", tmp_path / "hosts"
+    upper.mkdir()
+    (upper / "file").write_bytes(os.urandom(2 * MIB))
+    hosts.write_bytes(os.urandom(MIB))
+    seen = {"GraphDriver": {"Data": {"UpperDir": str(upper)}}, "HostsPath": str(hosts), "HostnamePath": ""}
+    api = Api(seen, 7)
+    assert 3 * MIB <= (engine(api).written("c1") or 0) < 4 * MIB
+    assert not api.measured
+
+
+@pytest.mark.parametrize("driver", [None, {"Data": None}, {"Data": {"UpperDir": "/elsewhere/in/a/namespace"}}])
+def test_an_engine_that_names_no_folder_is_asked_for_the_size(driver: t.Any, tmp_path: Path) -> None:
+    """Docker with containerd's snapshots, and others."""
+    hosts = tmp_path / "hosts"
+    hosts.write_bytes(os.urandom(MIB))
+    found = engine(Api({"GraphDriver": driver, "HostsPath": str(hosts)}, 5 * MIB)).written("c1")
+    assert 6 * MIB <= (found or 0) < 7 * MIB
+    assert engine(Api({"GraphDriver": driver}, None)).written("c1") is None
+
+
+def test_of_a_container_that_is_gone_nothing_is_known() -> None:
+    assert engine(Api(None)).written("c1") is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "limits"),
+    [
+        ({}, ("rw", "prjquota"), True),
+        ({}, ("rw", "noquota"), False),
+        ({"Driver": "vfs"}, ("rw", "prjquota"), False),
+        (
+            {"Driver": "overlayfs", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]},
+            ("prjquota",),
+            False,
+        ),
+        ({"DriverStatus": [["Backing Filesystem", "extfs"]]}, ("rw", "prjquota"), False),
+        ({"DriverStatus": None}, ("rw", "prjquota"), False),
+        ({"DockerRootDir": "/no/such/folder"}, ("rw", "prjquota"), False),
+        ({"engine": "podman"}, ("rw", "prjquota"), False),
+    ],
+)
+def test_whether_the_engine_can_limit_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict[str, t.Any], options: tuple[str, ...], limits: bool
+) -> None:
+    device = tmp_path.stat().st_dev
+    mount = Mount("/", "xfs", "/dev/a", True, f"{os.major(device)}:{os.minor(device)}", 1, options)
+    monkeypatch.setattr(machine_engine.mount_table, "read", lambda: [mount])
+    about = {
+        "Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "xfs"], ["Supports d_type", "true"]],
+        "DockerRootDir": str(tmp_path), **changed,
+    }  # fmt: skip
+    assert engine(Api(**about)).limits_writes() is limits
