@@ -240,7 +240,10 @@ def _ordered(wish: Wish, observed: Observed) -> Orders:
 def _mend(mending: Mending, configuration: Configuration) -> list[Step]:
     days = f"it ended more than {configuration.machines_days:g} days ago"
     return [
-        *(Step("adopt_machine", _name(one), "it runs, and was not written down so") for one in mending.adopted),
+        *(
+            Step("adopt_machine", _name(one), "it runs, and was not written down so", details={"machine": one})
+            for one in mending.adopted
+        ),
         *(
             Step("end_machine", _name(one), one.end_reason, details={"machine": one})
             for one, _container in mending.over
