@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import time
 import typing as t
 from pathlib import Path
@@ -14,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders
+from tests.gate.tools import BIN, ROOT, environment
 from tests.integration.conftest import Lab
 from tests.integration.test_factory import KIND, WORKS
 from tests.lab.factory import LabFactory
 from tests.lab.modules import ModuleFailed, run_module
+from tests.lab.playbook import kept_in
 
 SLOTS = [f"f1-0{number}.example.org" for number in range(3)]
 
@@ -220,3 +225,46 @@ def test_the_daemon_is_asked_where_one_works(site: Site) -> None:
     assert not Path(orders.path_of(str(factory.state))).exists()
     assert factory.run("drain").stdout == "By order, the factory is draining.\n"
     factory.wait("the word", lambda: "is draining" in factory.run("explain").stdout)
+
+
+def test_the_playbooks_drain_a_host_give_it_back_and_show_the_space(site: Site) -> None:
+    factory = site.factory
+    factory.write(machinetypes={"a": KIND}, factories=["f1.example.org", "f2.example.invalid"])
+    factory.file("a", "run", "#!/bin/sh\nsleep 5\necho 200 Success >$JOBOUTPUTS/shutdown_message\n")
+    factory.start()
+    factory.wait("machines", lambda: len(factory.running()) == 3)
+
+    drained = playbook(site, "drain")
+    assert "3 of 3 slots still run, the last until 2" in drained or "nothing runs any more" in drained
+    assert factory.running() == []
+    assert {one["order"] for one in site.info()["slots"]} == {"drained"}
+
+    factory.file("a", "run", WORKS)
+    playbook(site, "drain", "-e", "undo=true")
+    assert {one["order"] for one in site.info()["slots"]} == {""}
+    factory.wait("machines again", lambda: len(factory.running()) == 3)
+    shown = playbook(site, "space_status")
+    assert "Factory  Processors  Machines" in shown
+    assert "f2.example.invalid has no address" in shown
+    late = playbook(site, "drain", "-e", "gridbox_timeout=1", status=2)
+    assert "Waited 1 s for f1.example.org to run nothing, in vain." in " ".join(late.split())
+    assert "nothing runs any more" in playbook(site, "drain", "-e", "gridbox_stop=true")
+
+
+def playbook(site: Site, name: str, *options: str, status: int = 0) -> str:
+    """Run a playbook of the collection on the factory's host; what it printed."""
+    folder, netns = site.factory.folder, site.factory.lab.engine.netns
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{netns} {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    host = {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
+    inventory = folder / "inventory.json"
+    inventory.write_text(json.dumps({"factories": {"hosts": {"f1": host}}}))
+    extra = ["-e", f"factory_configuration={site.factory.configuration}"]
+    done = subprocess.run(
+        [BIN / "ansible-playbook", "-i", str(inventory), *extra, *options, str(ROOT / f"playbooks/{name}.yml")],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False,
+        env=environment(**kept_in(folder / "ansible")),
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout

@@ -212,6 +212,8 @@ def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") 
     try:
         with open(f"{proc}/{pid}/cgroup", encoding="ascii") as file:
             lines = [line.strip().split(":", 2) for line in file]
+        # One that has just ended, and was not reaped yet, is in the root group: all that the host has used is there.
+        lines = [line for line in lines if line[2] != "/"]
         for _number, controllers, path in lines:
             if "cpuacct" in controllers.split(","):
                 with open(f"{cgroups}/{controllers}{path}/cpuacct.usage", encoding="ascii") as file:

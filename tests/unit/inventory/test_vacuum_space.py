@@ -66,7 +66,7 @@ def test_a_space_is_factories_groups_and_variables(tmp_path: Path) -> None:
     # A factory may speak of its own slots only.
     assert seen["vacuum_slots"]["hosts"] == ["factory1-00.example.com", "factory1-01.example.com"]
     variables = seen["_meta"]["hostvars"][NAME]
-    assert variables["os"] == "Example Linux 1"
+    assert variables["os"] == {"__ansible_unsafe": "Example Linux 1"}
     assert variables["vacuum_machinetypes"]["type0"]["shutdown_message"] == {"__ansible_unsafe": "200 Success"}
     assert seen["_meta"]["hostvars"][SILENT]["vacuum_slots"] == {}
 
