@@ -110,7 +110,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     def verify_file(self, path: str) -> bool:
         """Whether a file is one of this plugin's."""
-        return bool(super().verify_file(path)) and path.endswith(("vacuum_space.yml", "vacuum_space.yaml"))
+        return bool(BaseInventoryPlugin.verify_file(self, path)) and path.endswith(
+            ("vacuum_space.yml", "vacuum_space.yaml")
+        )
 
     def parse(self, inventory: t.Any, loader: t.Any, path: str, cache: bool = True) -> None:
         """Fill the inventory."""
@@ -125,7 +127,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             found = self._ask(path)
         if self.get_option("cache"):
             self._cache[key] = found
-        self._populate(found)
+        self._populate(inventory, found)
 
     def _ask(self, path: str) -> dict[str, dict[str, t.Any]]:
         """By factory, what came of asking it; JSON types, for the cache."""
@@ -147,32 +149,32 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             raise AnsibleParserError(f"{path}: {exc}") from exc
         return _as_data(results)
 
-    def _populate(self, found: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
+    def _populate(self, inventory: t.Any, found: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
         space, strict = self.get_option("space"), self.get_option("strict")
-        group = self.inventory.add_group(self._sanitize_group_name(space))
+        group = inventory.add_group(self._sanitize_group_name(space))
         for state in _STATES:
-            self.inventory.add_group(f"vacuum_{state}")
+            inventory.add_group(f"vacuum_{state}")
         for name, told in found.items():
-            host = self.inventory.add_host(name, group)
-            self.inventory.add_host(name, f"vacuum_{told['state']}")
+            host = inventory.add_host(name, group)
+            inventory.add_host(name, f"vacuum_{told['state']}")
             variables = {"vacuum_space": space, **{f"vacuum_{key}": wrap_var(value) for key, value in told.items()}}
             for key, value in variables.items():
-                self.inventory.set_variable(host, key, value)
+                inventory.set_variable(host, key, value)
             self._construct(host, variables, strict)
             if self.get_option("slots_as_hosts"):
-                self._slots(name, told["slots"], strict)
+                self._slots(inventory, name, told["slots"], strict)
 
-    def _slots(self, factory: str, slots: t.Mapping[str, t.Any], strict: bool) -> None:
-        group = self.inventory.add_group("vacuum_slots")
+    def _slots(self, inventory: t.Any, factory: str, slots: t.Mapping[str, t.Any], strict: bool) -> None:
+        group = inventory.add_group("vacuum_slots")
         short, domain = factory.split(".", 1)
         for name, slot in slots.items():
             begin, dot, end = name.lower().partition(".")
             if not dot or not begin.startswith(f"{short}-") or end != domain:
                 continue  # a factory says what it likes, and may not speak of the inventory's other hosts
             variables = {"vacuum_factory_name": factory, "vacuum_slot": wrap_var(slot)}
-            host = self.inventory.add_host(name, group)
+            host = inventory.add_host(name, group)
             for key, value in variables.items():
-                self.inventory.set_variable(host, key, value)
+                inventory.set_variable(host, key, value)
             self._construct(host, variables, strict)
 
     def _construct(self, host: str, variables: dict[str, t.Any], strict: bool) -> None:

@@ -26,7 +26,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, report, slots
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand, silent
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
+    ENDED,
+    RUNNING,
+    STARTING,
+    Machine,
+    last_in_slots,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import ABSENT, Observed, Tried, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
@@ -204,7 +210,8 @@ class SlotsWork:
             raise GridboxError(f"The host says: {exc}.") from exc
 
     def _one(self, step: Step) -> None:
-        hand, machine = self._by_hand, step.details.get("machine")
+        hand = self._by_hand
+        machine: t.Any = step.details.get("machine")
         if step.action == "remove_folders":
             if hand is None:
                 self._wait({step.target})
@@ -268,9 +275,10 @@ class SlotsWork:
         told = report.load(folder) if self._by_hand is None else None
         obeyed = self._by_hand is not None or (told is not None and told.orders == orders.load(folder))
         settled = told is not None and obeyed and self._has_decided(told)
+        begun = {one["slot"]: one.get("uuid") for one in told.slots if one.get("state") == STARTING} if told else {}
         left, why = {}, {}
         for slot in wanted:
-            machine = last.get(slot)
+            machine = recorded = last.get(slot)
             if machine is not None and (machine.state == ENDED or (alive is not None and machine.uuid not in alive)):
                 machine = None
             if self.wish.state == RUNNING:
@@ -286,6 +294,10 @@ class SlotsWork:
                 left[slot] = f"{machine.machinetype} runs, until {until} at the latest"
             elif not obeyed:
                 left[slot] = "the daemon has not read the order"
+            elif slot in begun and (recorded is None or recorded.uuid != begun[slot]):
+                left[slot] = "the daemon had just begun to make a machine"
+            elif self.wish.state == ABSENT and recorded is not None and not recorded.cleaned:
+                left[slot] = f"what {recorded.machinetype} had is being cleaned away"
         return left, why
 
     def _has_decided(self, told: report.Report) -> bool:
@@ -308,7 +320,7 @@ class SlotsWork:
             live = observed.live()
             starts = {one.slot for one in filled.starts} | set(self._started)
             why = {slot: filled.why_empty(slot) for slot in self.wish.slots if slot not in live and slot not in starts}
-        last = slots.last_in_slots(observed.machines)
+        last = last_in_slots(observed.machines)
         told = {
             one: slots.facts(one, last.get(one), observed.orders.of(one), why.get(one, "")) for one in self.wish.slots
         }

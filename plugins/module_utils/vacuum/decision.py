@@ -70,11 +70,13 @@ class Candidate:
 
     :ivar chosen: whether it is the one to start.
     :ivar refusal: why it can not be; None: it could.
+    :ivar ordered: it is the one because it was ordered for the slot.
     """
 
     standing: Standing
     chosen: bool = False
     refusal: t.Optional[Refusal] = None
+    ordered: bool = False
 
     @property
     def text(self) -> str:
@@ -90,6 +92,8 @@ class Candidate:
                 figures += f", score {standing.groupscore:.4g}"
         if self.refusal is not None:
             return f"{machinetype.name} ({figures}): not now: {self.refusal.text}"
+        if self.ordered:
+            return f"{machinetype.name} ({figures}): is next, for it was ordered for the slot"
         verdict = "is next" if self.chosen else "could be started"
         return f"{machinetype.name} ({figures}): {verdict}; its chance to be first was {standing.chance:.0%}"
 
@@ -200,11 +204,9 @@ def decide(
             kept = Refusal("no_slot", "the free slots are kept for what was ordered for them")
             lacking = {machinetype.name: kept for machinetype in order}
     candidates = tuple(
-        Candidate(
-            standing,
-            start is not None and standing.machinetype.name == start.machinetype,
-            standing.refusal or lacking.get(standing.machinetype.name),
-        )
+        Candidate(standing, True, None, start.slot in factory.forced)
+        if start is not None and standing.machinetype.name == start.machinetype
+        else Candidate(standing, False, standing.refusal or lacking.get(standing.machinetype.name))
         for standing in ranked
     )
     text = _factory_text(factory, own, start, against, now)
