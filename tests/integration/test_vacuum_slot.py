@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import at_work
 from tests.gate.tools import BIN, ROOT, environment
 from tests.integration.conftest import Lab
 from tests.integration.test_factory import KIND, WORKS
 from tests.lab.factory import LabFactory
-from tests.lab.modules import ModuleFailed, run_module
+from tests.lab.modules import ModuleFailed, run_module, start_module
 from tests.lab.playbook import kept_in
 
 SLOTS = [f"f1-0{number}.example.org" for number in range(3)]
@@ -63,10 +64,10 @@ class Site:
 
 
 @pytest.fixture()
-def site(own_lab: Lab, tmp_path: Path) -> t.Iterator[Site]:
+def site(lab: Lab, tmp_path: Path) -> t.Iterator[Site]:
     """A factory of three slots with the machinetypes ``a``, ``b``, and ``c``, which has no share."""
     kinds = {name: {**KIND, "target_share": share} for name, share in (("a", 1.0), ("b", 1.0), ("c", 0.0))}
-    factory = LabFactory(own_lab, tmp_path, total_processors=3, machinetypes=kinds)
+    factory = LabFactory(lab, tmp_path, total_processors=3, machinetypes=kinds)
     for name in kinds:
         factory.file(name, "run", WORKS)
     yield Site(factory)
@@ -122,6 +123,17 @@ def test_the_whole_life_without_a_daemon(site: Site) -> None:
     site.proved(state="absent")
     assert site.factory.containers() == []
     assert site.factory.records() == []
+
+
+def test_no_daemon_starts_while_slots_are_worked_on_and_another_run_waits_for_its_turn(site: Site) -> None:
+    with at_work(str(site.factory.state)):
+        assert "or a run of vacuum_slot" in site.factory.run("factory").stderr
+    arguments = {"configuration": str(site.factory.configuration)}
+    netns = site.factory.lab.engine.netns
+    runs = [start_module("vacuum_slot", {**arguments, "slots": [slot]}, netns) for slot in ("0", "1", "2")]
+    results = [json.loads(run.communicate(timeout=60)[0]) for run in runs]
+    assert [(one["daemon"], states(one)) for one in results] == [(False, ["running"])] * 3
+    assert len(site.factory.running()) == 3
 
 
 def test_a_machinetype_is_forced_or_the_call_is_refused(site: Site) -> None:

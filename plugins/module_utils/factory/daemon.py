@@ -374,7 +374,7 @@ def _alone(state_folder: str) -> t.Iterator[None]:
             held.enter_context(at_work(state_folder))
         except WaitError:
             raise RefusedError(
-                f"state_folder: {state_folder}", "another factory's daemon, or a run of vacuum_slot, works in it",
+                f"state_folder: {state_folder}", "another factory's daemon works in it, or a run of vacuum_slot",
                 "Stop that one first.",
             ) from None  # fmt: skip
         yield

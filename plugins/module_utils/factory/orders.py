@@ -23,12 +23,16 @@ from dataclasses import asdict, dataclass, field, replace
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, Forced
 
 #: Only root can write there, and a boot empties it.
 FOLDER = "/run/hep.gridbox"
 
 DRAINED, STOPPED = "drained", "stopped"
+
+#: Seconds to wait for another who gives orders: it is one small file.
+_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,19 @@ def path_of(state_folder: str) -> str:
     return f"{FOLDER}/orders-{known_by}.json"
 
 
-def subject(state_folder: str) -> str:
-    """What who gives orders has a lock on, from before he reads those that there are."""
-    return f"the orders to the factory in {os.path.realpath(state_folder)}"
+def change(state_folder: str, changed: t.Callable[[Orders], Orders]) -> Orders:
+    """Change what is ordered: one at a time, and nothing is written where nothing changes.
+
+    :param changed: makes the orders as they are to be from those that there are.
+    :returns: all that is ordered now.
+    :raises GridboxError: if that cannot be done.
+    """
+    with Lock(f"the orders to the factory in {os.path.realpath(state_folder)}", _SECONDS):
+        before = load(state_folder)
+        orders = changed(before)
+        if orders != before:
+            save(state_folder, orders)
+    return orders
 
 
 def from_data(data: t.Any) -> Orders:

@@ -27,7 +27,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     views,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PATH, load
-from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 
 #: Exit statuses, beside those of ``check``, which are Nagios's, and argparse's 2 for wrong arguments.
 WELL, FAILED, SILENT = 0, 1, 3
@@ -145,11 +144,7 @@ def _time(text: str) -> t.Optional[int]:
 
 def _give(state_folder: str, change: t.Callable[[orders.Orders], orders.Orders]) -> int:
     """Change what is ordered, and print all of it."""
-    with Lock(orders.subject(state_folder)):
-        before = orders.load(state_folder)
-        now = change(before)
-        if now != before:
-            orders.save(state_folder, now)
+    now = orders.change(state_folder, change)
     sentences = now.sentences(lambda seconds: time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds)))
     sys.stdout.write("".join(f"By order, {sentence}.\n" for sentence in sentences) or "Nothing is ordered.\n")
     return WELL

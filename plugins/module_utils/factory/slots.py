@@ -276,7 +276,7 @@ def _order(wish: Wish, observed: Observed, live: t.Mapping[str, Machine]) -> lis
         machine, cost = live.get(slot), Disruption.none
         if observed.mending is None and machine is not None and not wish.content_with(machine):
             reason, cost = f"{reason}; the daemon ends {_name(machine)}", Disruption.container
-        steps.append(Step("give_order", slot, reason, cost, {"orders": wanted}))
+        steps.append(Step("give_order", slot, reason, cost, {"wanted": {one: wanted.of(one) for one in wish.slots}}))
     return steps
 
 

@@ -5,12 +5,13 @@
 """The work behind ``vacuum_slot``: orders for the daemon where one works, else the factory's own work, by hand.
 
 Which of the two it is, the daemon's lock tells: who gets it, works himself, and keeps it until the end, so that no
-daemon starts meanwhile.
+daemon starts meanwhile. Another run without a daemon is waited for first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 import typing as t
@@ -36,6 +37,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import ABSENT, Observed, Tried, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 
 #: Of each action, how many are done at a time. Who stops a machine waits, mostly.
@@ -70,7 +72,8 @@ class SlotsWork:
         held: contextlib.ExitStack,
     ) -> None:
         self.wish, self.patience, self.configuration = wish, patience, configuration
-        self.subject = orders.subject(configuration.state_folder)
+        self._factory = f"the factory in {os.path.realpath(configuration.state_folder)}"
+        self.subject = f"slots of {self._factory}: {', '.join(wish.slots)}"
         self._check_mode, self._held = check_mode, held
         self._store = Store(configuration.state_folder)
         self._by_hand: t.Optional[ByHand] = None
@@ -115,9 +118,7 @@ class SlotsWork:
     def observe(self) -> Observed:
         if not self._looked:
             self._looked = True
-            with contextlib.suppress(WaitError):
-                self._held.enter_context(at_work(self.configuration.state_folder))
-                self._by_hand = ByHand(self.configuration)
+            self._take_the_daemons_place()
         given, now = orders.load(self.configuration.state_folder), int(time.time())
         if self._by_hand is None:
             return Observed(given, tuple(self._machines()), now)
@@ -134,6 +135,15 @@ class SlotsWork:
         )
         chances = self._by_hand.chances(settings, [*machines, *mending.unborn], now)
         return Observed(given, seen.machines, now, mending, chances, seen.problems)
+
+    def _take_the_daemons_place(self) -> None:
+        """Get the daemon's lock, if no daemon has it."""
+        with contextlib.ExitStack() as turn:
+            turn.enter_context(Lock(f"vacuum_slot on {self._factory}"))
+            with contextlib.suppress(WaitError):
+                turn.enter_context(at_work(self.configuration.state_folder))
+                self._by_hand = ByHand(self.configuration)
+                self._held.push(turn.pop_all())
 
     def _machines(self) -> t.Iterable[Machine]:
         """The records that count: all of a slot that is to be absent, else the last of each."""
@@ -175,7 +185,14 @@ class SlotsWork:
         """Steps of one action are done several at a time; one that fails does not keep the others from being done, and
         is told at the end. Nothing is undone: each slot's machine is one of its own."""
         if step.action == "give_order":
-            orders.save(self.configuration.state_folder, step.details["orders"])
+            wanted: t.Mapping[str, orders.SlotOrder] = step.details["wanted"]
+
+            def changed(given: orders.Orders) -> orders.Orders:
+                for slot, order in wanted.items():
+                    given = given.with_slots([slot], order)
+                return given
+
+            orders.change(self.configuration.state_folder, changed)  # those of all slots, with the first of them
             return
         if id(step) not in self._doing:
             self._begin(step.action)

@@ -129,9 +129,9 @@ def test_an_order_that_is_given_stays_as_it_is() -> None:
     given = Orders(slots={FIRST: SlotOrder("stopped", since=5), SECOND: SlotOrder("", "a", 5)})
     made = plan(wish("stopped"), CONFIGURATION, seen(orders=given))
     assert steps(made) == [("give_order", SECOND), ("give_order", THIRD)]
-    orders = made.steps[0].details["orders"]
-    assert orders.of(FIRST).since == 5
-    assert orders.of(SECOND) == SlotOrder("stopped", "", NOW)
+    wanted = made.steps[0].details["wanted"]
+    assert wanted[FIRST].since == 5
+    assert wanted[SECOND] == SlotOrder("stopped", "", NOW)
     back = plan(wish(), CONFIGURATION, seen(by_hand=False, orders=given))
     assert [step.reason for step in back.steps] == [
         "it is to run what is next, and was stopped", "it is to run what is next, and was only a",
