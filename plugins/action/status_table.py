@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Prints a table of VO-boxes on the controller's terminal; documented in plugins/modules/status_table.py."""
+"""Prints a table on the controller's terminal; documented in plugins/modules/status_table.py."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ class ActionModule(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         _spec, arguments = self.validate_argument_spec(
             {
-                "voboxes": {"type": "list", "elements": "dict", "required": True},
+                "voboxes": {"type": "list", "elements": "dict"},
+                "lines": {"type": "list", "elements": "str"},
                 "width": {"type": "int", "default": 0},
                 "required": {"type": "bool", "default": False},
                 "footer": {"type": "str", "default": ""},
-            }
+            },
+            mutually_exclusive=[("voboxes", "lines")],
+            required_one_of=[("voboxes", "lines")],
         )
-        boxes = arguments["voboxes"]
+        boxes = arguments["voboxes"] or []
         for index, box in enumerate(boxes):
             lacking = [key for key in ("name", "fqdn", "state", "services") if key not in box]
             if lacking:
@@ -44,7 +47,10 @@ class ActionModule(ActionBase):
                     f"voboxes[{index}]: got the keys {', '.join(box)}, expected {', '.join(lacking)} as well."
                 )
         width = arguments["width"] or shutil.get_terminal_size((160, 24)).columns
-        lines = [Line(""), *render(boxes, width), Line(""), summary(boxes)]
+        if arguments["lines"] is not None:
+            lines = [Line(""), *map(Line, arguments["lines"]), Line("")]
+        else:
+            lines = [Line(""), *render(boxes, width), Line(""), summary(boxes)]
         if arguments["footer"]:
             lines.append(Line(arguments["footer"]))
         colours = {"good": constants.COLOR_OK, "bad": constants.COLOR_ERROR, "plain": None}

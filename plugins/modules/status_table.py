@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: status_table
-short_description: Print a table of VO-boxes
+short_description: Print a table of VO-boxes, or of a vacuum space
 version_added: 0.1.0
 author:
   - the hep.gridbox authors (@hep-gridbox)
@@ -16,13 +16,18 @@ description:
   - Prints VO-boxes of any number of hosts as a table on the terminal of whoever runs the playbook, one line each, with
     the services that are missing below. On a narrow terminal each VO-box gets a block of lines.
   - The entry point C(status) of the role P(hep.gridbox.vobox#role) gathers what it shows.
+  - With O(lines) it prints these as they are.
 options:
   voboxes:
     description:
-      - The VO-boxes, as the fact C(vobox_status) of each host has them.
+      - The VO-boxes, as the fact C(vobox_status) of each host has them. This or O(lines) is required.
     type: list
     elements: dict
-    required: true
+  lines:
+    description:
+      - Lines of a table that is made already, such as C(space.table) of M(hep.gridbox.vacuum_info).
+    type: list
+    elements: str
   width:
     description:
       - Columns to fit into. V(0) is the terminal's width, or 160 where there is no terminal.
@@ -58,6 +63,7 @@ attributes:
 seealso:
   - module: hep.gridbox.vobox_info
   - module: hep.gridbox.service_probe
+  - module: hep.gridbox.vacuum_info
 """
 
 EXAMPLES = r"""
@@ -66,6 +72,10 @@ EXAMPLES = r"""
   hep.gridbox.status_table:
     voboxes: "{{ ansible_play_hosts_all | map('extract', hostvars, 'vobox_status') | select('defined') | flatten }}"
   run_once: true
+
+- name: Show a vacuum space
+  hep.gridbox.status_table:
+    lines: "{{ found.space.table }}"
 """
 
 RETURN = r"""

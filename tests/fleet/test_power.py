@@ -46,19 +46,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     if os.geteuid() != 0:
         pytest.skip("needs root: a LAN for the virtual machine")
     fleet = Fleet(f"gbv{os.getpid()}")
-    fleet.start(parse([f"{HOST}=vm:bookworm:engine"]))
-    source = f"/srv/cvmfs/{REPOSITORY}"
-    fleet.machine(HOST).run("sh", "-c", f"mkdir -p {source} && echo here >{source}/sentinel")
-    made = Site(
-        fleet, tmp_path_factory.mktemp("site"), count=2, vobox_health=HEALTH, gridbox_cvmfs=True,
-        cvmfs_repositories=[
-            {"repository": REPOSITORY, "source": "directory", "path": source, "sentinel": "sentinel"}
-        ],
-        vobox_cvmfs={"repositories": [REPOSITORY]},
-    )  # fmt: skip
-    made.run("hep.gridbox.site")
-    yield made
-    fleet.stop()
+    try:
+        fleet.start(parse([f"{HOST}=vm:bookworm:engine"]))
+        source = f"/srv/cvmfs/{REPOSITORY}"
+        fleet.machine(HOST).run("sh", "-c", f"mkdir -p {source} && echo here >{source}/sentinel")
+        made = Site(
+            fleet, tmp_path_factory.mktemp("site"), count=2, vobox_health=HEALTH, gridbox_cvmfs=True,
+            cvmfs_repositories=[
+                {"repository": REPOSITORY, "source": "directory", "path": source, "sentinel": "sentinel"}
+            ],
+            vobox_cvmfs={"repositories": [REPOSITORY]},
+        )  # fmt: skip
+        made.run("hep.gridbox.site")
+        yield made
+    finally:
+        fleet.stop()
 
 
 def identities(site: Site) -> dict[str, list[str]]:

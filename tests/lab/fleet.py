@@ -35,7 +35,7 @@ from dataclasses import asdict, dataclass
 import yaml
 
 from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import Port
-from tests.lab.hosts import CACHE, SUITE, Machine, image, key, ssh, ssh_options
+from tests.lab.hosts import CACHE, LOGIN_SECONDS, SUITE, Machine, image, key, ssh, ssh_options
 from tests.lab.lan import Lan, in_netns
 from tests.lab.registry import Registry
 from tests.lab.vm import IMAGES, VirtualMachine, frozen
@@ -210,6 +210,7 @@ class Fleet:
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_ssh_private_key_file": str(key()),
             "ansible_ssh_common_args": shlex.join(ssh_options()),
+            "ansible_ssh_timeout": LOGIN_SECONDS,  # comes before the options
             "lan_link": LINK,
         }
         return {"fleet": {"hosts": hosts, "vars": variables}}

@@ -135,12 +135,18 @@ def _make_key(folder: Path) -> None:
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(folder / "id"))
 
 
+#: Seconds until somebody is logged in. The exchange of keys is in it, which an emulated machine computes for some
+#: seconds, and longer on a busy machine.
+LOGIN_SECONDS = 20
+
+
 def ssh_options() -> list[str]:
     """What ssh, and Ansible's connection, need for a host of the lab, which is known by its name."""
     way = shlex.join([sys.executable, str(Path(__file__).with_name("way_in.py")), "%h"])
     return [
         "-o", f"ProxyCommand={way}", "-o", "ProxyUseFdpass=yes", "-o", "BatchMode=yes",
         "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+        "-o", f"ConnectTimeout={LOGIN_SECONDS}",
     ]  # fmt: skip
 
 

@@ -273,7 +273,7 @@ class VirtualMachine:
     def run(self, *argv: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as root."""
         done = subprocess.run(
-            [*ssh(self.name, "-o", "ConnectTimeout=5"), shlex.join(argv)],
+            [*ssh(self.name), shlex.join(argv)],
             capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if check and done.returncode:

@@ -16,6 +16,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype imp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pipe
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import from_path, from_url
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 
 #: Models that this factory can start.
 MODELS = ("docker", "podman")
@@ -44,6 +45,12 @@ class Catalogue:
 
     machinetypes: tuple[Machinetype, ...] = ()
     pipes: t.Mapping[str, PipeState] = field(default_factory=dict)
+
+
+def meant(found: Catalogue, settings: FactorySettings) -> list[Machinetype]:
+    """Machinetypes that machines may be made of: those with a share, and those that were ordered for a slot."""
+    ordered = {one.machinetype for one in settings.forced.values()}
+    return [one for one in found.machinetypes if one.target_share > 0 or one.name in ordered]
 
 
 def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Catalogue:

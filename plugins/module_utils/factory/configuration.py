@@ -243,7 +243,7 @@ def _read(reader: _Reader) -> Configuration:
         settings=settings,
         space=space,
         site=reader.text("site", "", re.compile(r"[A-Za-z0-9._-]{1,64}"), "the site's name in the GOCDB"),
-        factories=reader.take("factories", (), _factories, "a list of FQDNs, or of objects: factory, host, port"),
+        factories=reader.take("factories", (), peers_of, "a list of FQDNs, or of objects: factory, host, port"),
         networks=reader.take("networks", (), _networks, "a list of networks such as 192.0.2.0/24"),
         open=reader.flag("open"),
         key_file=reader.text("key_file", "", _ABSOLUTE, "an absolute path"),
@@ -376,7 +376,11 @@ def _peer(factory: str, host: str = "", port: int = PORT) -> Peer:
     return Peer(factory, host, port)
 
 
-def _factories(value: t.Any) -> tuple[Peer, ...]:
+def peers_of(value: t.Any) -> tuple[Peer, ...]:
+    """Factories as operators list them.
+
+    :raises ValueError: if something in the list is none; or TypeError, AttributeError.
+    """
     found = []
     for one in value:
         given = one if isinstance(one, dict) else {"factory": one}

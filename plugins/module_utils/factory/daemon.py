@@ -5,8 +5,8 @@
 """The factory's daemon: a factory at work, the others of its space, and whoever wants to know.
 
 It runs in the foreground; systemd or a person ends it with TERM or INT. Machines are left alone then, and found again
-by the next one. Its configuration is read again when the file changes, and on HUP; one that is wrong is told and not
-used.
+by the next one. Its configuration and what operators order (``orders.py``) are read again when their files change, and
+on HUP; a file that is wrong is told and not used.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     EngineError,
@@ -26,26 +27,25 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, state
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, orders, state
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.events import journal_line
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine, last_ended, last_in_slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.space import usages
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
-from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import LOOPBACK, Access, address_of
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key, load_key
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import PeerUsage
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of_space
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Sender, end_message, status_messages
 
 #: Seconds: between polls of the space, reads of what pipes are due, reports, messages to monitors, looks whether the
-#: configuration has changed, looks into repositories, and removals of old folders.
+#: configuration or the orders have changed, looks into repositories, and removals of old folders.
 POLL, PIPES, REPORT, MONITORS, CONFIGURATION, CVMFS, EXPIRE = 30, 10, 5, 60, 2, 60, 3600
 
 
@@ -65,8 +65,10 @@ class Daemon:
     def __init__(self, path: str) -> None:
         self._path = path
         self._stamp = _stamp(path)
-        self.configuration = load(path)
+        self._given = self.configuration = load(path)
         self._problem, self._problem_since = "", t.cast(t.Optional[float], None)
+        self.orders, self._orders_problem = orders.Orders(), ""
+        self._orders_stamp: t.Optional[tuple[int, int, int]] = None
         self._started = time.time()
         self._key: t.Optional[Key] = None
         self._result: t.Optional[Result] = None
@@ -81,6 +83,8 @@ class Daemon:
         os.makedirs(self.configuration.state_folder, mode=0o755, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(_alone(self.configuration.state_folder))
+            self._take_orders()
+            self.configuration = self._with_orders()
             self._key = load_key(self.configuration.key_file) if self.configuration.key_file else None
             guard = Guard(self._key, self.configuration.settings.name, required=False) if self._key else None
             self.resolver = Resolver()
@@ -95,7 +99,7 @@ class Daemon:
             self._stop = asyncio.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
-            loop.add_signal_handler(signal.SIGHUP, self._read_again, True)
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
             say("factory_started", factory=self.configuration.settings.name, version=PRODUCT)
             await self.factory.read_catalogue()
             await self._look_at_host()
@@ -145,6 +149,42 @@ class Daemon:
 
     async def _look_at_file(self) -> None:
         self._read_again(False)
+        if _stamp(orders.path_of(self.configuration.state_folder)) != self._orders_stamp:
+            await self._obey()
+
+    def _hang_up(self) -> None:
+        self._read_again(True)
+        self.factory.spawn(self._obey())
+
+    async def _obey(self) -> None:
+        """Read what is ordered now, and tell at once that it was read: somebody waits for that."""
+        if self._take_orders():
+            self._use()
+        await self._tell()
+
+    def _take_orders(self) -> bool:
+        """Read what is ordered. Returns whether that has changed."""
+        folder, before = self.configuration.state_folder, self.orders
+        self._orders_stamp = _stamp(orders.path_of(folder))
+        try:
+            self.orders = orders.load(folder)
+        except GridboxError as exc:
+            self._orders_problem = str(exc)
+            say("orders_refused", problem=self._orders_problem)
+            return False
+        self._orders_problem = ""
+        if self.orders != before:
+            say("orders_read", **self.orders.as_data())
+        return self.orders != before
+
+    def _with_orders(self) -> Configuration:
+        return replace(self._given, settings=self.orders.over(self._given.settings))
+
+    def _use(self) -> None:
+        """Go on with the configuration and the orders as they are now."""
+        self.configuration = self._with_orders()
+        self.factory.configure(self.configuration)
+        self.monitors.monitors = self.configuration.vacmon
 
     def _read_again(self, asked: bool) -> None:
         stamp = _stamp(self._path)
@@ -168,10 +208,9 @@ class Daemon:
             say("configuration_refused", problem=self._problem)
             return
         self._problem, self._problem_since = "", None
-        if wanted != self.configuration:
-            self.configuration = wanted
-            self.factory.configure(wanted)
-            self.monitors.monitors = wanted.vacmon
+        if wanted != self._given:
+            self._given = wanted
+            self._use()
             say("configuration_read")
             self.factory.spawn(self._try(self._poll))  # who may ask, and who is asked, are others now
 
@@ -195,13 +234,8 @@ class Daemon:
             "machinetypes_query", configuration.space, peers, self.resolver,
             silent_since=before, key=self._key, version=PRODUCT,
         )  # fmt: skip
-        usages = [
-            _usage(name, reply.status)
-            for name, outcome in self._result.outcomes.items()
-            for reply in outcome.replies
-            if isinstance(reply.status, MachinetypeStatus)
-        ]
-        self.factory.space = of_space(usages, own, int(time.time()), self.factory.space.aborts)
+        answers = usages(self._result.outcomes.values())
+        self.factory.space = of_space(answers, own, int(time.time()), self.factory.space.aborts)
         self.factory.changed()
 
     def _snapshot(self) -> Snapshot:
@@ -280,7 +314,7 @@ class Daemon:
             decision=factory.decision.as_data() if factory.decision is not None else None, decided=factory.decided,
             peers={name: reports.PeerStatus(one.state, one.since) for name, one in outcomes.items()},
             answered=dict(self.responder.answered), unanswered=dict(self.responder.dropped), sent=self.responder.sent,
-            failures_in_a_row=dict(factory.failures),
+            failures_in_a_row=dict(factory.failures), orders=self.orders, orders_problem=self._orders_problem,
         )  # fmt: skip
 
     async def _expire(self) -> None:
@@ -339,13 +373,6 @@ class _Listener:
             self._loop.call_soon_threadsafe(what, *arguments)
 
 
-def _usage(factory: str, status: MachinetypeStatus) -> PeerUsage:
-    return PeerUsage(
-        factory, status.machinetype, float(status.running_hs06), float(status.running_processors or 0),
-        status.num_before_fizzle, status.shutdown_message, status.shutdown_time,
-    )  # fmt: skip
-
-
 def _stamp(path: str) -> t.Optional[tuple[int, int, int]]:
     """What is another one when the file is."""
     try:
@@ -357,12 +384,13 @@ def _stamp(path: str) -> t.Optional[tuple[int, int, int]]:
 
 @contextlib.contextmanager
 def _alone(state_folder: str) -> t.Iterator[None]:
-    """No other daemon works in the same folder."""
+    """Nobody else works in the same folder."""
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(Lock(f"the factory in {os.path.realpath(state_folder)}", 0))
+            held.enter_context(at_work(state_folder))
         except WaitError:
             raise RefusedError(
-                f"state_folder: {state_folder}", "another factory's daemon works in it", "Stop that one first."
-            ) from None
+                f"state_folder: {state_folder}", "another factory's daemon works in it, or a run of vacuum_slot",
+                "Stop that one first.",
+            ) from None  # fmt: skip
         yield

@@ -19,12 +19,11 @@ import asyncio
 import random
 import time
 import typing as t
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, catalogue, host_facts, mend
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
@@ -37,6 +36,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     Machine,
     last_ended,
     last_in_slots,
+    planned,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
     Container,
@@ -168,7 +168,7 @@ class Factory:
 
     async def touch_repositories(self) -> None:
         """Keep the repositories in use mounted, and see which of them answer."""
-        kinds = [one for one in self.catalogue.machinetypes if one.target_share > 0]
+        kinds = catalogue.meant(self.catalogue, self.configuration.settings)
         live = [machine for machine in self.machines.values() if machine.state != ENDED]
         names = {name for one in kinds for name in one.cvmfs_repositories}
         names.update(name for machine in live for name in machine.cvmfs_repositories)
@@ -315,10 +315,7 @@ class Factory:
             return
         self._busy.add(machine.uuid)
         try:
-            text = accounting.record(machine, self.configuration)
-            if text is not None:
-                outgoing = accounting.is_outgoing(self.configuration)
-                await self.in_thread(accounting.write, self.configuration.state_folder, text, machine, outgoing)
+            await self.in_thread(self.life.account, machine)
             self.machines[machine.uuid] = await self.in_thread(self.life.clean, machine)
         except (GridboxError, OSError) as exc:
             self.say("cleaning_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
@@ -536,16 +533,7 @@ class Factory:
 
     def _begin(self, start: Start, now: int) -> None:
         kind = next(one for one in self.catalogue.machinetypes if one.name == start.machinetype)
-        settings = self.configuration.settings
-        machine = Machine(
-            uuid=str(uuid.uuid4()), slot=start.slot, machinetype=kind.name, machine_model=kind.machine_model,
-            processors=start.processors, created=now, shutdown_time=start.shutdown_time,
-            memory_bytes=start.processors * settings.mb_per_processor << 20, root_image=kind.root_image,
-            fizzle_seconds=kind.fizzle_seconds,
-            hs06=settings.usage(start.processors) if settings.hs06_per_processor is not None else None,
-            accounting_fqan=kind.accounting_fqan, cvmfs_repositories=kind.cvmfs_repositories,
-            heartbeat_file=kind.heartbeat_file,
-        )  # fmt: skip
+        machine = planned(start, kind, self.configuration.settings, now)
         self.machines[machine.uuid] = machine
         self.spawn(self._start(machine, kind))
 
@@ -579,8 +567,8 @@ class Factory:
             return
         wanted = {
             one.root_image
-            for one in self.catalogue.machinetypes
-            if one.machine_model in catalogue.MODELS and one.target_share > 0
+            for one in catalogue.meant(self.catalogue, self.configuration.settings)
+            if one.machine_model in catalogue.MODELS
         }
         for reference in sorted(wanted - self._pulling):
             if len(self._pulling) >= PULLS:

@@ -105,6 +105,8 @@ def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
             f"The configuration is refused{_since(report.configuration_since, now)}, the one before is in use:"
             f" {report.configuration_problem}",
         )
+    if report.orders_problem:
+        yield _Finding(CRITICAL, f"Orders are refused, those before are obeyed: {report.orders_problem}")
     for repository, seen in sorted(report.cvmfs.items()):
         if not seen.ok:
             yield _Finding(

@@ -18,7 +18,7 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import features, mend, user_data
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, features, mend, user_data
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import body, work_folder
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
@@ -112,6 +112,13 @@ class Life:
         )  # fmt: skip
         self.store.save(machine)
         return machine
+
+    def account(self, machine: Machine) -> None:
+        """Write the accounting's record of an ended machine, if there is one of it."""
+        text = accounting.record(machine, self.configuration)
+        if text is not None:
+            outgoing = accounting.is_outgoing(self.configuration)
+            accounting.write(self.configuration.state_folder, text, machine, outgoing)
 
     def clean(self, machine: Machine) -> Machine:
         """Take away what an ended machine had, and keep what is kept of it."""

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import json
 import typing as t
+import uuid
 from dataclasses import asdict, dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import OwnMachine
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, OwnMachine
 
 STARTING, RUNNING, ENDED = "starting", "running", "ended"
 
@@ -25,7 +28,6 @@ BY_ITSELF = "by_itself"
 START_FAILED = "start_failed"
 VANISHED = "vanished"
 REBOOTED = "rebooted"
-STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,22 @@ class Machine:
     def as_json(self) -> str:
         """The text of ``machine.json``."""
         return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def planned(start: Start, machinetype: Machinetype, settings: FactorySettings, now: int) -> Machine:
+    """The machine that a decision wants, as it is written down before anything of it is made.
+
+    :param now: Unix seconds.
+    """
+    return Machine(
+        uuid=str(uuid.uuid4()), slot=start.slot, machinetype=machinetype.name,
+        machine_model=machinetype.machine_model, processors=start.processors, created=now,
+        shutdown_time=start.shutdown_time, memory_bytes=start.processors * settings.mb_per_processor << 20,
+        root_image=machinetype.root_image, fizzle_seconds=machinetype.fizzle_seconds,
+        hs06=settings.usage(start.processors) if settings.hs06_per_processor is not None else None,
+        accounting_fqan=machinetype.accounting_fqan, cvmfs_repositories=machinetype.cvmfs_repositories,
+        heartbeat_file=machinetype.heartbeat_file,
+    )  # fmt: skip
 
 
 def last_in_slots(machines: t.Iterable[Machine]) -> dict[str, Machine]:

@@ -90,6 +90,19 @@ class MachineEngine:
         found = (self.container(one["Id"]) for one in listed)
         return [container for container in found if container is not None]
 
+    def listed(self) -> list[Container]:
+        """The same in one request, as long as all of them run; those that do not are looked at one by one. Of those
+        that run it is not known since when, nor their process."""
+        found: list[t.Optional[Container]] = []
+        for one in self.api.containers({"label": [f"{FACTORY}={self.factory}"]}):
+            state = str(one.get("State", "")).lower()
+            if state in _ALIVE:
+                labels = one.get("Labels") or {}
+                found.append(Container(one["Id"], one["Names"][0].lstrip("/"), labels.get(MACHINE, ""), state))
+            else:
+                found.append(self.container(one["Id"]))
+        return [container for container in found if container is not None]
+
     def container(self, identity: str) -> t.Optional[Container]:
         """One container, by name or id; None: there is none."""
         seen = self.api.container(identity)
@@ -230,6 +243,8 @@ def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") 
     try:
         with open(f"{proc}/{pid}/cgroup", encoding="ascii") as file:
             lines = [line.strip().split(":", 2) for line in file]
+        # One that has just ended, and was not reaped yet, is in the root group: all that the host has used is there.
+        lines = [line for line in lines if line[2] != "/"]
         for _number, controllers, path in lines:
             if "cpuacct" in controllers.split(","):
                 with open(f"{cgroups}/{controllers}{path}/cpuacct.usage", encoding="ascii") as file:

@@ -25,8 +25,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     Machine,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import outcome
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort, outcome
 
 #: Shutdown messages that the factory gives (spec 4.7): 100 to 199 are the host's doing, and no aborts.
 REBOOTED_MESSAGE = "100 Host was rebooted"
@@ -103,6 +104,9 @@ def ended(
         code, reason = BY_ITSELF, "it ended by itself"
         if container is not None and container.out_of_memory:
             reason, given = "it ended itself after it had reached its memory limit", MEMORY_MESSAGE
+    elif code == STOPPED and is_abort(message):
+        # Whatever it says of an end that was not its own, its machinetype is not to blame.
+        reason, message = f'{reason}; it said "{message}"', None
     at = max(at, started or machine.created)
     over = replace(
         machine, state=ENDED, started=started, ended=at, seen=max(seen, at), shutdown_message=message or given,

@@ -9,25 +9,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import time
 import typing as t
+from dataclasses import replace
+from datetime import datetime
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     accounting,
     health,
     metrics,
+    orders,
     report,
+    space,
     vac_conf,
     views,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PATH, Configuration, load
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Peer, Result, poll
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import load_key
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PATH, load
 
 #: Exit statuses, beside those of ``check``, which are Nagios's, and argparse's 2 for wrong arguments.
 WELL, FAILED, SILENT = 0, 1, 3
@@ -57,8 +56,8 @@ def _factory(asked: argparse.Namespace) -> int:
 
 def _space(asked: argparse.Namespace) -> int:
     configuration = load(asked.configuration)
-    result = asyncio.run(_poll(configuration, _QUERIES[asked.command], asked.factory, asked.timeout))
-    outcomes = list(result.outcomes.values())
+    query = _QUERIES[asked.command]
+    outcomes = space.ask(configuration, [query], space.named(configuration, asked.factory), asked.timeout)[query]
     if asked.json:
         sys.stdout.write(json.dumps(views.as_data(outcomes), indent=1) + "\n")
     elif asked.command == "machines":
@@ -68,19 +67,6 @@ def _space(asked: argparse.Namespace) -> int:
     else:
         sys.stdout.write(views.factories(outcomes) + "\n")
     return WELL if all(outcome.replies for outcome in outcomes) else SILENT
-
-
-async def _poll(configuration: Configuration, query: str, only: t.Sequence[str], seconds: float) -> Result:
-    own = configuration.settings.name
-    peers = {own: Peer(own, "127.0.0.1", configuration.port)}
-    peers.update({one.factory: one for one in configuration.others})
-    wanted = [peer for name, peer in peers.items() if not only or name in only or name.partition(".")[0] in only]
-    if not wanted:
-        raise GridboxError(
-            f"No factory of the space is called {', '.join(only)}. There are {', '.join(sorted(peers))}."
-        )
-    key = load_key(configuration.key_file) if configuration.key_file and os.geteuid() == 0 else None
-    return await poll(query, configuration.space, wanted, Resolver(), budget=Budget(seconds), key=key, version=PRODUCT)
 
 
 def _report(asked: argparse.Namespace) -> report.Report:
@@ -115,6 +101,52 @@ def _apel_sync(asked: argparse.Namespace) -> int:
     state_folder, now = load(asked.configuration).state_folder, time.time()
     text = accounting.sync(state_folder, asked.month or accounting.month_of(now))
     sys.stdout.write(accounting.write_sync(state_folder, text, now) + "\n")
+    return WELL
+
+
+def _drain(asked: argparse.Namespace) -> int:
+    return _order(asked, orders.DRAINED)
+
+
+def _stop(asked: argparse.Namespace) -> int:
+    return _order(asked, orders.STOPPED)
+
+
+def _order(asked: argparse.Namespace, what: str) -> int:
+    configuration = load(asked.configuration)
+    slots = orders.slots_of(configuration.settings, asked.slot, "SLOT") if asked.slot else ()
+    order = orders.NONE if asked.undo else orders.SlotOrder(what, since=int(time.time()))
+
+    def change(given: orders.Orders) -> orders.Orders:
+        return given.with_slots(slots, order) if slots else replace(given, draining=not asked.undo)
+
+    return _give(configuration.state_folder, change)
+
+
+def _shutdown_time(asked: argparse.Namespace) -> int:
+    when = _time(asked.time)
+    return _give(load(asked.configuration).state_folder, lambda given: replace(given, shutdown_time=when))
+
+
+def _time(text: str) -> t.Optional[int]:
+    """A time that is still to come, in Unix seconds; None for the word ``none``."""
+    if text == "none":
+        return None
+    expected = "none, Unix seconds, or a time of this host such as 2026-12-01T08:00, that is still to come"
+    try:
+        seconds = int(text) if text.isdigit() else int(datetime.fromisoformat(text).timestamp())
+    except (ValueError, OverflowError):
+        raise InputError("TIME", text, expected) from None
+    if not time.time() < seconds < 1 << 40:
+        raise InputError("TIME", text, expected)
+    return seconds
+
+
+def _give(state_folder: str, change: t.Callable[[orders.Orders], orders.Orders]) -> int:
+    """Change what is ordered, and print all of it."""
+    now = orders.change(state_folder, change)
+    sentences = now.sentences(lambda seconds: time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds)))
+    sys.stdout.write("".join(f"By order, {sentence}.\n" for sentence in sentences) or "Nothing is ordered.\n")
     return WELL
 
 
@@ -162,6 +194,16 @@ def _parser() -> argparse.ArgumentParser:
         "seconds", nargs="?", type=float, default=600, help="largest age of its report (%(default)s)"
     )
     add("metrics", _metrics, "Print metrics as Prometheus reads them.")
+    for name, run, many, text in (
+        ("drain", _drain, "*", "Start nothing in these slots, or in none, until the next boot; what runs goes on."),
+        ("stop", _stop, "+", "The same, and end the machines of these slots: TERM, grace, KILL."),
+    ):
+        made = add(name, run, text)
+        made.add_argument("slot", nargs=many, help="a slot's name or number; all")
+        made.add_argument("--undo", action="store_true", help="let them work again")
+    add("shutdown-time", _shutdown_time, "Have all machines gone by a time, until the next boot.").add_argument(
+        "time", help="Unix seconds, a time of this host such as 2026-12-01T08:00, or none"
+    )
     add("apel-sync", _apel_sync, "Write the accounting's sync record.").add_argument(
         "month", nargs="?", help="YYYYMM; without it, of 24 hours ago"
     )

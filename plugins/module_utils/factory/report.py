@@ -19,6 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine, last_in_slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 
@@ -115,6 +116,8 @@ class Report:
     :ivar unanswered: by reason, those that got no answer.
     :ivar sent: datagrams of answers.
     :ivar failures_in_a_row: by machinetype, machines that ended in a fizzle or never ran since one did better.
+    :ivar orders: that are obeyed.
+    :ivar orders_problem: why the file of orders is refused, in a sentence; empty: it is the one that is obeyed.
     """
 
     version: str
@@ -139,6 +142,8 @@ class Report:
     unanswered: t.Mapping[str, int] = field(default_factory=dict)
     sent: int = 0
     failures_in_a_row: t.Mapping[str, int] = field(default_factory=dict)
+    orders: Orders = Orders()
+    orders_problem: str = ""
 
     def to_json(self) -> str:
         """The file's text."""

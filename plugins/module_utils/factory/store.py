@@ -17,10 +17,25 @@ import stat
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, from_json
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
+    ENDED,
+    Machine,
+    from_json,
+    last_in_slots,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 
 RECORD = "machine.json"
+
+
+def at_work(state_folder: str, seconds: float = 0) -> Lock:
+    """Who makes machines and takes them away has it: one process, a daemon or a run without one.
+
+    :param seconds: how long to wait for another.
+    """
+    return Lock(f"the factory in {os.path.realpath(state_folder)}", seconds)
+
 
 #: Bytes of a shutdown message that are read.
 _MESSAGE_BYTES = 1024
@@ -61,6 +76,32 @@ class Store:
                 problems.append(str(exc))
         return machines, problems
 
+    def last(self, slots: t.Collection[str]) -> dict[str, Machine]:
+        """By slot, the machine that is in it or was last in it; of thousands of records few are read.
+
+        :raises GridboxError: if one of them cannot be.
+        """
+        newest: dict[str, tuple[int, list[str]]] = {}
+        for name in os.listdir(self.root) if os.path.isdir(self.root) else []:
+            parts = name.split("_")
+            if len(parts) != 4 or parts[2] not in slots or not parts[0].isdigit():
+                continue
+            created, slot = int(parts[0]), parts[2]
+            if slot not in newest or created > newest[slot][0]:
+                newest[slot] = (created, [])
+            if created == newest[slot][0]:
+                newest[slot][1].append(name)
+        found = []
+        for name in (name for _created, names in newest.values() for name in names):
+            path = os.path.join(self.root, name, RECORD)
+            with contextlib.suppress(FileNotFoundError):  # its maker has not written it yet, or it has just gone
+                try:
+                    with open(path, encoding="utf-8") as file:
+                        found.append(from_json(file.read(), path))
+                except PermissionError as exc:
+                    raise GridboxError(f"{path} cannot be read ({exc.strerror}).") from exc
+        return last_in_slots(found)
+
     def _forget_unborn(self, name: str) -> None:
         """A folder without a record is one whose maker was killed before it wrote one: nothing else is in it."""
         with contextlib.suppress(OSError):
@@ -91,12 +132,9 @@ class Store:
 
         :param days: 0: folders stay for ever.
         """
-        gone = []
-        for machine in machines:
-            over = machine.state == ENDED and machine.cleaned and days > 0
-            if over and (machine.ended or machine.created) < now - days * 86400:
-                self.forget(machine)
-                gone.append(machine)
+        gone = [machine for machine in machines if expired(machine, now, days)]
+        for machine in gone:
+            self.forget(machine)
         return gone
 
     # ---- what a machine has written ------------------------------------------------------------------------------
@@ -136,6 +174,15 @@ class Store:
         """Where joboutputs are: in the work space while there is one, afterwards where they were kept."""
         live = os.path.join(self.folder(machine), "mnt", "joboutputs")
         return live if os.path.isdir(live) else os.path.join(self.folder(machine), "joboutputs")
+
+
+def expired(machine: Machine, now: int, days: float) -> bool:
+    """Whether a machine ended more than so many days ago, so that its folder goes.
+
+    :param days: 0: folders stay for ever.
+    """
+    over = machine.state == ENDED and machine.cleaned and days > 0
+    return over and (machine.ended or machine.created) < now - days * 86400
 
 
 def _read_plain(path: str, limit: int) -> t.Optional[bytes]:

@@ -261,6 +261,9 @@ def explain(report: Report) -> str:
             f"The configuration is refused since {_utc(report.configuration_since)}, and the one before is in use:"
             f" {report.configuration_problem}"
         )
+    if report.orders_problem:
+        lines.append(f"Orders are refused, and those before are obeyed: {report.orders_problem}")
+    lines += [f"By order, {sentence}." for sentence in report.orders.sentences(_utc)]
     for prefix, pipe in sorted(report.pipes.items()):
         if pipe.problem:
             lines.append(f"Vacuum pipe {prefix}: {pipe.problem}")
@@ -285,6 +288,7 @@ def explain(report: Report) -> str:
         lines += ["", "Nothing has been decided yet."]
     else:
         lines += ["", f"Decided on {_utc(report.decided)}:", str(report.decision.get("factory", ""))]
+        lines += [f"  {one.get('slot')}: {one.get('reason')}" for one in report.decision.get("waiting") or ()]
         lines += [f"  {one.get('reason', one.get('machinetype'))}" for one in report.decision.get("machinetypes") or ()]
         lines += [str(one) for one in report.decision.get("ignored") or ()]
     # Shutdown messages are in it, which payloads write.

@@ -43,8 +43,17 @@ def occupied(own: t.Iterable[OwnMachine]) -> int:
 
 
 def free_slots(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> list[str]:
-    """Slots without a machine, in the factory's order."""
-    taken = {machine.slot for machine in own if machine.occupies}
+    """Slots without a machine in which any machinetype may be started, in the factory's order."""
+    return [slot for slot in _empty_slots(factory, own) if slot not in factory.forced]
+
+
+def forced_slots(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> list[str]:
+    """Slots without a machine in which one certain machinetype may be started, in the factory's order."""
+    return [slot for slot in _empty_slots(factory, own) if slot in factory.forced]
+
+
+def _empty_slots(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> list[str]:
+    taken = {machine.slot for machine in own if machine.occupies} | factory.closed_slots
     return [slot for slot in factory.slots if slot not in taken]
 
 
@@ -57,8 +66,10 @@ def veto(factory: FactorySettings, own: t.Sequence[OwnMachine], host: HostLoad, 
     running = occupied(own)
     if running >= factory.total_processors:
         return Refusal("full", f"{running} of {factory.total_processors} processors are taken")
-    if not free_slots(factory, own):
-        return Refusal("no_slot", f"all {len(factory.slots)} slots are taken")
+    if not _empty_slots(factory, own):
+        closed = sum(slot in factory.closed_slots for slot in factory.slots)
+        drained = f", or drained or stopped by order, as {closed} are" if closed else ""
+        return Refusal("no_slot", f"all {len(factory.slots)} slots are taken{drained}")
     return _overload(factory, own, host, running, now) or _memory(factory, own, host)
 
 

@@ -11,6 +11,9 @@ Where it differs from Vac: usage of groups is a ratio of sums; a fizzle and a fa
 follows shares; the order is drawn, so that factories which look at the same time do not all take the same
 (``ranking.py``); memory and disk are judged (``admission.py``); the factory's ``shutdown_time`` limits a machine from
 the beginning; the own machines are counted once, from what is known here; a wrong clock elsewhere stops nothing here.
+
+A slot for which somebody has ordered a machinetype is filled first, and with nothing else. Shares and back-off do not
+count for it; what protects the host does.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import (
+    forced_slots,
     free_slots,
     occupied,
     processors_by_disk,
@@ -26,15 +30,24 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission impor
     veto,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import UNSEEN, Standing, Tie, horizon, rank
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import outcome
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import (
+    UNSEEN,
+    Standing,
+    Tie,
+    horizon,
+    rank,
+    unfit,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
     FactorySettings,
+    Forced,
     HostLoad,
     OwnMachine,
     PeerUsage,
     Refusal,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import Fit, place, room
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import Fit, Room, place, room
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, of_space, with_own
 
 
@@ -57,11 +70,13 @@ class Candidate:
 
     :ivar chosen: whether it is the one to start.
     :ivar refusal: why it can not be; None: it could.
+    :ivar ordered: it is the one because it was ordered for the slot.
     """
 
     standing: Standing
     chosen: bool = False
     refusal: t.Optional[Refusal] = None
+    ordered: bool = False
 
     @property
     def text(self) -> str:
@@ -77,6 +92,8 @@ class Candidate:
                 figures += f", score {standing.groupscore:.4g}"
         if self.refusal is not None:
             return f"{machinetype.name} ({figures}): not now: {self.refusal.text}"
+        if self.ordered:
+            return f"{machinetype.name} ({figures}): is next, for it was ordered for the slot"
         verdict = "is next" if self.chosen else "could be started"
         return f"{machinetype.name} ({figures}): {verdict}; its chance to be first was {standing.chance:.0%}"
 
@@ -109,6 +126,7 @@ class Decision:
     :ivar factory: one sentence about the factory.
     :ivar candidates: all machinetypes, in the order in which they were tried; then those that may not be started.
     :ivar ignored: what peers said and cannot be, one sentence each.
+    :ivar waiting: slots that a machinetype was ordered for and cannot be started in, each with the reason.
     """
 
     start: t.Optional[Start]
@@ -116,11 +134,13 @@ class Decision:
     factory: str
     candidates: tuple[Candidate, ...]
     ignored: tuple[str, ...] = ()
+    waiting: tuple[tuple[str, Refusal], ...] = ()
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """The whole explanation, line by line."""
-        return (self.factory, *(candidate.text for candidate in self.candidates), *self.ignored)
+        waiting = (f"{slot} is not filled: {why.text}" for slot, why in self.waiting)
+        return (self.factory, *waiting, *(candidate.text for candidate in self.candidates), *self.ignored)
 
     def as_data(self) -> dict[str, t.Any]:
         """As JSON types."""
@@ -130,6 +150,7 @@ class Decision:
             "factory": self.factory,
             "machinetypes": [candidate.as_data() for candidate in self.candidates],
             "ignored": list(self.ignored),
+            "waiting": [{"slot": slot, "refusal": why.code, "reason": why.text} for slot, why in self.waiting],
         }
 
 
@@ -159,7 +180,8 @@ def decide(
     )
     ranked = rank(factory, machinetypes, usage, horizon(factory, usage, space.others, at_once), space.others, now, tie)
     against = veto(factory, own, host, now)
-    fit: t.Optional[Fit] = None
+    start: t.Optional[Start] = None
+    waiting: list[tuple[str, Refusal]] = []
     lacking: dict[str, Refusal] = {}
     if against is None:
         known = {machinetype.name: machinetype for machinetype in machinetypes}
@@ -167,19 +189,71 @@ def decide(
         def most(machinetype: Machinetype) -> int:
             return min(by_memory, processors_by_disk(factory, machinetype, own, host, known))
 
-        fit, lacking = place(factory, [s.machinetype for s in ranked if s.refusal is None], room_here, most, now)
-    start = None
-    if fit is not None:
-        start = Start(free_slots(factory, own)[0], fit.machinetype, fit.processors, fit.shutdown_time)
+        for slot in forced_slots(factory, own):
+            found = _ordered(factory, slot, known, own, room_here, most, now)
+            if isinstance(found, Fit):
+                start = Start(slot, found.machinetype, found.processors, found.shutdown_time)
+                break
+            waiting.append((slot, found))
+        free, order = free_slots(factory, own), [s.machinetype for s in ranked if s.refusal is None]
+        if start is None and free:
+            fit, lacking = place(factory, order, room_here, most, now)
+            if fit is not None:
+                start = Start(free[0], fit.machinetype, fit.processors, fit.shutdown_time)
+        elif start is None:
+            kept = Refusal("no_slot", "the free slots are kept for what was ordered for them")
+            lacking = {machinetype.name: kept for machinetype in order}
     candidates = tuple(
-        Candidate(
-            standing,
-            start is not None and standing.machinetype.name == start.machinetype,
-            standing.refusal or lacking.get(standing.machinetype.name),
-        )
+        Candidate(standing, True, None, start.slot in factory.forced)
+        if start is not None and standing.machinetype.name == start.machinetype
+        else Candidate(standing, False, standing.refusal or lacking.get(standing.machinetype.name))
         for standing in ranked
     )
-    return Decision(start, against, _factory_text(factory, own, start, against, now), candidates, space.ignored)
+    text = _factory_text(factory, own, start, against, now)
+    return Decision(start, against, text, candidates, space.ignored, tuple(waiting))
+
+
+def _ordered(
+    factory: FactorySettings,
+    slot: str,
+    known: t.Mapping[str, Machinetype],
+    own: t.Sequence[OwnMachine],
+    space: Room,
+    most: t.Callable[[Machinetype], int],
+    now: int,
+) -> t.Union[Fit, Refusal]:
+    """The machine that was ordered for a slot; why not, if it cannot be started now."""
+    forced = factory.forced[slot]
+    machinetype = known.get(forced.machinetype)
+    if machinetype is None:
+        needs = "it is not known, or its image or one of its repositories is not here"
+        return Refusal("not_startable", f"{forced.machinetype} cannot be started here: {needs}")
+    against = unfit(factory, machinetype, now) or _failed_there(slot, forced, machinetype, own, now)
+    if against is None:
+        fit, lacking = place(factory, [machinetype], space, most, now)
+        if fit is not None:
+            return fit
+        against = lacking[machinetype.name]
+    return Refusal(against.code, f"{machinetype.name} was ordered for it, and not now: {against.text}")
+
+
+def _failed_there(
+    slot: str, forced: Forced, machinetype: Machinetype, own: t.Sequence[OwnMachine], now: int
+) -> t.Optional[Refusal]:
+    """An order is no reason to start what fails again and again without a pause: after an abort there, since then,
+    its own ``backoff_seconds`` pass."""
+    ends = [
+        end
+        for machine in own
+        if machine.slot == slot and machine.machinetype == machinetype.name and machine.created >= forced.since
+        for end in [outcome(machine, machinetype)]
+        if end is not None
+    ]
+    last = max(ends, key=lambda end: end.time, default=None)
+    if last is None or not last.abort or now > last.time + machinetype.backoff_seconds:
+        return None
+    left = max(1, last.time + machinetype.backoff_seconds - now)
+    return Refusal("backing_off", f'backing off there for {left} s more after "{last.message}"')
 
 
 def decide_all(

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which machines have to end now, and why (spec 4.6). Pure.
+"""Which machines have to end now, and why (spec 4.6), or because somebody has ordered it. Pure.
 
 Draining ends none. One whose state is not known is never ended; nor is one that only starts, which is its maker's.
 """
@@ -16,12 +16,16 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype imp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, OwnMachine
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import limit_of
 
+#: Code and shutdown message of a machine that was ended by order. 100 to 199 is the host's doing (spec 4.7).
+STOPPED, STOPPED_MESSAGE = "stopped", "100 Stopped by order"
+
 
 @dataclass(frozen=True)
 class End:
     """A machine that has to end.
 
-    :ivar code: ``time_limit``, ``shutdown_time``, ``heartbeat_missing``, ``heartbeat_old`` or ``disk_limit``.
+    :ivar code: ``stopped``, ``time_limit``, ``shutdown_time``, ``heartbeat_missing``, ``heartbeat_old`` or
+        ``disk_limit``.
     :ivar reason: for people, with the figures.
     :ivar message: its shutdown message, if it leaves none itself. 100 to 199 is an end that the host asks for and no
         abort; 700 is one.
@@ -59,7 +63,7 @@ def ends(
     for machine in own:
         if machine.state != "running":
             continue
-        end = _by_time(factory, machine, now)
+        end = _by_order(factory, machine) or _by_time(factory, machine, now)
         machinetype = known.get(machine.machinetype)
         if end is None and machinetype is not None and machine.slot in heartbeats:
             end = _by_heartbeat(machinetype, machine, heartbeats[machine.slot], now, watching_since)
@@ -84,6 +88,17 @@ def wrote_too_much(
         for machine in own
         if machine.state == "running" and written.get(machine.slot, 0) > machine.processors * bytes_per_processor
     )  # fmt: skip
+
+
+def _by_order(factory: FactorySettings, machine: OwnMachine) -> t.Optional[End]:
+    forced = factory.forced.get(machine.slot)
+    if machine.slot in factory.stopped_slots:
+        reason = "its slot was stopped by order"
+    elif forced is not None and forced.machinetype != machine.machinetype:
+        reason = f"{forced.machinetype} was ordered for its slot"
+    else:
+        return None
+    return End(machine.slot, machine.machinetype, STOPPED, reason, STOPPED_MESSAGE)
 
 
 def _by_time(factory: FactorySettings, machine: OwnMachine, now: int) -> t.Optional[End]:

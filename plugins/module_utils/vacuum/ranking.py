@@ -138,6 +138,11 @@ def refusal(
     """Why a machinetype may not be started now, whatever room there is; None: it may (spec 4.5)."""
     if machinetype.target_share <= 0:
         return Refusal("no_share", "its target_share is 0")
+    return unfit(factory, machinetype, now) or _backing_off(factory, machinetype, usage, others, now)
+
+
+def unfit(factory: FactorySettings, machinetype: Machinetype, now: int) -> t.Optional[Refusal]:
+    """Why a machine of this type can not be one of this factory now, whoever wants it; None: it can."""
     largest = min(factory.processors_per_superslot, factory.total_processors)
     if machinetype.min_processors > largest:
         return Refusal(
@@ -152,7 +157,7 @@ def refusal(
             f"the factory's shutdown_time is in {factory.shutdown_time - now} s, and its min_wallclock_seconds is"
             f" {machinetype.min_wallclock_seconds}",
         )
-    return _backing_off(factory, machinetype, usage, others, now)
+    return None
 
 
 def _backing_off(

@@ -7,7 +7,18 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Forced:
+    """The machinetype that somebody wants in a slot, whatever shares and back-off say.
+
+    :ivar since: when that was said, Unix seconds: what ended before does not count against it.
+    """
+
+    machinetype: str
+    since: int = 0
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,9 @@ class FactorySettings:
     :ivar draining: start nothing, let what runs end by itself.
     :ivar disk_bytes_per_processor: work space for each processor; None: disk is judged only for machinetypes that set
         it themselves.
+    :ivar closed_slots: slots in which nothing is started: drained and stopped ones.
+    :ivar stopped_slots: those of them whose machine has to end.
+    :ivar forced: by slot, the only machinetype that is started there.
     """
 
     name: str
@@ -37,6 +51,9 @@ class FactorySettings:
     shutdown_time: t.Optional[int] = None
     draining: bool = False
     disk_bytes_per_processor: t.Optional[int] = None
+    closed_slots: frozenset[str] = frozenset()
+    stopped_slots: frozenset[str] = frozenset()
+    forced: t.Mapping[str, Forced] = field(default_factory=dict)
 
     def usage(self, processors: int) -> float:
         """What so many processors count: HS06, or 1.0 for each where HS06 is not set, as Vac has it."""

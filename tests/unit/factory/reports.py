@@ -12,6 +12,7 @@ from dataclasses import replace
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders, SlotOrder
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import (
     Counts,
     ImageStatus,
@@ -96,4 +97,5 @@ REPORT = Report(
     unanswered={"wrong_space": 1},
     sent=63,
     failures_in_a_row={"exp-dc-prod": 0, "local": 2},
+    orders=Orders(slots={SLOTS[2]: SlotOrder("drained", since=NOW - 60)}),
 )

@@ -78,6 +78,16 @@ def test_what_the_factory_ended_it_for_is_its_message_if_it_leaves_none() -> Non
     assert end(told, OVER, "200 Done").end_code == "time_limit"
 
 
+def test_a_machine_that_was_stopped_by_order_is_no_abort_whatever_it_says() -> None:
+    told = replace(
+        LIVE, started=9_900, told=9_940, end_code="stopped", end_reason="r", shutdown_message="100 Stopped by order"
+    )
+    assert end(told, OVER).shutdown_message == "100 Stopped by order", "nor is it a fizzle"
+    assert end(told, OVER, "200 Done").shutdown_message == "200 Done"
+    blamed = end(told, OVER, "700 Killed")
+    assert (blamed.shutdown_message, blamed.end_reason) == ("100 Stopped by order", 'r; it said "700 Killed"')
+
+
 def test_a_reboot_is_no_abort() -> None:
     gone = ended(replace(LIVE, started=9_890), replace(OVER, finished=9_950), None, 9_920, NOW)
     assert (gone.end_code, gone.shutdown_message, gone.ended) == ("rebooted", "100 Host was rebooted", 9_900)

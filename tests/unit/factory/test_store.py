@@ -103,3 +103,17 @@ def test_folders_go_after_their_days(tmp_path: Path) -> None:
     assert store.expire([LIVE, replace(over, cleaned=False)], 10_000 + 4 * day, 3) == []
     assert store.expire([over], 10_000 + 4 * day, 3) == [over]
     assert not os.path.exists(store.folder(over))
+
+
+def test_the_last_machine_of_a_slot_is_found_without_reading_the_others(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert store.last([LIVE.slot]) == {}
+    older, other = replace(LIVE, uuid="u2", created=8_000), replace(LIVE, uuid="u3", slot="f1-01.example.org")
+    for machine in (older, LIVE, other):
+        store.create(machine)
+    same_second = replace(LIVE, uuid="u4", state=ENDED)
+    store.create(same_second)
+    (Path(store.folder(older)) / "machine.json").write_text("{")
+    (tmp_path / "machines/9999_a_f1-01.example.org_unborn").mkdir()
+    assert store.last([LIVE.slot]) == {LIVE.slot: LIVE}
+    assert store.last([other.slot]) == {}, "it is just being made"

@@ -172,6 +172,7 @@ def test_a_decision_is_explained() -> None:
     report = replace(REPORT, failures_in_a_row={}, pipes={})
     assert explain(report) == (
         "factory1.example.com in the space vac01.example.com, as of 2026-11-20 15:14:57 UTC\n"
+        "By order, drained: factory1-02.example.com.\n"
         "\n"
         "Decided on 2026-11-20 15:14:30 UTC:\n"
         "factory1.example.com starts nothing: no machinetype can be started now; 2 of 8 processors are taken\n"
@@ -193,6 +194,7 @@ def test_what_keeps_it_from_deciding_is_told_first() -> None:
     assert explain(report).splitlines()[1:] == [
         "The engine does not answer since 2026-11-20 15:14:00 UTC: Connection refused.",
         "The configuration is refused since 2026-11-20 15:13:00 UTC, and the one before is in use: space: got ''.",
+        "By order, drained: factory1-02.example.com.",
         "Vacuum pipe exp: Its source is down.",
         "exp-a is dropped: x.",
         "Vacuum pipe exp: 0.5 of its share is of machinetypes not started here.",

@@ -1,0 +1,206 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a factory does, done once by whoever asks for it: for sites without the daemon.
+
+The same life of machines (``life.py``), the same comparison of records and containers (``mend.py``), the same files:
+a daemon that is started afterwards goes on from here, and the other way round. Whoever works has the daemon's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, space
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine, planned
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
+    Container,
+    MachineEngine,
+    cpu_seconds,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances, Mending
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, expired
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED, STOPPED_MESSAGE
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of_space
+
+#: Seconds: that the other factories of the space have for their answers; after KILL, until a machine is given up.
+POLL, KILLED = 2.0, 30.0
+
+
+class ByHand:
+    """The machines of this host. For several threads, each with another machine."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.store = Store(configuration.state_folder)
+        self.engine = MachineEngine(configuration.engine_url, configuration.settings.name)
+        self.work_spaces = WorkSpaces(configuration)
+        self.life = Life(configuration, self.store, self.engine, self.work_spaces)
+        self.boot_time = host_facts.boot_time()
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+
+    def look(self, now: int) -> tuple[list[Machine], Mending, list[str]]:
+        """The machines as they are, what has to be put right, and a sentence for each record that is none.
+
+        :raises GridboxError: if the engine does not answer: nobody can tell then.
+        """
+        recorded, problems = self.store.load()
+        found = mend.compare(recorded, self.engine.listed(), (), now)
+        machines = {one.uuid: one for one in recorded}
+        adopted = tuple(one for one in found.running if machines[one.uuid].state != RUNNING)
+        over = tuple(
+            (mend.ended(one, container, self.store.shutdown_message(one), self.boot_time, now), container)
+            for one, container in found.over
+        )
+        ended = [one for one in recorded if one.state == ENDED]
+        # An ended machine's container goes with the machine.
+        strays = tuple(one for one in found.strays if one.uuid not in machines)
+        machines.update({one.uuid: one for one in (*found.running, *(one for one, _container in over))})
+        for one in found.unborn:
+            del machines[one.uuid]
+        mending = Mending(
+            adopted, over, found.unborn, tuple(one for one in ended if not one.cleaned),
+            tuple(one for one in ended if expired(one, now, self.configuration.machines_days)), strays,
+        )  # fmt: skip
+        return list(machines.values()), mending, problems
+
+    def chances(self, settings: FactorySettings, machines: t.Iterable[Machine], now: int) -> Chances:
+        """What can be started here: pipes, images, repositories, the space and the host are asked.
+
+        :param settings: with the orders over them.
+        """
+        self.work_spaces.check()
+        found = catalogue.read(self.configuration, {})
+        kinds = [one for one in catalogue.meant(found, settings) if one.machine_model in catalogue.MODELS]
+        cvmfs = _repositories(sorted({name for one in kinds for name in one.cvmfs_repositories}))
+        kinds = [one for one in kinds if all(cvmfs[name].ok for name in one.cvmfs_repositories)]
+        images = {reference: self.engine.image(reference) for reference in {one.root_image for one in kinds}}
+        others, query = self.configuration.others, "machinetypes_query"
+        answers = space.ask(self.configuration, [query], others, POLL)[query] if others else []
+        kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
+        return Chances(
+            tuple(kinds), {reference: one for reference, one in images.items() if one is not None},
+            of_space(space.usages(answers), settings.name, now), host_facts.load(self.work_spaces.free_bytes()),
+            tuple(self.work_spaces.left_over(kept)),
+        )  # fmt: skip
+
+    # ---- what has become of machines -----------------------------------------------------------------------------
+
+    def adopt(self, machine: Machine) -> None:
+        """Write down that a machine runs."""
+        self.store.save(machine)
+
+    def end(self, machine: Machine) -> None:
+        """Write down that a machine has ended, and clean up after it.
+
+        :param machine: as it is to be written down.
+        """
+        self.store.save(machine)
+        self.clean(machine)
+
+    def clean(self, machine: Machine) -> None:
+        """Take away what an ended machine had."""
+        self.life.account(machine)
+        self.life.clean(machine)
+
+    def forget(self, machine: Machine) -> None:
+        """Take away a machine that never came to be."""
+        self.life.forget(machine)
+
+    def stop(self, machine: Machine) -> None:
+        """End a machine: TERM, after ``grace_seconds`` KILL; and clean up after it.
+
+        :raises WaitError: if it outlives that.
+        """
+        now = int(time.time())
+        machine = replace(
+            machine, told=machine.told or now, end_code=STOPPED, end_reason="its slot was stopped by order",
+            shutdown_message=STOPPED_MESSAGE,
+        )  # fmt: skip
+        self.store.save(machine)  # first, or after a crash it would have ended by itself
+        container = self._seen(machine)
+        if container is not None and container.pid:
+            used = cpu_seconds(container.pid)  # after the end nobody can tell any more
+            machine = replace(machine, cpu_seconds=int(used)) if used is not None else machine
+        for signal, seconds in (("SIGTERM", float(self.configuration.grace_seconds)), ("SIGKILL", KILLED)):
+            if container is not None and container.alive:
+                self.engine.signal(container.id, signal)
+                container = self._gone(machine, seconds)
+        if container is not None and container.alive:
+            raise WaitError(f"the machine {machine.container_name} to end after KILL", KILLED, container.state)
+        self.clean(self.life.end(machine, container, self.boot_time))
+
+    def _seen(self, machine: Machine) -> t.Optional[Container]:
+        return self.engine.container(machine.container or machine.container_name)
+
+    def _gone(self, machine: Machine, seconds: float) -> t.Optional[Container]:
+        """Wait for a machine to end; its container then, or after the time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            container = self._seen(machine)
+            if container is None or not container.alive or time.monotonic() > deadline:
+                return container
+            time.sleep(0.1)
+
+    def remove_folders(self, slot: str) -> None:
+        """Remove the folders of the machines that have ended in a slot.
+
+        :raises GridboxError: if one of them is not cleaned away.
+        """
+        for machine in self.store.load()[0]:
+            if machine.slot == slot and machine.state == ENDED:
+                if not machine.cleaned:
+                    raise GridboxError(f"{machine.folder} stays: what the machine had was not cleaned away.")
+                self.store.forget(machine)
+
+    # ---- starts --------------------------------------------------------------------------------------------------
+
+    def start(self, start: Start, kind: Machinetype) -> Machine:
+        """Make a machine and start it.
+
+        :returns: the machine: running, or ended because it could not be started.
+        :raises EngineError: if the engine does not answer.
+        """
+        image = self.engine.image(kind.root_image)
+        now = int(time.time())
+        machine = planned(start, kind, self.configuration.settings, now)
+        if image is None:
+            raise GridboxError(f"{kind.name} was not started: its image {kind.root_image} is not here.")
+        try:
+            machine = self.life.start(machine, kind, image)
+        except OSError as exc:
+            machine = mend.not_started(machine, f"Making it failed ({exc}).", int(time.time()))
+            self.store.save(machine)
+        if machine.state == ENDED:
+            self.clean(machine)
+        return machine
+
+
+def silent(problem: GridboxError) -> bool:
+    """Whether the engine did not answer, so that there is no sense in going on."""
+    return isinstance(problem, EngineError) and problem.status is None
+
+
+def _repositories(names: t.Sequence[str]) -> dict[str, Finding]:
+    async def touch() -> dict[str, Finding]:
+        looks = Repositories(CVMFS)
+        try:
+            return await looks.touch(names)
+        finally:
+            looks.close()
+
+    return asyncio.run(touch()) if names else {}

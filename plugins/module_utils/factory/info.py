@@ -1,0 +1,176 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The work behind ``vacuum_info``: a factory and its space, with the daemon or without."""
+
+from __future__ import annotations
+
+import os
+import time
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
+    catalogue,
+    health,
+    orders,
+    report,
+    slots,
+    space,
+    views,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+
+#: Seconds: a report that is older is of a daemon that works no more, whatever has its process number now.
+FRESH = 60
+
+_QUERIES = ("factory_query", "machinetypes_query", "machines_query")
+
+
+def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The documented return values of ``vacuum_info``."""
+    if params["timeout"] <= 0:
+        raise InputError("timeout", params["timeout"], "seconds, more than 0")
+    configuration = load(params["configuration"])
+    told = report.load(configuration.state_folder)
+    works = is_at_work(told, time.time())
+    given = orders.load(configuration.state_folder)
+    last = Store(configuration.state_folder).last(configuration.settings.slots)
+    problem = (told.engine_problem if told is not None else "") if works else _without_daemon(configuration, last)
+    decision = (told.decision or {}) if told is not None and works else {}
+    waiting = {one["slot"]: one["reason"] for one in decision.get("waiting") or ()}
+    found = [
+        slots.facts(one, last.get(one), given.of(one), waiting.get(one, "")) for one in configuration.settings.slots
+    ]
+    return {
+        "factory": _factory(configuration, told, works, problem, found),
+        "orders": given.as_data(),
+        "slots": found,
+        "machinetypes": _machinetypes(configuration, told if works else None, found),
+        "space": _space(configuration, params["timeout"]) if params["space"] else None,
+    }
+
+
+def is_at_work(told: t.Optional[report.Report], now: float) -> bool:
+    """Whether the daemon that has written this report is there.
+
+    :param told: None: there is none.
+    """
+    return told is not None and abs(now - told.written) < FRESH and os.path.isdir(f"/proc/{told.pid}")
+
+
+def _without_daemon(configuration: Configuration, last: dict[str, Machine]) -> str:
+    """Records say what was; only the engine knows what runs. Puts that into ``last``, and returns the problem."""
+    live = {slot: one for slot, one in last.items() if one.state != ENDED}
+    if not live:
+        return ""
+    try:
+        found = MachineEngine(configuration.engine_url, configuration.settings.name).listed()
+    except GridboxError as exc:
+        return str(exc)
+    alive = {one.uuid for one in found if one.alive}
+    for slot, machine in live.items():
+        if machine.uuid not in alive:
+            reason = "it has ended, and nobody has looked why yet"
+            last[slot] = replace(machine, state=ENDED, end_reason=reason)
+    return ""
+
+
+def _factory(
+    configuration: Configuration,
+    told: t.Optional[report.Report],
+    works: bool,
+    problem: str,
+    found: t.Sequence[t.Mapping[str, t.Any]],
+) -> dict[str, t.Any]:
+    settings, now = configuration.settings, time.time()
+    running = [one for one in found if one["state"] != "empty"]
+    made: dict[str, t.Any] = {
+        "name": settings.name,
+        "space": configuration.space,
+        "state_folder": configuration.state_folder,
+        "daemon": works,
+        "version": told.version if told is not None else "",
+        "report_age": int(now - told.written) if told is not None else None,
+        "engine_problem": problem,
+        "draining": settings.draining or orders.load(configuration.state_folder).draining,
+        "shutdown_time": orders.load(configuration.state_folder).over(settings).shutdown_time,
+        "running_machines": len(running),
+        "running_processors": sum(one["processors"] for one in running),
+        "total_processors": settings.total_processors,
+        "health": None,
+        "explanation": [],
+    }
+    if told is not None and works:
+        judged = health.health(told, now)
+        made["health"] = {"status": ("ok", "warning", "critical", "unknown")[judged.status], "text": judged.text}
+        made["explanation"] = views.explain(told).rstrip("\n").split("\n")
+    return made
+
+
+def _machinetypes(
+    configuration: Configuration, told: t.Optional[report.Report], found: t.Sequence[t.Mapping[str, t.Any]]
+) -> list[dict[str, t.Any]]:
+    """By name. Without a daemon, those that the operator defines and those that run: pipes are not read here."""
+    known: dict[str, t.Optional[Machinetype]] = {one.name: one for one in configuration.machinetypes}
+    judged: dict[str, t.Mapping[str, t.Any]] = {}
+    images: t.Mapping[str, report.ImageStatus] = {}
+    failures: t.Mapping[str, int] = {}
+    if told is not None:
+        judged = {one["machinetype"]: one for one in (told.decision or {}).get("machinetypes") or ()}
+        images, failures = told.images, told.failures_in_a_row
+        known.update({name: known.get(name) for pipe in told.pipes.values() for name in pipe.machinetypes})
+    for one in found:
+        if one["state"] != "empty":
+            known.setdefault(one["machinetype"], None)
+    made = []
+    for name, kind in sorted(known.items()):
+        own = [one for one in found if one["state"] != "empty" and one["machinetype"] == name]
+        verdict, image = judged.get(name, {}), images.get(name)
+        problem = image.problem if image is not None else ""
+        if kind is not None and kind.machine_model not in catalogue.MODELS:
+            problem = f"machines of the model {kind.machine_model} cannot be started here"
+        made.append(
+            {
+                "name": name,
+                "target_share": verdict.get("target_share", kind.target_share if kind is not None else None),
+                "running_machines": len(own),
+                "running_processors": sum(one["processors"] for one in own),
+                "space_usage": verdict.get("usage"),
+                "refusal": verdict.get("refusal") or "",
+                "backing_off": verdict.get("refusal") == "backing_off",
+                "image_present": image.present if image is not None else None,
+                "failures_in_a_row": failures.get(name, 0),
+                "problem": problem,
+                "reason": verdict.get("reason", ""),
+            }
+        )
+    return made
+
+
+def _space(configuration: Configuration, seconds: float) -> dict[str, t.Any]:
+    """What the factories of the space say, this one among them."""
+    outcomes = space.ask(configuration, _QUERIES, space.peers(configuration).values(), seconds)
+    told: dict[str, dict[str, t.Any]] = {}
+    for query in _QUERIES:
+        for one in views.as_data(outcomes[query]):
+            kept = told.setdefault(
+                one["factory"], {"state": one["state"], "since": one["since"], "detail": one["detail"]}
+            )
+            kept[query.partition("_")[0]] = one["replies"]
+    return {
+        "name": configuration.space,
+        "factories": told,
+        "silent": sorted(name for name, one in told.items() if not one["factory"]),
+        "table": [
+            *views.factories(outcomes["factory_query"]).rstrip("\n").split("\n"),
+            "",
+            *views.machinetypes(outcomes["machinetypes_query"]).rstrip("\n").split("\n"),
+        ],
+    }

@@ -1,0 +1,365 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The work behind ``vacuum_slot``: orders for the daemon where one works, else the factory's own work, by hand.
+
+Which of the two it is, the daemon's lock tells: who gets it, works himself, and keeps it until the end, so that no
+daemon starts meanwhile. Another run without a daemon is waited for first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+import typing as t
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    GridboxError,
+    InputError,
+    RefusedError,
+    WaitError,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, report, slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand, silent
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
+    ENDED,
+    RUNNING,
+    STARTING,
+    Machine,
+    last_in_slots,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import ABSENT, Observed, Tried, Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
+
+#: Of each action, how many are done at a time. Who stops a machine waits, mostly.
+_AT_A_TIME = {"stop_machine": 32, "pull_image": 2}
+_STARTS = 4
+
+#: Seconds between two looks at what the daemon has done.
+_PAUSE = 0.5
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Whether the run waits until slots are as wanted, and for how many seconds."""
+
+    wait: bool = True
+    seconds: int = 600
+
+
+class SlotsWork:
+    """The work of the module ``vacuum_slot``; see ``front_room.Work``.
+
+    :param check_mode: nothing is waited for then.
+    :param held: gets the daemon's lock, if nobody has it.
+    """
+
+    def __init__(
+        self,
+        wish: Wish,
+        patience: Patience,
+        configuration: Configuration,
+        check_mode: bool,
+        held: contextlib.ExitStack,
+    ) -> None:
+        self.wish, self.patience, self.configuration = wish, patience, configuration
+        self._factory = f"the factory in {os.path.realpath(configuration.state_folder)}"
+        self.subject = f"slots of {self._factory}: {', '.join(wish.slots)}"
+        self._check_mode, self._held = check_mode, held
+        self._store = Store(configuration.state_folder)
+        self._by_hand: t.Optional[ByHand] = None
+        self._looked = False
+        self._plan = Plan()
+        self._started: dict[str, Machine] = {}
+        self._troubles: dict[str, str] = {}
+        self._pool: t.Optional[ThreadPoolExecutor] = None
+        self._doing: dict[int, Future[None]] = {}
+        self._began = time.time()
+
+    @classmethod
+    def from_params(
+        cls, params: t.Mapping[str, t.Any], check_mode: bool, held: contextlib.ExitStack
+    ) -> SlotsWork:  # fmt: skip
+        """From a module's arguments.
+
+        :raises InputError: for what cannot be right.
+        :raises RefusedError: if the host has no factory's configuration.
+        """
+        state, machinetype = params["state"], params["machinetype"] or ""
+        if machinetype and state != RUNNING:
+            raise InputError("machinetype", machinetype, "no machinetype", f"With state: {state} nothing is started.")
+        if not re.fullmatch(r"(?:[a-z0-9][a-z0-9-]*)?", machinetype):
+            raise InputError("machinetype", machinetype, "a machinetype's name: lower-case letters, digits, hyphens")
+        if state == ABSENT and not params["wait"]:
+            raise InputError("wait", False, "true with state: absent", "Folders go when the machine has ended.")
+        if params["wait_timeout"] < 1:
+            raise InputError("wait_timeout", params["wait_timeout"], "seconds, at least 1")
+        try:
+            configuration = load(params["configuration"])
+        except InputError:
+            raise
+        except GridboxError as exc:
+            raise RefusedError("configuration", str(exc).rstrip("."), "Configure the factory first.") from exc
+        wish = Wish(orders.slots_of(configuration.settings, params["slots"]), state, machinetype)
+        patience = Patience(params["wait"], params["wait_timeout"])
+        return cls(wish, patience, configuration, check_mode, held)
+
+    # ---- observe, plan, preflight --------------------------------------------------------------------------------
+
+    def observe(self) -> Observed:
+        if not self._looked:
+            self._looked = True
+            self._take_the_daemons_place()
+        given, now = orders.load(self.configuration.state_folder), int(time.time())
+        if self._by_hand is None:
+            return Observed(given, tuple(self._machines()), now)
+        machines, mending, problems = self._by_hand.look(now)
+        seen = Observed(given, tuple(machines), now, mending, None, tuple(problems))
+        live = seen.live()
+        empty = [
+            one for one in self.wish.slots if not self.wish.content_with(live.get(one)) and one not in self._started
+        ]
+        if self.wish.state != RUNNING or not empty:
+            return seen
+        settings = given.with_slots(self.wish.slots, self.wish.order(orders.NONE, now)).over(
+            self.configuration.settings
+        )
+        chances = self._by_hand.chances(settings, [*machines, *mending.unborn], now)
+        return Observed(given, seen.machines, now, mending, chances, seen.problems)
+
+    def _take_the_daemons_place(self) -> None:
+        """Get the daemon's lock, if no daemon has it."""
+        with contextlib.ExitStack() as turn:
+            turn.enter_context(Lock(f"vacuum_slot on {self._factory}"))
+            with contextlib.suppress(WaitError):
+                turn.enter_context(at_work(self.configuration.state_folder))
+                self._by_hand = ByHand(self.configuration)
+                self._held.push(turn.pop_all())
+
+    def _machines(self) -> t.Iterable[Machine]:
+        """The records that count: all of a slot that is to be absent, else the last of each."""
+        if self.wish.state == ABSENT:
+            return [one for one in self._store.load()[0] if one.slot in self.wish.slots]
+        return self._store.last(self.wish.slots).values()
+
+    def plan(self, observed: Observed) -> Plan:
+        self._plan = slots.plan(self.wish, self.configuration, observed, Tried(self._started, self._troubles))
+        return self._plan
+
+    def preflight(self, plan: Plan, observed: Observed) -> None:
+        if not self.wish.machinetype:
+            return
+        if observed.mending is None:
+            self._is_known(self.wish.machinetype)
+        if observed.chances is None:
+            return
+        filled = slots.filling(self.wish, self.configuration, observed)
+        starts, live = {one.slot for one in filled.starts}, observed.live()
+        for slot in self.wish.slots:
+            if slot not in starts and not self.wish.content_with(live.get(slot)):
+                remedy = "Nothing was touched. See what keeps it from starting, or leave the choice to the factory."
+                raise RefusedError(f"{self.wish.machinetype} in {slot}", filled.why_empty(slot), remedy)
+
+    def _is_known(self, machinetype: str) -> None:
+        """The daemon says which machinetypes it has."""
+        told = report.load(self.configuration.state_folder)
+        pipes = told.pipes.values() if told is not None else ()
+        known = {one.name for one in self.configuration.machinetypes}
+        known.update(name for pipe in pipes for name in pipe.machinetypes)
+        if machinetype not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise InputError("machinetype", machinetype, f"one that the factory has: {names}")
+
+    # ---- apply ---------------------------------------------------------------------------------------------------
+
+    def do(self, step: Step, journal: Journal) -> None:
+        """Steps of one action are done several at a time; one that fails does not keep the others from being done, and
+        is told at the end. Nothing is undone: each slot's machine is one of its own."""
+        if step.action == "give_order":
+            wanted: t.Mapping[str, orders.SlotOrder] = step.details["wanted"]
+
+            def changed(given: orders.Orders) -> orders.Orders:
+                for slot, order in wanted.items():
+                    given = given.with_slots([slot], order)
+                return given
+
+            orders.change(self.configuration.state_folder, changed)  # those of all slots, with the first of them
+            return
+        if id(step) not in self._doing:
+            self._begin(step.action)
+        try:
+            self._doing[id(step)].result()
+        except GridboxError as exc:
+            if silent(exc):
+                self._end_all()
+                raise
+            self._troubles[step.target] = str(exc)
+        except BaseException:
+            self._end_all()
+            raise
+
+    def _begin(self, action: str) -> None:
+        steps = [step for step in self._plan.steps if step.action == action]
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool = ThreadPoolExecutor(_AT_A_TIME.get(action, _STARTS), "vacuum_slot")
+        for step in steps:
+            self._doing[id(step)] = self._pool.submit(self._carry_out, step)
+
+    def _end_all(self) -> None:
+        """What is begun is finished, and nothing else begun."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _carry_out(self, step: Step) -> None:
+        try:
+            self._one(step)
+        except OSError as exc:
+            raise GridboxError(f"The host says: {exc}.") from exc
+
+    def _one(self, step: Step) -> None:
+        hand = self._by_hand
+        machine: t.Any = step.details.get("machine")
+        if step.action == "remove_folders":
+            if hand is None:
+                self._wait({step.target})
+            (hand or ByHand(self.configuration)).remove_folders(step.target)
+        elif hand is None:
+            raise GridboxError(f"{step.action} is the daemon's.")
+        elif step.action == "adopt_machine":
+            hand.adopt(machine)
+        elif step.action == "end_machine":
+            hand.end(machine)
+        elif step.action == "clean_machine":
+            hand.clean(machine)
+        elif step.action == "forget_machine":
+            hand.forget(machine)
+        elif step.action == "remove_folder":
+            hand.store.forget(machine)
+        elif step.action == "remove_stray":
+            hand.engine.remove(step.details["container"].id)
+        elif step.action == "stop_machine":
+            hand.stop(machine)
+        elif step.action == "remove_left_over":
+            hand.work_spaces.remove_left_over(step.details["left"])
+        elif step.action == "pull_image":
+            hand.engine.pull(step.target)
+        else:
+            self._started[step.target] = hand.start(step.details["start"], step.details["machinetype"])
+
+    def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        """Nothing is written to the journal."""
+
+    def before_guard_undo(self) -> None:
+        """Nothing is shared."""
+
+    # ---- the wait ------------------------------------------------------------------------------------------------
+
+    def _wait(self, wanted: t.Collection[str]) -> dict[str, str]:
+        """Wait until slots are as wanted.
+
+        :returns: by slot, why it is empty although it is to run: the daemon has decided so.
+        :raises WaitError: naming the slots, and what was last seen of them.
+        """
+        deadline = self._began + self.patience.seconds
+        while True:
+            left, why = self._left(wanted)
+            if not left:
+                return why
+            if time.time() > deadline:
+                state = {ABSENT: "stopped"}.get(self.wish.state, self.wish.state)
+                some = ", ".join(sorted(left)[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+                seen = "; ".join(f"{slot}: {left[slot]}" for slot in sorted(left)[:5])
+                raise WaitError(f"{some} to be {state}", self.patience.seconds, seen)
+            time.sleep(_PAUSE)
+
+    def _left(self, wanted: t.Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """By slot, what is not yet as wanted; and of those that stay empty, why."""
+        folder = self.configuration.state_folder
+        alive: t.Optional[set[str]] = None
+        if self._by_hand is not None:
+            alive = {one.uuid for one in self._by_hand.engine.listed() if one.alive}
+        last = self._store.last(wanted)
+        told = report.load(folder) if self._by_hand is None else None
+        obeyed = self._by_hand is not None or (told is not None and told.orders == orders.load(folder))
+        settled = told is not None and obeyed and self._has_decided(told)
+        begun = {one["slot"]: one.get("uuid") for one in told.slots if one.get("state") == STARTING} if told else {}
+        left, why = {}, {}
+        for slot in wanted:
+            machine = recorded = last.get(slot)
+            if machine is not None and (machine.state == ENDED or (alive is not None and machine.uuid not in alive)):
+                machine = None
+            if self.wish.state == RUNNING:
+                if machine is not None and machine.state == RUNNING and self.wish.content_with(machine):
+                    continue
+                reason = _why(told, slot) if machine is None else ""
+                if settled and machine is None and not self.wish.machinetype:
+                    why[slot] = reason
+                else:
+                    left[slot] = f"{machine.machinetype} is {machine.state}" if machine else reason or "it is empty"
+            elif machine is not None:
+                until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(machine.shutdown_time))
+                left[slot] = f"{machine.machinetype} runs, until {until} at the latest"
+            elif not obeyed:
+                left[slot] = "the daemon has not read the order"
+            elif slot in begun and (recorded is None or recorded.uuid != begun[slot]):
+                left[slot] = "the daemon had just begun to make a machine"
+            elif self.wish.state == ABSENT and recorded is not None and not recorded.cleaned:
+                left[slot] = f"what {recorded.machinetype} had is being cleaned away"
+        return left, why
+
+    def _has_decided(self, told: report.Report) -> bool:
+        """Whether the daemon has decided since it was asked, starts nothing now, and waits for no image."""
+        starting = any(one.get("state") == STARTING for one in told.slots)
+        fetching = any(not one.present and not one.problem for one in told.images.values())
+        nothing = told.decision is not None and told.decision.get("start") is None
+        return nothing and not starting and not fetching and (told.decided or 0) > self._began
+
+    # ---- result --------------------------------------------------------------------------------------------------
+
+    def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        why: dict[str, str] = {}
+        waits = self.patience.wait and not self._check_mode
+        if waits and (self._by_hand is None or self.wish.state == orders.DRAINED):
+            why = self._wait(self.wish.slots)
+            observed = self.observe()
+        elif self.wish.state == RUNNING and observed.chances is not None:
+            filled = slots.filling(self.wish, self.configuration, observed, Tried(self._started))
+            live = observed.live()
+            starts = {one.slot for one in filled.starts} | set(self._started)
+            why = {slot: filled.why_empty(slot) for slot in self.wish.slots if slot not in live and slot not in starts}
+        last = last_in_slots(observed.machines)
+        told = {
+            one: slots.facts(one, last.get(one), observed.orders.of(one), why.get(one, "")) for one in self.wish.slots
+        }
+        warnings = list(observed.problems)
+        if why:
+            reasons = sorted(set(why.values()))
+            warnings.append(f"{len(why)} of {len(self.wish.slots)} slots stay empty: {'; '.join(reasons)}")
+        return {
+            "daemon": self._by_hand is None,
+            "slots": list(told.values()),
+            "warnings": warnings,
+        }
+
+
+def _why(told: t.Optional[report.Report], slot: str) -> str:
+    """Why a slot is empty, by the daemon's last decision."""
+    if told is None:
+        return ""
+    if told.engine_problem:
+        return f"the engine does not answer: {told.engine_problem}"
+    decision = told.decision or {}
+    for one in decision.get("waiting") or ():
+        if one.get("slot") == slot:
+            return str(one.get("reason"))
+    return str(decision.get("factory") or "nothing has been decided yet")

@@ -1,0 +1,256 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Wish, what there is, plan."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import typing as t
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    EngineError,
+    GridboxError,
+    InputError,
+    RefusedError,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders, SlotOrder
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import (
+    Chances,
+    Mending,
+    Observed,
+    Tried,
+    Wish,
+    filling,
+    plan,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots_work import SlotsWork
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
+from tests.unit.factory.test_configuration import SMALL
+from tests.unit.factory.test_mend import LIVE, OVER, RUNS
+
+NOW = 10_000
+CONFIGURATION = parse({**SMALL, "total_processors": 3, "mb_per_processor": 4, "overload_per_processor": 1000})
+FIRST, SECOND, THIRD = CONFIGURATION.settings.slots
+A = Machinetype("a", 1.0, root_image="image:a", min_wallclock_seconds=1)
+B = Machinetype("b", 1.0, root_image="image:b", min_wallclock_seconds=1)
+NOTHING = Orders()
+CHANCES = Chances((A, B), {"image:a": "id"}, Space(), HostLoad(4))
+
+
+def live(slot: str = FIRST, machinetype: str = "a", **changes: t.Any) -> Machine:
+    return replace(LIVE, slot=slot, machinetype=machinetype, uuid=f"{slot}-{machinetype}", **changes)
+
+
+def seen(*machines: Machine, by_hand: bool = True, orders: Orders = NOTHING, **more: t.Any) -> Observed:
+    return Observed(orders, machines, NOW, Mending() if by_hand else None, **more)
+
+
+def wish(state: str = "running", *slots: str, machinetype: str = "") -> Wish:
+    return Wish(slots or CONFIGURATION.settings.slots, state, machinetype)
+
+
+def steps(made: Plan) -> list[tuple[str, str]]:
+    return [(step.action, step.target.partition("_")[0]) for step in made.steps]
+
+
+def test_slots_that_run_are_enough() -> None:
+    machines = [live(slot) for slot in CONFIGURATION.settings.slots]
+    for by_hand_ in (True, False):
+        made = plan(wish(), CONFIGURATION, seen(*machines, by_hand=by_hand_))
+        assert made.steps == ()
+        assert made.before == made.after
+
+
+def test_without_a_daemon_empty_slots_are_filled_images_that_are_missing_last() -> None:
+    made = plan(wish(), CONFIGURATION, seen(chances=CHANCES))
+    starts = [step for step in made.steps if step.action == "start_machine"]
+    assert sorted(step.target for step in starts) == [FIRST, SECOND, THIRD]
+    kinds = [step.details["start"].machinetype for step in starts]
+    assert kinds == sorted(kinds) and set(kinds) == {"a", "b"}
+    pull = [step.action for step in made.steps].index("pull_image")
+    assert made.steps[pull].target == "image:b"
+    assert all(step.details["start"].machinetype == "a" for step in made.steps[:pull])
+    assert made.disruption is Disruption.none
+    assert {one["machine"] for one in made.after.values()} == {"a", "b"}
+    again = plan(wish(), CONFIGURATION, replace(seen(chances=CHANCES), now=NOW + 7))
+    assert again.steps[0].as_result() == made.steps[0].as_result(), "check mode says what the run does"
+
+
+def test_only_the_slots_that_are_wanted_are_filled() -> None:
+    made = plan(wish("running", SECOND), CONFIGURATION, seen(live(FIRST), chances=CHANCES))
+    assert [one for one in steps(made) if one[0] == "start_machine"] == [("start_machine", SECOND)]
+
+
+def test_a_machine_of_another_type_makes_room_for_the_one_that_is_ordered() -> None:
+    made = plan(wish("running", FIRST, machinetype="a"), CONFIGURATION, seen(live(FIRST, "b"), chances=CHANCES))
+    assert steps(made) == [("give_order", FIRST), ("stop_machine", FIRST), ("start_machine", FIRST)]
+    assert [step.disruption.name for step in made.steps] == ["none", "container", "none"]
+    assert made.before == {FIRST: {"machine": "b", "order": ""}}
+    assert made.after == {FIRST: {"machine": "a", "order": "only a"}}
+
+
+@pytest.mark.parametrize(
+    ("state", "expected", "cost"),
+    [
+        ("drained", [("give_order", FIRST), ("give_order", SECOND)], "none"),
+        ("stopped", [("give_order", FIRST), ("give_order", SECOND), ("stop_machine", FIRST)], "container"),
+        (
+            "absent",
+            [("give_order", FIRST), ("give_order", SECOND), ("stop_machine", FIRST), ("remove_folders", FIRST),
+             ("remove_folders", SECOND)],
+            "container",
+        ),
+    ],
+)  # fmt: skip
+def test_slots_are_emptied(state: str, expected: list[tuple[str, str]], cost: str) -> None:
+    machines = [live(FIRST), live(SECOND, state=ENDED, cleaned=True, ended=NOW)]
+    made = plan(wish(state, FIRST, SECOND), CONFIGURATION, seen(*machines))
+    assert steps(made) == expected
+    assert made.disruption.name == cost
+    asked = plan(wish(state, FIRST, SECOND), CONFIGURATION, seen(*machines, by_hand=False))
+    assert steps(asked) == [one for one in expected if one[0] != "stop_machine"], "the daemon stops it"
+    assert asked.disruption.name == cost
+
+
+def test_an_order_that_is_given_stays_as_it_is() -> None:
+    given = Orders(slots={FIRST: SlotOrder("stopped", since=5), SECOND: SlotOrder("", "a", 5)})
+    made = plan(wish("stopped"), CONFIGURATION, seen(orders=given))
+    assert steps(made) == [("give_order", SECOND), ("give_order", THIRD)]
+    wanted = made.steps[0].details["wanted"]
+    assert wanted[FIRST].since == 5
+    assert wanted[SECOND] == SlotOrder("stopped", "", NOW)
+    back = plan(wish(), CONFIGURATION, seen(by_hand=False, orders=given))
+    assert [step.reason for step in back.steps] == [
+        "it is to run what is next, and was stopped", "it is to run what is next, and was only a",
+    ]  # fmt: skip
+
+
+def test_what_has_ended_does_not_count_when_the_slots_are_filled() -> None:
+    """An end that is not written down yet: its slot is free, and its abort means back-off."""
+    over = mend.ended(replace(live(FIRST), started=9_990), replace(OVER, started=9_990), "700 Failed", 1, NOW)
+    chances = replace(CHANCES, machinetypes=(replace(A, backoff_seconds=600),))
+    observed = replace(seen(over, chances=chances), mending=Mending(over=((over, OVER),)))
+    made = plan(wish(), CONFIGURATION, observed)
+    assert steps(made) == [("end_machine", FIRST)]
+    why = filling(wish(), CONFIGURATION, observed).why_empty(FIRST)
+    assert "starts nothing: no machinetype can be started now" in why
+    assert "backing off for" in why and '"700 Failed" on f1.example.org' in why
+
+
+def test_after_the_run_what_was_started_is_not_started_again_and_what_failed_is_told() -> None:
+    failed = mend.not_started(live(SECOND), "no such program", NOW)
+    tried = Tried({FIRST: live(FIRST), SECOND: failed}, {THIRD: "The registry is gone."})
+    chances = replace(CHANCES, machinetypes=())
+    made = plan(wish(), CONFIGURATION, seen(failed, chances=chances), tried)
+    assert [(step.target, step.reason) for step in made.steps] == [
+        (SECOND, "a did not start: no such program"),
+        (THIRD, "it is not running. The registry is gone."),
+    ]
+
+
+# --- the work
+
+
+def params(tmp_path: Path, **changes: t.Any) -> dict[str, t.Any]:
+    path = tmp_path / "factory.json"
+    path.write_text(json.dumps({**SMALL, "state_folder": str(tmp_path / "state")}))
+    return {
+        "slots": ["all"], "state": "running", "machinetype": None, "wait": True, "wait_timeout": 600,
+        "configuration": str(path), **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"state": "drained", "machinetype": "a"}, "machinetype: got 'a', expected no machinetype"),
+        ({"machinetype": "A b"}, "machinetype: got 'A b', expected a machinetype's name"),
+        ({"state": "absent", "wait": False}, "wait: got False, expected true with state: absent"),
+        ({"wait_timeout": 0}, "wait_timeout: got 0"),
+        ({"slots": ["9"]}, "slots: got '9'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_host_is_looked_at(
+    changes: dict[str, t.Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as found:
+        SlotsWork.from_params(params(tmp_path, **changes), False, contextlib.ExitStack())
+    assert str(found.value).startswith(told)
+
+
+def test_a_host_without_a_factory_is_not_ready(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="Configure the factory first"):
+        SlotsWork.from_params(params(tmp_path, configuration="/no/such"), False, contextlib.ExitStack())
+
+
+def test_one_that_fails_does_not_keep_the_others_from_being_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = SlotsWork.from_params(params(tmp_path), False, contextlib.ExitStack())
+    done: list[str] = []
+
+    def carry_out(step: Step) -> None:
+        if step.target == "two":
+            raise GridboxError("It is in use.")
+        if step.target == "four":
+            raise EngineError("Asking", "no answer")
+        done.append(step.target)
+
+    monkeypatch.setattr(work, "_one", carry_out)
+    made = [Step("clean_machine", target, "") for target in ("one", "two", "three")] + [Step("end_machine", "four", "")]
+    work._plan = Plan(tuple(made))
+    journal: t.Any = None
+    for step in made[:3]:
+        work.do(step, journal)
+    assert sorted(done) == ["one", "three"]
+    assert work._troubles == {"two": "It is in use."}
+    with pytest.raises(EngineError):
+        work.do(made[3], journal)
+
+
+# --- by hand
+
+
+def test_looking_is_one_listing_and_says_what_is_to_be_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = replace(CONFIGURATION, state_folder=str(tmp_path))
+    hand = by_hand.ByHand(configuration)
+    machines = {
+        name: replace(LIVE, uuid=name, created=9_000 + number, **changes)
+        for number, (name, changes) in enumerate(
+            {
+                "runs": {}, "adopted": {"state": "starting"}, "gone": {}, "unborn": {"state": "starting"},
+                "unclean": {"state": ENDED, "ended": 9_500}, "old": {"state": ENDED, "ended": 1, "cleaned": True},
+            }.items()
+        )
+    }  # fmt: skip
+    for machine in machines.values():
+        hand.store.create(machine)
+    found = [*(replace(RUNS, uuid=one) for one in ("runs", "adopted", "nobodys")), replace(OVER, uuid="old")]
+    monkeypatch.setattr(hand.engine, "listed", lambda: found)
+    now = 400_000
+    there, mending, problems = hand.look(now)
+    assert problems == []
+    assert {one.uuid: one.state for one in there} == {
+        "runs": "running", "adopted": "running", "gone": ENDED, "unclean": ENDED, "old": ENDED,
+    }  # fmt: skip
+    assert [one.uuid for one in mending.adopted] == ["adopted"]
+    assert [one.uuid for one, _container in mending.over] == ["gone"]
+    assert [one.uuid for one in mending.unborn] == ["unborn"]
+    assert [one.uuid for one in mending.uncleaned] == ["unclean"]
+    assert [one.uuid for one in mending.expired] == ["old"]
+    assert [one.uuid for one in mending.strays] == ["nobodys"]
