@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: status_table
-short_description: Print a table of VO-boxes
+short_description: Print a table of VO-boxes, or of the slots of factories
 version_added: 0.1.0
 author:
   - the hep.gridbox authors (@hep-gridbox)
@@ -16,13 +16,19 @@ description:
   - Prints VO-boxes of any number of hosts as a table on the terminal of whoever runs the playbook, one line each, with
     the services that are missing below. On a narrow terminal each VO-box gets a block of lines.
   - The entry point C(status) of the role P(hep.gridbox.vobox#role) gathers what it shows.
+  - Or prints the slots of factories, and below what the health check of each says. The role P(hep.gridbox.vacuum_factory#role)
+    gathers that.
 options:
   voboxes:
     description:
-      - The VO-boxes, as the fact C(vobox_status) of each host has them.
+      - The VO-boxes, as the fact C(vobox_status) of each host has them. This or O(factories) is required.
     type: list
     elements: dict
-    required: true
+  factories:
+    description:
+      - The factories, as the fact C(vacuum_factory_status) of each host has them.
+    type: list
+    elements: dict
   width:
     description:
       - Columns to fit into. V(0) is the terminal's width, or 160 where there is no terminal.
@@ -30,7 +36,8 @@ options:
     default: 0
   required:
     description:
-      - Whether to fail if a VO-box does not run, is unhealthy, or lacks a service, or if one that is wanted stopped is not.
+      - Whether to fail if a VO-box does not run, is unhealthy, or lacks a service, or if one that is wanted stopped is not; or if
+        the health check of a factory finds something critical.
     type: bool
     default: false
   footer:
@@ -66,6 +73,11 @@ EXAMPLES = r"""
   hep.gridbox.status_table:
     voboxes: "{{ ansible_play_hosts_all | map('extract', hostvars, 'vobox_status') | select('defined') | flatten }}"
   run_once: true
+
+- name: Show the slots of all factories
+  hep.gridbox.status_table:
+    factories: "{{ ansible_play_hosts_all | map('extract', hostvars, 'vacuum_factory_status') | select('defined') }}"
+  run_once: true
 """
 
 RETURN = r"""
@@ -77,7 +89,7 @@ table:
   elements: str
   sample: ["VO-box   FQDN                 IPv4 ..."]
 not_well:
-  description: Names of the VO-boxes that need a look.
+  description: Names of the VO-boxes, or hosts of the factories, that need a look.
   returned: success
   type: list
   elements: str

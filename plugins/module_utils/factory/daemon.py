@@ -64,11 +64,12 @@ class Daemon:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp, self._program = reports.stamp(path), reports.stamp(sys.argv[0])
         self.configuration = load(path)
         self._problem, self._problem_since = "", t.cast(t.Optional[float], None)
         self._started = time.time()
         self._key: t.Optional[Key] = None
+        self._key_stamp = ""
         self._result: t.Optional[Result] = None
 
     async def run(self) -> None:
@@ -80,6 +81,7 @@ class Daemon:
         os.makedirs(self.configuration.state_folder, mode=0o755, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(_alone(self.configuration.state_folder))
+            self._key_stamp = reports.stamp(self.configuration.key_file) if self.configuration.key_file else ""
             self._key = load_key(self.configuration.key_file) if self.configuration.key_file else None
             guard = Guard(self._key, self.configuration.settings.name, required=False) if self._key else None
             self.resolver = Resolver()
@@ -139,19 +141,13 @@ class Daemon:
         self._read_again(False)
 
     def _read_again(self, asked: bool) -> None:
-        stamp = _stamp(self._path)
+        stamp = reports.stamp(self._path)
         if stamp == self._stamp and not asked:
             return
         self._stamp = stamp
         try:
             wanted = load(self._path)
-            fixed = [
-                name
-                for name in ("state_folder", "port", "key_file", "engine_url")
-                if getattr(wanted, name) != getattr(self.configuration, name)
-            ]
-            if wanted.settings.name != self.configuration.settings.name:
-                fixed.append("name")
+            fixed = [name for name, value in wanted.fixed.items() if value != self.configuration.fixed[name]]
             if fixed:
                 found = f"{', '.join(fixed)} cannot change while the factory runs"
                 raise RefusedError(f"The configuration {self._path}", found, "Restart it; its machines go on.")
@@ -264,7 +260,8 @@ class Daemon:
             decision=factory.decision.as_data() if factory.decision is not None else None, decided=factory.decided,
             peers={name: reports.PeerStatus(one.state, one.since) for name, one in outcomes.items()},
             answered=dict(self.responder.answered), unanswered=dict(self.responder.dropped), sent=self.responder.sent,
-            failures_in_a_row=dict(factory.failures),
+            failures_in_a_row=dict(factory.failures), fixed=self.configuration.fixed,
+            configuration_stamp=self._stamp, program_stamp=self._program, key_stamp=self._key_stamp,
         )  # fmt: skip
 
     async def _expire(self) -> None:
@@ -328,15 +325,6 @@ def _usage(factory: str, status: MachinetypeStatus) -> PeerUsage:
         factory, status.machinetype, float(status.running_hs06), float(status.running_processors or 0),
         status.num_before_fizzle, status.shutdown_message, status.shutdown_time,
     )  # fmt: skip
-
-
-def _stamp(path: str) -> t.Optional[tuple[int, int, int]]:
-    """What is another one when the file is."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @contextlib.contextmanager
