@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import typing as t
@@ -18,7 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     WaitError,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import running
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import STATE_FOLDER, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
 from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
@@ -65,13 +66,13 @@ class Wish:
 
         :raises InputError: for a value that cannot be right.
         """
-        paths = [params[option] for option in ("program", "path", "log_file")]
-        for option, path in zip(("program", "path", "log_file"), paths):
+        for option in ("program", "path", "log_file"):
+            path = params[option]
             if not path.startswith("/") or os.path.normpath(path) != path or path == "/":
                 raise InputError(option, path, "an absolute path without .. or a trailing slash")
         if params["wait_timeout"] < 1:
             raise InputError("wait_timeout", params["wait_timeout"], "a number of seconds of 1 or more")
-        return cls(params["state"], *paths, params["wait_timeout"])
+        return cls(params["state"], params["program"], params["path"], params["log_file"], params["wait_timeout"])
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -98,11 +99,11 @@ class ServiceWork:
         self._started = 0
 
     def observe(self) -> t.Optional[Running]:
-        return running.find(self.wish.program, self.wish.configuration, [self._state_folder()])
-
-    def _state_folder(self) -> str:
-        # Where there is no configuration any more, a daemon can still be stopped.
-        return load(self.wish.configuration).state_folder if os.path.exists(self.wish.configuration) else STATE_FOLDER
+        # A daemon can be stopped whatever has become of its file, and says itself why it does not start with one.
+        folders = []
+        with contextlib.suppress(GridboxError):
+            folders.append(load(self.wish.configuration).state_folder)
+        return running.find(self.wish.program, self.wish.configuration, folders)
 
     def plan(self, daemon: t.Optional[Running]) -> Plan:
         # What this run has just started fulfils "restarted": the plan made of it afterwards must be empty.

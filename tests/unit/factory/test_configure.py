@@ -280,8 +280,10 @@ def test_a_missing_user_data_is_a_warning(tmp_path: Path) -> None:
 def test_a_key_that_others_may_read_is_refused_in_check_mode_too(tmp_path: Path) -> None:
     key = tmp_path / "key"
     work = ConfigureWork(wish(path=str(tmp_path / "f"), data={"key_file": str(key), "state_folder": str(tmp_path)}))
-    for make in (lambda: None, lambda: key.write_text(KEY) and key.chmod(0o644)):
-        make()
+    for mode in (None, 0o644):
+        if mode is not None:
+            key.write_text(KEY)
+            key.chmod(mode)
         seen = work.observe()
         with pytest.raises(InputError, match="key"):
             work.preflight(work.plan(seen), seen)
