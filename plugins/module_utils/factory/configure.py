@@ -36,7 +36,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
-from ansible_collections.hep.gridbox.plugins.module_utils.host import command, record
+from ansible_collections.hep.gridbox.plugins.module_utils.host import command, mount_table, record
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import check_secrets, load_key
@@ -371,7 +371,7 @@ class ConfigureWork:
             "restart_needed": reasons,
             "check": health.health(report, time.time()).output if report is not None else "",
             "slots": [dict(one) for one in report.slots] if report is not None else [],
-            "warnings": missing_user_data(self.wish),
+            "warnings": [*missing_user_data(self.wish), *unseen_mounts(self.wish.configuration, mount_table.read())],
         }
 
     # ---- waiting -------------------------------------------------------------------------------------------------
@@ -452,6 +452,19 @@ def missing_user_data(wish: Wish) -> list[str]:
                 if not os.path.exists(path):
                     told.append(f"machinetypes.{one.name}: there is no file {path}, without which no machine starts.")
     return told
+
+
+def unseen_mounts(configuration: Configuration, mounts: t.Sequence[mount_table.Mount]) -> list[str]:
+    """A sentence if the engine would not see work spaces come, or others would not see them go. Pure but for links."""
+    folder = f"{os.path.realpath(configuration.state_folder)}/"
+    above = [one for one in mounts if folder.startswith(f"{one.point.rstrip('/')}/")]
+    on = max(above, key=lambda one: len(one.point), default=None)
+    if configuration.work_space == "folder" or on is None or on.shared:
+        return []
+    found = (
+        f"is on the mount {on.point}, which is not shared, so the engine may not see work spaces that are mounted in it"
+    )
+    return [f"state_folder: {configuration.state_folder} {found}. Run: mount --make-shared {on.point}"]
 
 
 def _check_writable(path: str) -> None:

@@ -26,6 +26,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure impo
     restart_needed,
     shown,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan
 from ansible_collections.hep.gridbox.plugins.modules import vacuum_factory
@@ -275,6 +276,23 @@ def test_a_missing_user_data_is_a_warning(tmp_path: Path) -> None:
     [told] = configure.missing_user_data(wish(data=data))
     assert f"{tmp_path}/machinetypes/local/files/run" in told
     assert configure.missing_user_data(wish(data=data, files={"local/files/run": "x"})) == []
+
+
+@pytest.mark.parametrize(
+    ("mounts", "told"),
+    [
+        ([("/", False)], "mount --make-shared /"),
+        ([("/", True)], ""),
+        ([("/", True), ("/srv", False), ("/srv/fx", True)], "mount --make-shared /srv"),
+        ([("/", False), ("/srv/f", True)], ""),
+    ],
+)
+def test_a_state_folder_where_mounts_are_not_seen_is_a_warning(mounts: list[tuple[str, bool]], told: str) -> None:
+    table = [Mount(point, "ext4", "/dev/vda", shared) for point, shared in mounts]
+    on_files = wish(data={"work_space": "file"}).configuration
+    assert " ".join(configure.unseen_mounts(on_files, table)).endswith(told)
+    assert bool(configure.unseen_mounts(on_files, table)) == bool(told)
+    assert configure.unseen_mounts(wish().configuration, table) == []
 
 
 def test_a_key_that_others_may_read_is_refused_in_check_mode_too(tmp_path: Path) -> None:
