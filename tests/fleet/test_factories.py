@@ -16,6 +16,7 @@ from tests.lab.fleet import Fleet, parse
 from tests.lab.site import Site, recap
 
 ON_THE_FLEET = ("-e", "gridbox_hosts=fleet")
+SECRET = "nobody is to see this"
 LOOK = (
     "command -v dockerd gridbox; ls -d /etc/hep.gridbox /var/lib/hep.gridbox /var/lib/docker"
     " /etc/systemd/system/gridbox-* 2>/dev/null"
@@ -32,7 +33,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     configuration = {
         "name": "wn001.example.org", "space": "vac01.example.org", "total_processors": 2, "work_space": "folder",
     }  # fmt: skip
-    yield Site(fleet, tmp_path_factory.mktemp("site"), vacuum_factory_configuration=configuration)
+    yield Site(
+        fleet, tmp_path_factory.mktemp("site"), vacuum_factory_configuration=configuration,
+        vacuum_factory_user_data_options={"token": SECRET},
+    )  # fmt: skip
     fleet.stop()
 
 
@@ -52,8 +56,17 @@ def test_a_bare_host_becomes_a_factory_as_foreseen(site: Site) -> None:
     assert machine.run("gridbox", "factories").stdout.count("wn001") == 1
 
 
-def test_a_second_run_changes_nothing(site: Site) -> None:
-    assert recap(site.run("hep.gridbox.factory", *ON_THE_FLEET).stdout)["host1"]["changed"] == 0
+def test_a_second_run_changes_nothing_and_no_run_shows_a_secret(site: Site) -> None:
+    done = site.run("hep.gridbox.factory", *ON_THE_FLEET, "--diff", "-vvv")
+    assert recap(done.stdout)["host1"]["changed"] == 0
+    assert SECRET in site.fleet.machine("host1").run("cat", "/etc/hep.gridbox/factory.json").stdout
+    assert SECRET not in done.stdout + done.stderr
+    changed = site.run(
+        "hep.gridbox.factory", *ON_THE_FLEET, "--diff", "-vvv", "--check",
+        "-e", '{"vacuum_factory_user_data_options": {"token": "another"}}',
+    )  # fmt: skip
+    assert recap(changed.stdout)["host1"]["changed"] == 1
+    assert SECRET not in changed.stdout + changed.stderr
 
 
 def test_the_host_is_given_back(site: Site) -> None:
