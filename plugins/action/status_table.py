@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Prints a table on the controller's terminal; documented in plugins/modules/status_table.py."""
+"""Prints a table of VO-boxes or slots on the controller's terminal; documented in plugins/modules/status_table.py."""
 
 from __future__ import annotations
 
 import shutil
+import time
 import typing as t
 
 from ansible import constants
@@ -14,6 +15,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.hep.gridbox.plugins.plugin_utils import slot_table
 from ansible_collections.hep.gridbox.plugins.plugin_utils.status_table import Line, is_good, render, summary
 
 display = Display()
@@ -31,33 +33,50 @@ class ActionModule(ActionBase):
         _spec, arguments = self.validate_argument_spec(
             {
                 "voboxes": {"type": "list", "elements": "dict"},
+                "factories": {"type": "list", "elements": "dict"},
                 "lines": {"type": "list", "elements": "str"},
                 "width": {"type": "int", "default": 0},
                 "required": {"type": "bool", "default": False},
                 "footer": {"type": "str", "default": ""},
             },
-            mutually_exclusive=[("voboxes", "lines")],
-            required_one_of=[("voboxes", "lines")],
+            mutually_exclusive=[("voboxes", "factories", "lines")],
+            required_one_of=[("voboxes", "factories", "lines")],
         )
-        boxes = arguments["voboxes"] or []
+        bad: list[str] = []
+        if arguments["lines"] is not None:
+            lines = [Line(""), *map(Line, arguments["lines"]), Line("")]
+        elif arguments["factories"] is not None:
+            lines, bad = self._slots(arguments["factories"])
+        else:
+            lines, bad = self._boxes(arguments["voboxes"], arguments["width"])
+        if arguments["footer"]:
+            lines.append(Line(arguments["footer"]))
+        colours = {"good": constants.COLOR_OK, "bad": constants.COLOR_ERROR, "plain": None}
+        for line in lines:
+            display.display(line.text, color=colours[line.mood])
+        result.update(changed=False, table=[line.text for line in lines], not_well=bad)
+        if bad and arguments["required"]:
+            what = "factories" if arguments["voboxes"] is None else "VO-boxes"
+            result.update(failed=True, msg=f"These {what} need a look: {', '.join(bad)}. The table above says why.")
+        return result
+
+    def _slots(self, factories: list[dict[str, t.Any]]) -> tuple[list[Line], list[str]]:
+        for index, one in enumerate(factories):
+            lacking = [key for key in ("host", "check", "slots") if key not in one]
+            if lacking:
+                raise AnsibleActionFail(
+                    f"factories[{index}]: got the keys {', '.join(one)}, expected {', '.join(lacking)} as well."
+                )
+        lines = [Line(""), *slot_table.render(factories, time.time())]
+        return lines, [str(one["host"]) for one in factories if not slot_table.is_well(one)]
+
+    def _boxes(self, boxes: list[dict[str, t.Any]], columns: int) -> tuple[list[Line], list[str]]:
         for index, box in enumerate(boxes):
             lacking = [key for key in ("name", "fqdn", "state", "services") if key not in box]
             if lacking:
                 raise AnsibleActionFail(
                     f"voboxes[{index}]: got the keys {', '.join(box)}, expected {', '.join(lacking)} as well."
                 )
-        width = arguments["width"] or shutil.get_terminal_size((160, 24)).columns
-        if arguments["lines"] is not None:
-            lines = [Line(""), *map(Line, arguments["lines"]), Line("")]
-        else:
-            lines = [Line(""), *render(boxes, width), Line(""), summary(boxes)]
-        if arguments["footer"]:
-            lines.append(Line(arguments["footer"]))
-        colours = {"good": constants.COLOR_OK, "bad": constants.COLOR_ERROR, "plain": None}
-        for line in lines:
-            display.display(line.text, color=colours[line.mood])
-        bad = [str(box["name"]) for box in boxes if not is_good(box)]
-        result.update(changed=False, table=[line.text for line in lines], not_well=bad)
-        if bad and arguments["required"]:
-            result.update(failed=True, msg=f"These VO-boxes need a look: {', '.join(bad)}. The table above says why.")
-        return result
+        width = columns or shutil.get_terminal_size((160, 24)).columns
+        lines = [Line(""), *render(boxes, width), Line(""), summary(boxes)]
+        return lines, [str(box["name"]) for box in boxes if not is_good(box)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: status_table
-short_description: Print a table of VO-boxes, or of a vacuum space
+short_description: Print a table of VO-boxes, of the slots of factories, or of a vacuum space
 version_added: 0.1.0
 author:
   - the hep.gridbox authors (@hep-gridbox)
@@ -16,11 +16,18 @@ description:
   - Prints VO-boxes of any number of hosts as a table on the terminal of whoever runs the playbook, one line each, with
     the services that are missing below. On a narrow terminal each VO-box gets a block of lines.
   - The entry point C(status) of the role P(hep.gridbox.vobox#role) gathers what it shows.
-  - With O(lines) it prints these as they are.
+  - Or prints the slots of factories, and below what the health check of each says. The role P(hep.gridbox.vacuum_factory#role)
+    gathers that.
+  - Or prints O(lines) as they are.
 options:
   voboxes:
     description:
-      - The VO-boxes, as the fact C(vobox_status) of each host has them. This or O(lines) is required.
+      - The VO-boxes, as the fact C(vobox_status) of each host has them. This, O(factories) or O(lines) is required.
+    type: list
+    elements: dict
+  factories:
+    description:
+      - The factories, as the fact C(vacuum_factory_status) of each host has them.
     type: list
     elements: dict
   lines:
@@ -35,7 +42,8 @@ options:
     default: 0
   required:
     description:
-      - Whether to fail if a VO-box does not run, is unhealthy, or lacks a service, or if one that is wanted stopped is not.
+      - Whether to fail if a VO-box does not run, is unhealthy, or lacks a service, or if one that is wanted stopped is not; or if
+        the health check of a factory finds something critical.
     type: bool
     default: false
   footer:
@@ -76,6 +84,11 @@ EXAMPLES = r"""
 - name: Show a vacuum space
   hep.gridbox.status_table:
     lines: "{{ found.space.table }}"
+
+- name: Show the slots of all factories
+  hep.gridbox.status_table:
+    factories: "{{ ansible_play_hosts_all | map('extract', hostvars, 'vacuum_factory_status') | select('defined') }}"
+  run_once: true
 """
 
 RETURN = r"""
@@ -87,7 +100,7 @@ table:
   elements: str
   sample: ["VO-box   FQDN                 IPv4 ..."]
 not_well:
-  description: Names of the VO-boxes that need a look.
+  description: Names of the VO-boxes, or hosts of the factories, that need a look.
   returned: success
   type: list
   elements: str

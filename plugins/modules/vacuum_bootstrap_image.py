@@ -33,7 +33,7 @@ options:
     default: hep.gridbox/bootstrap:1
   script:
     description:
-      - The text of the script, the file C(playbooks/files/bootstrap/init) of the collection.
+      - The text of the script, the file C(roles/vacuum_factory/files/bootstrap/init) of the collection.
       - Required with O(state=present).
     type: str
   root:

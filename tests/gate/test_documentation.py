@@ -23,7 +23,7 @@ ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir()
 
 #: What the first release promises (the other modules serve the roles).
 PROMISED_MODULES = {"flatten_image", "live_restore", "macvlan_net", "vobox_container"}
-PROMISED_ROLES = {"cvmfs", "docker_engine", "host_hardening", "vobox"}
+PROMISED_ROLES = {"cvmfs", "docker_engine", "host_hardening", "vacuum_factory", "vobox"}
 
 ATTRIBUTES = {"check_mode", "diff_mode", "idempotent", "platform"}
 

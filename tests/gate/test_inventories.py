@@ -234,6 +234,28 @@ def test_an_example_inventory_fits_the_roles(inventory: str, voboxes: int, tmp_p
         assert not twice, f"given more than once on {lan}: {', '.join(twice)}"
 
 
+def test_the_example_of_factories_fits_their_roles(tmp_path: Path) -> None:
+    roles = [
+        {"name": f"{NAMESPACE}.{NAME}.{role}", "tasks_from": "validate"}
+        for role in ("docker_engine", "cvmfs", "vacuum_factory")
+    ]
+    play = {
+        "hosts": "factories",
+        "gather_facts": False,
+        "vars": PLAY["vars"],
+        "tasks": [
+            {"name": role, "ansible.builtin.include_role": {"name": role, "tasks_from": "validate"}} for role in roles
+        ],
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    output = demand(
+        "ansible-playbook", "-i", "inventories/three-sites", "--limit", "wn001.bergen.example",
+        str(tmp_path / "play.yml"),
+        seconds=120, env=environment(ANSIBLE_HOME=str(tmp_path / "ansible"), ANSIBLE_REMOTE_TMP=str(tmp_path / "tmp")),
+    )  # fmt: skip
+    assert "failed=0" in output
+
+
 def on_the_lan(host: dict[str, t.Any]) -> tuple[str, list[str]]:
     """The LAN of a host, and the addresses and MACs that it brings there."""
     network = host["network"]

@@ -87,13 +87,26 @@ def included(playbook: str, tasks_from: str) -> list[tuple[str, str]]:
     return found
 
 
-def test_what_site_applies_is_checked_first_and_removed_in_the_end() -> None:
-    applied = included("site.yml", "main") + included("vobox.yml", "main")
-    assert {f"hep.gridbox.{role.name}" for role in ROLES} == {name for name, _when in applied}
-    assert included("remove.yml", "remove") == applied[::-1]
-    assert included("site.yml", "validate") == applied
-    first = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())[0]["tasks"][: len(applied)]
+#: What brings a host to what it is to be: the first of the playbooks checks all that they apply.
+BRINGING = {"VO-boxes": ("site.yml", "vobox.yml"), "factories": ("factory.yml",)}
+
+
+@pytest.mark.parametrize("playbooks", BRINGING.values(), ids=BRINGING)
+def test_what_is_applied_is_checked_first_and_removed_in_the_end(playbooks: tuple[str, ...]) -> None:
+    applied = [role for playbook in playbooks for role in included(playbook, "main")]
+    assert included(playbooks[0], "validate") == applied
+    first = yaml.safe_load((ROOT / "playbooks" / playbooks[0]).read_text())[0]["tasks"][: len(applied)]
     assert all(task["ansible.builtin.include_role"]["tasks_from"] == "validate" for task in first)
+    removed = included("remove.yml", "remove")
+    assert [role for role in removed if role in applied] == applied[::-1]
+
+
+def test_each_role_is_applied_and_removed() -> None:
+    applied = {role for playbooks in BRINGING.values() for playbook in playbooks for role in included(playbook, "main")}
+    assert {f"hep.gridbox.{role.name}" for role in ROLES} == {name for name, _when in applied}
+    removed = included("remove.yml", "remove")
+    assert set(removed) == applied
+    assert len(removed) == len(applied)
 
 
 def test_a_bool_from_the_command_line_is_one() -> None:

@@ -22,7 +22,7 @@ from tests.integration.conftest import Lab
 from tests.lab.engine import PodmanService
 from tests.lab.modules import ModuleFailed, run_module
 
-SCRIPT = (Path(__file__).resolve().parents[2] / "playbooks/files/bootstrap/init").read_text()
+SCRIPT = (Path(__file__).resolve().parents[2] / "roles/vacuum_factory/files/bootstrap/init").read_text()
 NAME, REPOSITORY = "hep.gridbox/bootstrap:test", "demo.example.org"
 ROOT = f"/cvmfs/{REPOSITORY}/root"
 GIVEN: dict[str, t.Any] = {"name": NAME, "script": SCRIPT, "root": ROOT}

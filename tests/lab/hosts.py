@@ -46,7 +46,8 @@ BASE = (
 
 #: What the roles may install; with their dependencies they are the machine's package repository.
 REPOSITORY = (
-    "docker.io apparmor iptables python3-docker python3-pyroute2 python3-apt squashfuse squashfs-tools chrony lynis"
+    "docker.io apparmor busybox-static iptables python3-docker python3-pyroute2 python3-apt squashfuse squashfs-tools"
+    " chrony lynis"
 ).split()
 
 #: What a newer Debian has in packages of its own.

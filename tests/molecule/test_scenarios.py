@@ -20,8 +20,8 @@ SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.y
 
 #: What must have a scenario: the modules and the roles that an operator uses by name.
 PROMISED = {
-    "cvmfs", "docker_engine", "flatten_image", "host_hardening", "live_restore", "macvlan_net", "vobox",
-    "vobox_container",
+    "cvmfs", "docker_engine", "flatten_image", "host_hardening", "live_restore", "macvlan_net", "vacuum_factory",
+    "vobox", "vobox_container",
 }  # fmt: skip
 
 #: How scenarios run on other hosts as well, by the suffix of their id; their platforms have FLEET_* in molecule.yml.

@@ -10,10 +10,8 @@ Nothing here restarts a daemon unless that was asked for in so many words.
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import stat
-import subprocess
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -38,7 +36,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host import background, mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
@@ -53,9 +51,6 @@ FLAG_KEYS = {
     "pidfile": "pidfile",
     "socket": "hosts",
 }
-
-#: What a daemon started here keeps of the caller's environment: its way out to the registries.
-KEPT_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
 
 
 @dataclass(frozen=True)
@@ -379,28 +374,13 @@ class DaemonWork:
         if wish.netns:
             # nsenter execs, so the process keeps its pid; unlike "ip netns exec" it leaves /sys and the cgroups alone.
             argv = ["nsenter", f"--net={wish.netns}", *argv]
-        environment = {key: value for key, value in os.environ.items() if key in KEPT_VARIABLES}
-        environment["PATH"] = SYSTEM_PATH
         journal.will_do(
             "stopped the dockerd that did not come up",
             "stop_started",
             flags=list(wish.flags()),
             mounted=_is_mounted(wish.data_root),
         )
-        with open(wish.log_file, "ab") as log:
-            os.chmod(wish.log_file, 0o640)
-            begin = log.tell()
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=environment,
-                # A session of its own: it outlives Ansible's connection, and no terminal's signal reaches it.
-                start_new_session=True,
-                preexec_fn=_raise_nofile,  # noqa: PLW1509 (a module has one thread)
-            )
+        child, begin = background.start(argv, wish.log_file)
         deadline = time.monotonic() + wish.wait_timeout
         while not _socket_answers(wish.socket):
             if child.poll() is not None:
@@ -441,15 +421,7 @@ def _remove_stale_pidfile(path: str, program: str) -> None:
         os.unlink(path)
 
 
-def _raise_nofile() -> None:
-    """In the child: as many open files as this process may allow."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _last_words(log_file: str, begin: int) -> str:
-    with open(log_file, "rb") as file:
-        file.seek(begin)
-        lines = file.read().decode(errors="replace").strip().splitlines()
+    lines = background.words(log_file, begin)
     telling = [line for line in lines if "level=error" in line or "level=fatal" in line or "level=" not in line]
     return " ".join((telling or lines)[-3:]) or f"nothing in {log_file}"

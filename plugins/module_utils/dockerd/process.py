@@ -10,12 +10,10 @@ Each writes its own pidfile; a process counts only if that pid is such a program
 from __future__ import annotations
 
 import os
-import signal
-import time
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.host import background
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,11 @@ def find_process(pidfile: str, program: str = "dockerd") -> t.Optional[Process]:
 
 def process_of(pid: int, program: str = "dockerd") -> t.Optional[Process]:
     """The process ``pid`` if it is a ``program`` that lives, else None."""
+    process = background.look(pid)
+    if process is None or os.path.basename(process.argv[0]) != program:
+        return None
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            argv = [os.fsdecode(part) for part in file.read().split(b"\0")[:-1]]
-        if fields[0] == "Z" or not argv or os.path.basename(argv[0]) != program:
-            return None
-        return Process(pid, int(fields[19]), tuple(argv[1:]), os.stat(f"/proc/{pid}/ns/net").st_ino)
+        return Process(pid, process.start, process.argv[1:], os.stat(f"/proc/{pid}/ns/net").st_ino)
     except (FileNotFoundError, ProcessLookupError):
         return None
 
@@ -68,18 +63,7 @@ def stop(pid: int, start: int, seconds: float) -> None:
     :param start: its start time, so that no other process of the same pid is hit.
     :raises WaitError: if it still runs after ``seconds``.
     """
-    deadline = time.monotonic() + seconds
-    process = process_of(pid)
-    if process is None or process.start != start:
-        return
-    os.kill(pid, signal.SIGTERM)
-    while True:
-        process = process_of(pid)
-        if process is None or process.start != start:
-            return
-        if time.monotonic() > deadline:
-            raise WaitError(f"dockerd (process {pid}) to end after SIGTERM", seconds, "it still runs")
-        time.sleep(0.1)
+    background.stop("dockerd", pid, start, seconds)
 
 
 def flag_value(flags: t.Sequence[str], name: str) -> str:

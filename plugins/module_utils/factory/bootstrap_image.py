@@ -147,7 +147,7 @@ class Wish:
             raise InputError(
                 "script",
                 script[:40],
-                "the text of the collection's file playbooks/files/bootstrap/init, which begins with #!",
+                "the text of the collection's file roles/vacuum_factory/files/bootstrap/init, which begins with #!",
             )
         parts = root.split("/")
         if (

@@ -35,6 +35,9 @@ STATE_FOLDER = "/var/lib/hep.gridbox/factory"
 #: Kinds of work space: a logical volume, a file with a file system of its own, a folder without a limit.
 WORK_SPACES = ("lvm", "file", "folder")
 
+#: What a running daemon keeps: another value of these takes a restart of it.
+FIXED = ("name", "state_folder", "port", "key_file", "engine_url")
+
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _VOLUME_GROUP = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}")
@@ -119,6 +122,11 @@ class Configuration:
     def others(self) -> tuple[Peer, ...]:
         """The factories of the space but this one, which Vac's operators list as well."""
         return tuple(one for one in self.factories if one.factory != self.settings.name)
+
+    @property
+    def fixed(self) -> dict[str, t.Any]:
+        """The options of :data:`FIXED` with their values."""
+        return {option: self.settings.name if option == "name" else getattr(self, option) for option in FIXED}
 
     @property
     def site_name(self) -> str:

@@ -64,13 +64,14 @@ class Daemon:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp, self._program = reports.stamp(path), reports.stamp(sys.argv[0])
         self._given = self.configuration = load(path)
         self._problem, self._problem_since = "", t.cast(t.Optional[float], None)
         self.orders, self._orders_problem = orders.Orders(), ""
-        self._orders_stamp: t.Optional[tuple[int, int, int]] = None
+        self._orders_stamp = ""
         self._started = time.time()
         self._key: t.Optional[Key] = None
+        self._key_stamp = ""
         self._result: t.Optional[Result] = None
         self._told: tuple[t.Any, ...] = ()
 
@@ -85,6 +86,7 @@ class Daemon:
             held.enter_context(_alone(self.configuration.state_folder))
             self._take_orders()
             self.configuration = self._with_orders()
+            self._key_stamp = reports.stamp(self.configuration.key_file) if self.configuration.key_file else ""
             self._key = load_key(self.configuration.key_file) if self.configuration.key_file else None
             guard = Guard(self._key, self.configuration.settings.name, required=False) if self._key else None
             self.resolver = Resolver()
@@ -149,7 +151,7 @@ class Daemon:
 
     async def _look_at_file(self) -> None:
         self._read_again(False)
-        if _stamp(orders.path_of(self.configuration.state_folder)) != self._orders_stamp:
+        if reports.stamp(orders.path_of(self.configuration.state_folder)) != self._orders_stamp:
             await self._obey()
 
     def _hang_up(self) -> None:
@@ -165,7 +167,7 @@ class Daemon:
     def _take_orders(self) -> bool:
         """Read what is ordered. Returns whether that has changed."""
         folder, before = self.configuration.state_folder, self.orders
-        self._orders_stamp = _stamp(orders.path_of(folder))
+        self._orders_stamp = reports.stamp(orders.path_of(folder))
         try:
             self.orders = orders.load(folder)
         except GridboxError as exc:
@@ -187,19 +189,13 @@ class Daemon:
         self.monitors.monitors = self.configuration.vacmon
 
     def _read_again(self, asked: bool) -> None:
-        stamp = _stamp(self._path)
+        stamp = reports.stamp(self._path)
         if stamp == self._stamp and not asked:
             return
         self._stamp = stamp
         try:
             wanted = load(self._path)
-            fixed = [
-                name
-                for name in ("state_folder", "port", "key_file", "engine_url")
-                if getattr(wanted, name) != getattr(self.configuration, name)
-            ]
-            if wanted.settings.name != self.configuration.settings.name:
-                fixed.append("name")
+            fixed = [name for name, value in wanted.fixed.items() if value != self.configuration.fixed[name]]
             if fixed:
                 found = f"{', '.join(fixed)} cannot change while the factory runs"
                 raise RefusedError(f"The configuration {self._path}", found, "Restart it; its machines go on.")
@@ -315,6 +311,8 @@ class Daemon:
             peers={name: reports.PeerStatus(one.state, one.since) for name, one in outcomes.items()},
             answered=dict(self.responder.answered), unanswered=dict(self.responder.dropped), sent=self.responder.sent,
             failures_in_a_row=dict(factory.failures), orders=self.orders, orders_problem=self._orders_problem,
+            fixed=self.configuration.fixed,
+            configuration_stamp=self._stamp, program_stamp=self._program, key_stamp=self._key_stamp,
         )  # fmt: skip
 
     async def _expire(self) -> None:
@@ -371,15 +369,6 @@ class _Listener:
     def _call(self, what: t.Callable[..., None], *arguments: t.Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the factory has ended
             self._loop.call_soon_threadsafe(what, *arguments)
-
-
-def _stamp(path: str) -> t.Optional[tuple[int, int, int]]:
-    """What is another one when the file is."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @contextlib.contextmanager

@@ -48,8 +48,11 @@ def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
 
 
 def _factory(asked: argparse.Namespace) -> int:
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory import log_file
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.daemon import Daemon
 
+    if asked.log:
+        log_file.keep(asked.log)
     asyncio.run(Daemon(asked.configuration).run())
     return WELL
 
@@ -179,7 +182,9 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    add("factory", _factory, "Run the factory, in the foreground.")
+    add("factory", _factory, "Run the factory, in the foreground.").add_argument(
+        "--log", metavar="FILE", help="write the journal there, 20 MiB at most with FILE.1; default: standard output"
+    )
     for name in _QUERIES:
         made = add(name, _space, f"Show the {name} of the whole space.")
         if name == "machinetypes":

@@ -118,6 +118,10 @@ class Report:
     :ivar failures_in_a_row: by machinetype, machines that ended in a fizzle or never ran since one did better.
     :ivar orders: that are obeyed.
     :ivar orders_problem: why the file of orders is refused, in a sentence; empty: it is the one that is obeyed.
+    :ivar fixed: the options that take a restart of the daemon, as it has them.
+    :ivar configuration_stamp: of the file that was last read, whether it is in use or refused; see :func:`stamp`.
+    :ivar program_stamp: of the program that the daemon was started from.
+    :ivar key_stamp: of the space's key when it was read; empty: there is none.
     """
 
     version: str
@@ -144,10 +148,23 @@ class Report:
     failures_in_a_row: t.Mapping[str, int] = field(default_factory=dict)
     orders: Orders = Orders()
     orders_problem: str = ""
+    fixed: t.Mapping[str, t.Any] = field(default_factory=dict)
+    configuration_stamp: str = ""
+    program_stamp: str = ""
+    key_stamp: str = ""
 
     def to_json(self) -> str:
         """The file's text."""
         return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def stamp(path: str) -> str:
+    """What is another one when a file is, and tells nothing of what is in it; empty if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{found.st_ino}:{found.st_mtime_ns}:{found.st_size}"
 
 
 def of_slots(slots: t.Iterable[str], machines: t.Iterable[Machine]) -> tuple[dict[str, t.Any], ...]:

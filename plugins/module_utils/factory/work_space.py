@@ -107,14 +107,20 @@ class WorkSpaces:
         wanted = f"work_space is {self._kind}"
         if os.geteuid() != 0:
             raise RefusedError(wanted, "only root can mount a file system", "Run the factory as root.")
-        own = work_space_lvm.PROGRAMS if self._kind == "lvm" else work_space_file.PROGRAMS
-        programs = ["mount", "umount", _MAKE[self._file_system][0], *own]
-        missing = [program for program in programs if not shutil.which(program, path=command.SYSTEM_PATH)]
+        missing = self.missing_programs()
         if missing:
             packages = "util-linux, lvm2, and e2fsprogs or xfsprogs"
             remedy = f"Install what has them ({packages})."
             raise RefusedError(wanted, f"this host has no {', no '.join(missing)}", remedy)
         kind.check()
+
+    def missing_programs(self) -> list[str]:
+        """What this host has not of the programs that work spaces take."""
+        if self._volumes is None:
+            return []
+        own = work_space_lvm.PROGRAMS if self._kind == "lvm" else work_space_file.PROGRAMS
+        programs = ["mount", "umount", _MAKE[self._file_system][0], *own]
+        return [program for program in programs if not shutil.which(program, path=command.SYSTEM_PATH)]
 
     def free_bytes(self, promised: int = 0) -> t.Optional[int]:
         """Room for further work spaces.

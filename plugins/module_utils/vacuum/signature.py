@@ -151,13 +151,22 @@ def load_key(path: str) -> Key:
         lines = os.read(number, _LARGEST_FILE).splitlines()
     finally:
         os.close(number)
-    found = [line.strip() for line in lines if line.strip()]
+    return Key(*check_secrets(b"\n".join(lines), "vacquery.key_file", path))
+
+
+def check_secrets(content: bytes, option: str, value: str = "a value that is not shown") -> list[bytes]:
+    """The secrets of a key file's content.
+
+    :param option: that the content, or the file of this ``value``, was given by.
+    :raises InputError: if there is no good one.
+    """
+    found = [line.strip() for line in content.splitlines() if line.strip()]
     if not found or any(len(secret) < _SHORTEST for secret in found):
         raise InputError(
-            "vacquery.key_file", path, f"one secret or more in it, each a line of at least {_SHORTEST} characters",
+            option, value, f"one secret or more in it, each a line of at least {_SHORTEST} characters",
             "`openssl rand -hex 32` makes one.",
         )  # fmt: skip
-    return Key(*found)
+    return found
 
 
 def _digest(secret: bytes, body: bytes) -> bytes:

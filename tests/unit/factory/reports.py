@@ -98,4 +98,8 @@ REPORT = Report(
     sent=63,
     failures_in_a_row={"exp-dc-prod": 0, "local": 2},
     orders=Orders(slots={SLOTS[2]: SlotOrder("drained", since=NOW - 60)}),
+    fixed=CONFIGURATION.fixed,
+    configuration_stamp="11:1795187000123456789:500",
+    program_stamp="12:1795187000123456789:90000",
+    key_stamp="13:1795187000123456789:65",
 )

@@ -27,7 +27,7 @@ HOSTS = [host for host in FACTS if host not in REFUSED]
 EL = [host for host in HOSTS if FACTS[host][3] == "RedHat"]
 UBUNTU = [host for host in HOSTS if FACTS[host][0] == "Ubuntu"]
 #: The roles that know distributions. The role vobox does not: it works wherever there is an engine.
-KNOWING = ("cvmfs", "docker_engine", "host_hardening")
+KNOWING = ("cvmfs", "docker_engine", "host_hardening", "vacuum_factory")
 
 
 def facts(host: str) -> dict[str, t.Any]:

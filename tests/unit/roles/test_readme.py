@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("role", ["cvmfs", "docker_engine", "host_hardening"])
+@pytest.mark.parametrize("role", ["cvmfs", "docker_engine", "host_hardening", "vacuum_factory"])
 def test_the_example_is_what_the_scenario_runs(role: str) -> None:
     play = (ROOT / "molecule" / role / "converge.yml").read_text().rstrip()
     assert f"```yaml\n{play}\n```" in (ROOT / "roles" / role / "README.md").read_text()

@@ -1,0 +1,271 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A factory goes: its daemon, its machines if they may be ended, its configuration. What it kept of machines stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    EngineError,
+    GridboxError,
+    InputError,
+    RefusedError,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, running, service
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STOPPED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
+
+#: What a machine that is ended here has as its shutdown message, if it left none: the host's doing, no abort.
+MESSAGE = "100 The factory was removed"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to go.
+
+    :ivar path: of the configuration.
+    :ivar record: the role whose record tells whether the configuration is ours; empty: it is.
+    :ivar remove_machines: end those that run, instead of refusing.
+    :ivar wait_timeout: seconds for the daemon to end.
+    """
+
+    path: str
+    record: str = ""
+    program: str = running.PROGRAM
+    remove_machines: bool = False
+    wait_timeout: int = 60
+
+    @classmethod
+    def from_params(cls, params: t.Mapping[str, t.Any]) -> Wish:
+        """Check and normalise a module's arguments.
+
+        :raises InputError: for a value that cannot be right.
+        """
+        for option in ("path", "program"):
+            if not params[option].startswith("/") or os.path.normpath(params[option]) != params[option]:
+                raise InputError(option, params[option], "an absolute path without .. or a trailing slash")
+        if params["wait_timeout"] < 1:
+            raise InputError("wait_timeout", params["wait_timeout"], "a number of seconds of 1 or more")
+        return cls(
+            params["path"], params["record"] or "", params["program"], params["remove_machines"], params["wait_timeout"]
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What there is.
+
+    :ivar configuration: the factory's; None: there is none of ours.
+    :ivar original: another configuration was there before.
+    :ivar machines: whose container or work space is there; they run, or are not cleaned away yet.
+    :ivar alive: uuids of those that run, by the engine's word.
+    :ivar strays: containers of this factory's that are written down nowhere.
+    """
+
+    configuration: t.Optional[Configuration] = field(default=None, repr=False)
+    original: bool = False
+    daemon: t.Optional[Running] = None
+    machines: tuple[Machine, ...] = ()
+    alive: frozenset[str] = frozenset()
+    strays: tuple[Container, ...] = ()
+
+    @property
+    def live(self) -> tuple[Machine, ...]:
+        """The machines that run."""
+        return tuple(one for one in self.machines if one.uuid in self.alive)
+
+
+def plan(wish: Wish, observed: Observed) -> Plan:
+    """Decide. Pure."""
+    there = observed.configuration is not None
+    before = {"configuration": there, "running": observed.daemon is not None, "machines": len(observed.live)}
+    steps = []
+    if observed.daemon is not None:
+        steps.append(Step("stop_daemon", wish.path, "the factory is not wanted", Disruption.reload))
+    for one in observed.machines:
+        live = one.uuid in observed.alive
+        steps.append(
+            Step(
+                "end_machine" if live else "clean_machine",
+                f"{one.slot} ({one.machinetype})",
+                "its factory goes",
+                Disruption.container if live else Disruption.none,
+                {"uuid": one.uuid},
+            )
+        )
+    steps += [
+        Step("remove_container", one.name, "it is of no machine", Disruption.container) for one in observed.strays
+    ]
+    if there:
+        reason = "another one was there before" if observed.original else "the factory is not wanted"
+        steps.append(Step("put_back" if observed.original else "remove_configuration", wish.path, reason))
+    return Plan(tuple(steps), before, {"configuration": False, "running": False, "machines": 0} if steps else before)
+
+
+class TakeAwayWork:
+    """The work of the module ``vacuum_factory`` with ``state: absent``; see ``front_room.Work``."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+        self.subject = f"the factory of {wish.path}"
+
+    def observe(self) -> Observed:
+        wish = self.wish
+        if not os.path.exists(wish.path) or not is_brought(wish.record, wish.path):
+            return Observed()
+        configuration = load(wish.path)
+        known, problems = Store(configuration.state_folder).load()
+        if problems:
+            raise GridboxError(
+                f"What machines there are cannot be told: {' '.join(problems)} Look what it is, and move it away."
+            )
+        machines = tuple(machine for machine in known if not machine.cleaned)
+        try:
+            found = _engine(configuration).containers()
+        except (EngineError, RefusedError):
+            if machines:
+                raise
+            found = []  # an engine that is gone has no machines
+        uuids = {machine.uuid for machine in machines}
+        strays = tuple(one for one in found if one.uuid not in uuids)
+        alive = frozenset(one.uuid for one in found if one.alive)
+        return Observed(
+            configuration, bool(wish.record) and os.path.exists(original_of(wish.record)),
+            running.find(wish.program, wish.path, [configuration.state_folder]), machines, alive, strays,
+        )  # fmt: skip
+
+    def plan(self, observed: Observed) -> Plan:
+        return plan(self.wish, observed)
+
+    def preflight(self, plan: Plan, observed: Observed) -> None:
+        if not self.wish.remove_machines:
+            refuse_live(observed)
+
+    def do(self, step: Step, journal: Journal) -> None:
+        wish = self.wish
+        if step.action == "stop_daemon":
+            daemon = running.find(wish.program, wish.path, ())
+            if daemon is not None:
+                journal.will_do("started the daemon again", "start_again", unit=daemon.unit, argv=list(daemon.argv))
+                service.stop(daemon, wish.wait_timeout)
+            if not wish.remove_machines:
+                refuse_live(self.observe())  # it may have started one meanwhile
+        elif step.action in ("end_machine", "clean_machine"):
+            self._end(step.details["uuid"])
+        elif step.action == "remove_container":
+            observed = self.observe()
+            for stray in observed.strays:
+                if stray.name == step.target and observed.configuration is not None:
+                    _engine(observed.configuration).remove(stray.id)
+        else:
+            self._sweep()
+            journal.settle()  # no machine is there any more, and the daemon without its file would not start
+            if step.action == "put_back":
+                os.replace(original_of(wish.record), wish.path)
+            else:
+                os.unlink(wish.path)
+
+    def _sweep(self) -> None:
+        """What has come since the look, before the daemon had ended."""
+        observed = self.observe()
+        if observed.configuration is None:
+            return
+        for machine in observed.machines:
+            self._end(machine.uuid)
+        for stray in observed.strays:
+            _engine(observed.configuration).remove(stray.id)
+        spaces = WorkSpaces(observed.configuration)
+        if os.path.isdir(observed.configuration.state_folder):
+            for left in spaces.left_over([]):
+                spaces.remove_left_over(left)
+
+    def _end(self, uuid: str) -> None:
+        """End a machine as the factory would: TERM, its grace, KILL; and clean it away."""
+        observed = self.observe()
+        machine = next((one for one in observed.machines if one.uuid == uuid), None)
+        if machine is None or observed.configuration is None:
+            return
+        configuration, engine = observed.configuration, _engine(observed.configuration)
+        life = Life(configuration, Store(configuration.state_folder), engine, WorkSpaces(configuration))
+        name = machine.container or machine.container_name
+        if machine.state != ENDED:
+            container = engine.container(name)
+            if container is not None and container.alive:
+                machine = replace(
+                    machine, container=container.id, told=int(time.time()), end_code=STOPPED,
+                    end_reason="its factory was removed", shutdown_message=MESSAGE,
+                )  # fmt: skip
+                life.store.save(machine)
+                container = _told_to_end(engine, container, configuration.grace_seconds)
+            if container is None and machine.started is None:
+                life.forget(machine)
+                return
+            machine = life.end(machine, container, host_facts.boot_time())
+        life.clean(machine)
+
+    def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        if running.find(self.wish.program, self.wish.path, ()) is None:
+            service.start_again(data["unit"], data["argv"], os.devnull)
+
+    def before_guard_undo(self) -> None:
+        """Nothing is shared with the process that died: each step has an engine's connection of its own."""
+
+    def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        gone = applied or not plan.steps
+        return {
+            "running": not gone and observed.daemon is not None, "restart_needed": [], "check": "",
+            "slots": [], "warnings": [],
+        }  # fmt: skip
+
+
+def _engine(configuration: Configuration) -> MachineEngine:
+    return MachineEngine(configuration.engine_url, configuration.settings.name)
+
+
+def _told_to_end(engine: MachineEngine, container: Container, seconds: float) -> t.Optional[Container]:
+    """TERM, and KILL for one that still runs after its grace; how it ended."""
+    deadline = time.monotonic() + seconds
+    found: t.Optional[Container] = container
+    engine.signal(container.id, "TERM")
+    while found is not None and found.alive and time.monotonic() < deadline:
+        time.sleep(0.2)
+        found = engine.container(container.id)
+    if found is not None and found.alive:
+        with contextlib.suppress(EngineError):  # it has just ended
+            engine.signal(container.id, "KILL")
+        deadline = time.monotonic() + 30
+        while found is not None and found.alive and time.monotonic() < deadline:
+            time.sleep(0.2)
+            found = engine.container(container.id)
+    return found
+
+
+def refuse_live(observed: Observed) -> None:
+    """Refuse while machines run.
+
+    :raises RefusedError: naming them.
+    """
+    live = [f"{one.slot} ({one.machinetype}, {one.uuid})" for one in observed.live]
+    live += [one.name for one in observed.strays if one.alive]
+    if live:
+        raise RefusedError(
+            "Removing the factory",
+            f"machines run: {', '.join(live)}",
+            'Drain it ("draining": true) and run again when they have ended, or end them with remove_machines: true'
+            " (vacuum_factory_remove_machines in the role).",
+        )
