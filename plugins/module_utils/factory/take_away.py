@@ -22,13 +22,14 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_fa
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STOPPED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED
 
 #: What a machine that is ended here has as its shutdown message, if it left none: the host's doing, no abort.
 MESSAGE = "100 The factory was removed"
