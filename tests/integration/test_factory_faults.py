@@ -164,7 +164,8 @@ def hung_cvmfs() -> t.Iterator[list[str]]:
     holder.wait(30)
     holder.stdout.close()
     if not was_there:
-        os.rmdir("/cvmfs")
+        with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+            os.rmdir("/cvmfs")
 
 
 @contextlib.contextmanager
@@ -208,22 +209,22 @@ def test_a_repository_that_hangs_and_a_pipe_that_goes_and_comes_back(
         told = factory.wait("the check", lambda: "is no vacuum pipe" in (c := factory.run("check")).stdout and c)
         assert "The copy is used until it is back" in told.stdout
         assert report(factory)["pipes"]["exp"]["machinetypes"] == ["exp-one"]
-
-        hanging = factory.wait("the repository", lambda: "hung.cern.ch" in (e := factory.run("explain").stdout) and e)
-        assert "CVMFS repository hung.cern.ch, since 2" in hanging
-        assert "did not answer within 30 s" in hanging
-        red = factory.run("check")
-        assert red.returncode == 2
-        assert "CVMFS repository hung.cern.ch does not answer" in red.stdout
     tried_again(factory)
     # Nobody listens there any more.
     told = factory.wait("the check", lambda: "refused" in (c := factory.run("check")).stdout and c)
     assert report(factory)["pipes"]["exp"]["machinetypes"] == ["exp-one"]
     assert {one["Config"]["Labels"]["hep.gridbox.machinetype"] for one in factory.running()} <= {"a", "exp-one"}
 
+    hanging = factory.wait("the repository", lambda: "hung.cern.ch" in (e := factory.run("explain").stdout) and e)
+    assert "CVMFS repository hung.cern.ch, since 2" in hanging
+    assert "did not answer within 30 s" in hanging
+    red = factory.run("check")
+    assert red.returncode == 2
+    assert "CVMFS repository hung.cern.ch does not answer" in red.stdout
+
     began = time.monotonic()
     assert factory.stop() == 0
-    assert time.monotonic() - began < 5, "it waited for the repository"
+    assert time.monotonic() - began < 15, "it waited for the repository"
     assert len(factory.running()) == 2
 
     # Another daemon has the copy, and the new pipe when it is there.
@@ -236,7 +237,7 @@ def test_a_repository_that_hangs_and_a_pipe_that_goes_and_comes_back(
         # It ends while it looks into the repository for the first time.
         began = time.monotonic()
         assert factory.stop() == 0
-        assert time.monotonic() - began < 5, "it waited for the repository"
+        assert time.monotonic() - began < 15, "it waited for the repository"
 
 
 def tried_again(factory: LabFactory) -> None:
@@ -310,6 +311,7 @@ def test_three_factories_are_one_space(own_lab: Lab, hosts: list[str], make: Mak
     assert first.process is not None
     first.stop(signal.SIGKILL)
     in_netns(hosts[0], "ip", "link", "set", "eth0", "down")
+    third.write(grace_seconds=3)  # whatever changes in the file, the others are asked at once
     third.wait("the silence", lambda: report(third)["peers"]["f1.example.org"]["state"] in ("silent", "refused"))
     third.write(total_processors=4, slots=4)
     third.wait("two more", lambda: len(third.running()) == 4)

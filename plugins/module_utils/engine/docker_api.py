@@ -271,7 +271,7 @@ class DockerApi:
         ended = self.call(request, "GET", f"/exec/{made['Id']}/json")
         return int(ended["ExitCode"] or 0), _text(pieces(io.BytesIO(output.content)))
 
-    def output(self, name: str, lines: int, timestamps: bool = False) -> t.Iterator[bytes]:
+    def output(self, name: str, lines: int, timestamps: bool = False) -> t.Generator[bytes, None, None]:
         """The last lines a container has printed, in pieces; nothing if its log driver cannot tell, or it is gone.
 
         :param timestamps: each line with its time.

@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, RUNS
@@ -115,17 +115,21 @@ def test_what_machines_that_run_may_still_write_into_a_folder_is_not_free(
 ) -> None:
     asked: list[int] = []
     other = replace(LIVE, uuid="u2", slot="f1-01.example.org", processors=2)
-    starting = replace(LIVE, uuid="u3", state=factories.STARTING)
+    starting = replace(LIVE, uuid="u3", state=STARTING)
+
+    def free(promised: int = 0) -> int:
+        asked.append(promised)
+        return 0
 
     async def test() -> None:
         factory = made(tmp_path, disk_gb_per_processor=10)
         factory.machines = {one.uuid: one for one in (LIVE, other, starting, replace(LIVE, uuid="u4", state=ENDED))}
-        monkeypatch.setattr(factory.work_spaces, "free_bytes", lambda promised=0: asked.append(promised) or 0)
+        monkeypatch.setattr(factory.work_spaces, "free_bytes", free)
         await factory._decide()
         factory._written = {"u1": Written(0, 4 * 10**9), "u2": Written(None, 21 * 10**9)}
         await factory._decide()
         factory.configure(replace(factory.configuration, work_space="file"))
-        monkeypatch.setattr(factory.work_spaces, "free_bytes", lambda promised=0: asked.append(promised) or 0)
+        monkeypatch.setattr(factory.work_spaces, "free_bytes", free)
         await factory._decide()
         await factory.close()
 

@@ -314,19 +314,24 @@ def test_lvm_is_asked_for_room_when_something_was_made_or_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decision each five seconds would be a command each five seconds, and two."""
-    free, asked, now = [30 * GB], [], [1000.0]
+    free, asked, now = [30 * GB], list[int](), [1000.0]
 
     def room(_self: lvm.LogicalVolumes) -> Room:
         asked.append(free[0])
         return Room(free[0], 0, EXTENT)
 
-    for name, effect in {
-        "room": room,
-        "make": lambda _self, _uuid, size: free.append(free.pop() - size) or "/dev/grid/x",
-        "find": lambda _self: [Volume(A, "grid/x")] if free[0] < 30 * GB else [],
-        "remove": lambda _self, _volume: free.append(free.pop() and 30 * GB),
-    }.items():
-        monkeypatch.setattr(lvm.LogicalVolumes, name, effect)
+    def make(_self: lvm.LogicalVolumes, _uuid: str, size: int) -> str:
+        free[0] -= size
+        return "/dev/grid/x"
+
+    def remove(_self: lvm.LogicalVolumes, _volume: Volume) -> None:
+        free[0] = 30 * GB
+
+    def find(_self: lvm.LogicalVolumes) -> list[Volume]:
+        return [Volume(A, "grid/x")] if free[0] < 30 * GB else []
+
+    for effect in (room, make, remove, find):
+        monkeypatch.setattr(lvm.LogicalVolumes, effect.__name__, effect)
     monkeypatch.setattr(work_space.WorkSpaces, "_mount", lambda *_arguments: None)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     spaces = work_space.WorkSpaces(configured(tmp_path, work_space="lvm", volume_group="grid"))

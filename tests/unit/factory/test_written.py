@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import Platform
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import machine_engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import on_disk
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 
 MIB = 1 << 20
@@ -108,7 +108,7 @@ def test_whether_the_engine_can_limit_it(
 ) -> None:
     device = tmp_path.stat().st_dev
     mount = Mount("/", "xfs", "/dev/a", True, f"{os.major(device)}:{os.minor(device)}", 1, options)
-    monkeypatch.setattr(machine_engine.mount_table, "read", lambda: [mount])
+    monkeypatch.setattr(mount_table, "read", lambda: [mount])
     about = {
         "Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "xfs"], ["Supports d_type", "true"]],
         "DockerRootDir": str(tmp_path), **changed,

@@ -32,7 +32,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import
     dump,
     load,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import Request
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import Request, fit
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import WINDOW, Guard, Key, load_key
 from tests.unit.vacuum.loopback import SPACE, ask, bind, served, snapshot
@@ -210,8 +210,12 @@ def test_an_answer_made_ahead_is_the_one_made_for_this_cookie() -> None:
 
 def test_what_a_new_snapshot_tells_as_before_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    really = responders.fit
-    monkeypatch.setattr(responders, "fit", lambda reply: made.append(reply["message_type"]) or really(reply))
+
+    def noted(reply: dict[str, t.Any]) -> dict[str, t.Any]:
+        made.append(reply["message_type"])
+        return fit(reply)
+
+    monkeypatch.setattr(responders, "fit", noted)
     responder = ready()
     base = snapshot(machines=1, machinetypes=1)
 
