@@ -17,7 +17,7 @@ description:
   - Where the factory's daemon works, it is asked. The module gives it orders, in a file that vanishes at reboot, and waits
     until the slots are as wanted.
   - Where none works, the module does once what a factory does, in one process. What has ended is written down, accounted for
-    and cleaned away, in all slots; then the wanted slots are emptied, or filled by the decision that a factory takes, several
+    and cleaned away, and machines whose time is over are ended, in all slots; then the wanted slots are emptied, or filled by the decision that a factory takes, several
     machines at a time. This is the push mode, for sites that run playbooks and no daemons. No daemon can start meanwhile, and
     one that is started afterwards goes on from there.
   - Slots that are as wanted are not touched.
@@ -102,8 +102,8 @@ actions:
   description:
     - What was done, or would be done in check mode, in this order.
     - With a daemon these are the orders, V(give_order). In push mode also V(end_machine), V(clean_machine), V(adopt_machine),
-      V(forget_machine), V(remove_stray), V(remove_folder), V(stop_machine), V(remove_left_over), V(pull_image),
-      V(start_machine). With O(state=absent) there is V(remove_folders).
+      V(forget_machine), V(remove_stray), V(remove_folder), V(stop_machine), V(lower_limit), V(remove_left_over),
+      V(pull_image), V(start_machine). With O(state=absent) there is V(remove_folders).
   returned: always
   type: list
   elements: dict

@@ -31,7 +31,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import C
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, expired
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED, STOPPED_MESSAGE
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of_space
@@ -121,16 +121,17 @@ class ByHand:
         """Take away a machine that never came to be."""
         self.life.forget(machine)
 
-    def stop(self, machine: Machine) -> None:
+    def stop(self, machine: Machine, end: End) -> None:
         """End a machine: TERM, after ``grace_seconds`` KILL; and clean up after it.
+
+        :param end: why.
 
         :raises WaitError: if it outlives that.
         """
         now = int(time.time())
         machine = replace(
-            machine, told=machine.told or now, end_code=STOPPED, end_reason="its slot was stopped by order",
-            shutdown_message=STOPPED_MESSAGE,
-        )  # fmt: skip
+            machine, told=machine.told or now, end_code=end.code, end_reason=end.reason, shutdown_message=end.message
+        )
         self.store.save(machine)  # first, or after a crash it would have ended by itself
         container = self._seen(machine)
         if container is not None and container.pid:
@@ -155,6 +156,10 @@ class ByHand:
             if container is None or not container.alive or time.monotonic() > deadline:
                 return container
             time.sleep(0.1)
+
+    def lower(self, machine: Machine, limit: int) -> None:
+        """Tell a machine of an earlier time limit."""
+        self.life.lower(machine, limit)
 
     def remove_folders(self, slot: str) -> None:
         """Remove the folders of the machines that have ended in a slot.

@@ -48,7 +48,9 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     found = [
         slots.facts(one, last.get(one), given.of(one), waiting.get(one, "")) for one in configuration.settings.slots
     ]
+    unsure = "The engine does not answer, so nobody can tell what runs: the slots are as they were written down last."
     return {
+        "warnings": [unsure] if problem else [],
         "factory": _factory(configuration, told, works, problem, found),
         "orders": given.as_data(),
         "slots": found,

@@ -33,7 +33,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, decide_all
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED_MESSAGE
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
@@ -167,6 +167,24 @@ class Tried:
     troubles: t.Mapping[str, str] = field(default_factory=dict)
 
 
+def ending(wish: Wish, configuration: Configuration, observed: Observed) -> dict[str, End]:
+    """By slot, why its machine has to end: by order, or because its time is over. Where a daemon works, that is its."""
+    if observed.mending is None:
+        return {}
+    settings = _ordered(wish, observed).over(configuration.settings)
+    live = [one.own() for one in observed.live().values()]
+    return {one.slot: one for one in ends(settings, (), live, {}, observed.now, observed.now)}
+
+
+def to_fill(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> set[str]:
+    """Slots that are wanted running, and in which nothing runs that may stay."""
+    if wish.state != RUNNING:
+        return set()
+    live, over = observed.live(), ending(wish, configuration, observed)
+    wanted = {slot for slot in wish.slots if slot not in tried.started}
+    return {slot for slot in wanted if slot in over or not wish.content_with(live.get(slot))}
+
+
 def filling(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> Filling:
     """How the slots that are wanted running are filled, by the decision that a factory takes.
 
@@ -175,14 +193,13 @@ def filling(wish: Wish, configuration: Configuration, observed: Observed, tried:
     chances = observed.chances
     if chances is None:
         return Filling()
-    live = observed.live()
-    empty = {slot for slot in wish.slots if not wish.content_with(live.get(slot)) and slot not in tried.started}
+    empty, over = to_fill(wish, configuration, observed, tried), ending(wish, configuration, observed)
     settings = _ordered(wish, observed).over(configuration.settings)
     others = frozenset(slot for slot in settings.slots if slot not in empty)
     settings = replace(settings, closed_slots=settings.closed_slots | others)
     own = [
-        replace(one, state=ENDED, ended=observed.now, shutdown_message=STOPPED_MESSAGE).own()
-        if one.slot in empty and one.state != ENDED
+        replace(one, state=ENDED, ended=observed.now, shutdown_message=over[one.slot].message).own()
+        if one.slot in over and one.state != ENDED
         else one.own()
         for one in observed.machines
     ]
@@ -204,9 +221,8 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
     if observed.mending is not None:
         steps += _mend(observed.mending, configuration)
     steps += _order(wish, observed, live)
-    stopped = [live[slot] for slot in wish.slots if slot in live and not wish.content_with(live[slot])]
-    if observed.mending is not None:
-        steps += [_stop(wish, one) for one in stopped]
+    steps += [_stop(live[slot], end) for slot, end in ending(wish, configuration, observed).items()]
+    steps += _lower(wish, configuration, observed)
     if wish.state == ABSENT:
         steps += _remove(wish, observed)
     filled = filling(wish, configuration, observed, tried)
@@ -225,7 +241,7 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
     before = {slot: _shown(last.get(slot), observed.orders.of(slot)) for slot in wish.slots}
     after = dict(before)
     if steps:
-        after = _after(wish, observed, filled)
+        after = _after(wish, configuration, observed, filled)
     return Plan(tuple(steps), before, after)
 
 
@@ -280,9 +296,26 @@ def _order(wish: Wish, observed: Observed, live: t.Mapping[str, Machine]) -> lis
     return steps
 
 
-def _stop(wish: Wish, machine: Machine) -> Step:
-    reason = f"{wish.machinetype} is to run there" if wish.state == RUNNING else f"its slot is to be {wish.state}"
-    return Step("stop_machine", _name(machine), reason, Disruption.container, {"machine": machine})
+def _stop(machine: Machine, end: End) -> Step:
+    # Without its figures, which are others a second later, when check mode has told them already.
+    reason = {"time_limit": "its time limit is over", "shutdown_time": "the factory's shutdown_time is over"}.get(
+        end.code, end.reason
+    )
+    return Step("stop_machine", _name(machine), reason, Disruption.container, {"machine": machine, "end": end})
+
+
+def _lower(wish: Wish, configuration: Configuration, observed: Observed) -> list[Step]:
+    """Time limits that the factory's ``shutdown_time`` has made earlier than machines know."""
+    if observed.mending is None:
+        return []
+    live, over = observed.live(), ending(wish, configuration, observed)
+    found = lowered(_ordered(wish, observed).over(configuration.settings), [one.own() for one in live.values()])
+    reason = "the factory's shutdown_time comes before its time limit"
+    return [
+        Step("lower_limit", _name(live[slot]), reason, details={"machine": live[slot], "limit": limit})
+        for slot, limit in sorted(found.items())
+        if slot not in over
+    ]
 
 
 def _remove(wish: Wish, observed: Observed) -> list[Step]:
@@ -336,12 +369,12 @@ def _shown(machine: t.Optional[Machine], order: SlotOrder) -> dict[str, str]:
     return {"machine": shown, "order": order.text}
 
 
-def _after(wish: Wish, observed: Observed, filled: Filling) -> dict[str, t.Any]:
+def _after(wish: Wish, configuration: Configuration, observed: Observed, filled: Filling) -> dict[str, t.Any]:
     live, orders = observed.live(), _ordered(wish, observed)
     starts = {start.slot: start.machinetype for start in filled.starts}
-    after = {}
+    after, over = {}, ending(wish, configuration, observed)
     for slot in wish.slots:
-        kept = slot in live and wish.content_with(live[slot])
+        kept = slot in live and slot not in over and wish.content_with(live[slot])
         machine = live[slot].machinetype if kept else starts.get(slot, "empty")
         if wish.state == RUNNING and observed.mending is None and not kept:
             machine = wish.machinetype or "what the daemon starts"

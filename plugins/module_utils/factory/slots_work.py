@@ -124,11 +124,7 @@ class SlotsWork:
             return Observed(given, tuple(self._machines()), now)
         machines, mending, problems = self._by_hand.look(now)
         seen = Observed(given, tuple(machines), now, mending, None, tuple(problems))
-        live = seen.live()
-        empty = [
-            one for one in self.wish.slots if not self.wish.content_with(live.get(one)) and one not in self._started
-        ]
-        if self.wish.state != RUNNING or not empty:
+        if not slots.to_fill(self.wish, self.configuration, seen, Tried(self._started)):
             return seen
         settings = given.with_slots(self.wish.slots, self.wish.order(orders.NONE, now)).over(
             self.configuration.settings
@@ -163,11 +159,10 @@ class SlotsWork:
         if observed.chances is None:
             return
         filled = slots.filling(self.wish, self.configuration, observed)
-        starts, live = {one.slot for one in filled.starts}, observed.live()
-        for slot in self.wish.slots:
-            if slot not in starts and not self.wish.content_with(live.get(slot)):
-                remedy = "Nothing was touched. See what keeps it from starting, or leave the choice to the factory."
-                raise RefusedError(f"{self.wish.machinetype} in {slot}", filled.why_empty(slot), remedy)
+        starts = {one.slot for one in filled.starts}
+        for slot in sorted(slots.to_fill(self.wish, self.configuration, observed) - starts):
+            remedy = "Nothing was touched. See what keeps it from starting, or leave the choice to the factory."
+            raise RefusedError(f"{self.wish.machinetype} in {slot}", filled.why_empty(slot), remedy)
 
     def _is_known(self, machinetype: str) -> None:
         """The daemon says which machinetypes it has."""
@@ -248,7 +243,9 @@ class SlotsWork:
         elif step.action == "remove_stray":
             hand.engine.remove(step.details["container"].id)
         elif step.action == "stop_machine":
-            hand.stop(machine)
+            hand.stop(machine, step.details["end"])
+        elif step.action == "lower_limit":
+            hand.lower(machine, step.details["limit"])
         elif step.action == "remove_left_over":
             hand.work_spaces.remove_left_over(step.details["left"])
         elif step.action == "pull_image":
@@ -334,9 +331,9 @@ class SlotsWork:
             observed = self.observe()
         elif self.wish.state == RUNNING and observed.chances is not None:
             filled = slots.filling(self.wish, self.configuration, observed, Tried(self._started))
-            live = observed.live()
-            starts = {one.slot for one in filled.starts} | set(self._started)
-            why = {slot: filled.why_empty(slot) for slot in self.wish.slots if slot not in live and slot not in starts}
+            starts = {one.slot for one in filled.starts}
+            empty = slots.to_fill(self.wish, self.configuration, observed, Tried(self._started)) - starts
+            why = {slot: filled.why_empty(slot) for slot in sorted(empty)}
         last = last_in_slots(observed.machines)
         told = {
             one: slots.facts(one, last.get(one), observed.orders.of(one), why.get(one, "")) for one in self.wish.slots

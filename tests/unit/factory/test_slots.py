@@ -150,6 +150,20 @@ def test_what_has_ended_does_not_count_when_the_slots_are_filled() -> None:
     assert "backing off for" in why and '"700 Failed" on f1.example.org' in why
 
 
+def test_without_a_daemon_machines_whose_time_is_over_are_ended_wherever_they_are() -> None:
+    over, late = live(FIRST, shutdown_time=NOW - 5), live(SECOND, shutdown_time=NOW + 500)
+    until = Orders(shutdown_time=NOW + 100)
+    observed = seen(over, late, orders=until, chances=CHANCES)
+    made = plan(wish("running", FIRST), CONFIGURATION, observed)
+    assert [(action, target) for action, target in steps(made) if action != "pull_image"] == [
+        ("stop_machine", FIRST), ("lower_limit", SECOND), ("start_machine", FIRST),
+    ]  # fmt: skip
+    assert made.steps[0].reason == "its time limit is over"
+    assert made.steps[0].details["end"].message == "100 Time limit reached"
+    assert made.steps[1].details["limit"] == NOW + 100
+    assert steps(plan(wish("running", SECOND), CONFIGURATION, replace(observed, mending=None, chances=None))) == []
+
+
 def test_after_the_run_what_was_started_is_not_started_again_and_what_failed_is_told() -> None:
     failed = mend.not_started(live(SECOND), "no such program", NOW)
     tried = Tried({FIRST: live(FIRST), SECOND: failed}, {THIRD: "The registry is gone."})

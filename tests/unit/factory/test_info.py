@@ -1,0 +1,80 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import typing as t
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, report
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.info import collect, is_at_work
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from tests.unit.factory.reports import REPORT
+from tests.unit.factory.test_configuration import SMALL
+from tests.unit.factory.test_mend import LIVE
+
+NOW = REPORT.written
+
+
+@pytest.fixture()
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, t.Any]:
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    path = tmp_path / "factory.json"
+    kind = {"root_image": "docker://image:1", "user_data": "run", "target_share": 2.0}
+    settings = {**SMALL, "state_folder": str(tmp_path), "machinetypes": {"b": kind}}
+    settings["engine_url"] = f"unix://{tmp_path}/none.sock"
+    path.write_text(json.dumps(settings))
+    return {"configuration": str(path), "space": False, "timeout": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("written", "pid", "works"),
+    [(NOW, os.getpid(), True), (NOW - 61, os.getpid(), False), (NOW + 61, os.getpid(), False), (NOW, 1 << 30, False)],
+)
+def test_whether_a_daemon_works(written: float, pid: int, works: bool) -> None:
+    assert is_at_work(replace(REPORT, written=written, pid=pid), NOW) is works
+    assert not is_at_work(None, NOW)
+
+
+def test_a_host_where_nothing_has_ever_run(params: dict[str, t.Any]) -> None:
+    found = collect(params)
+    assert [one["state"] for one in found["slots"]] == ["empty", "empty"]
+    assert (found["factory"]["daemon"], found["factory"]["health"], found["space"]) == (False, None, None)
+    assert [(one["name"], one["target_share"]) for one in found["machinetypes"]] == [("b", 2.0)]
+    assert found["warnings"] == []
+    with pytest.raises(InputError, match="timeout: got 0"):
+        collect({**params, "timeout": 0})
+
+
+def test_without_daemon_and_engine_nobody_can_tell_and_that_is_said(params: dict[str, t.Any], tmp_path: Path) -> None:
+    Store(str(tmp_path)).create(LIVE)
+    found = collect(params)
+    assert found["slots"][0]["state"] == "running"
+    assert found["factory"]["engine_problem"]
+    assert "nobody can tell what runs" in found["warnings"][0]
+
+
+def test_with_a_daemon_its_report_counts_and_the_engine_is_not_asked(params: dict[str, t.Any], tmp_path: Path) -> None:
+    Store(str(tmp_path)).create(replace(LIVE, slot="f1-01.example.org"))
+    Store(str(tmp_path)).create(replace(LIVE, state=ENDED, ended=9_950, shutdown_message="200 Success"))
+    report.write(str(tmp_path), replace(REPORT, written=time.time(), pid=os.getpid()))
+    orders.save(str(tmp_path), orders.Orders(slots={LIVE.slot: orders.SlotOrder("drained", since=5)}))
+    found = collect(params)
+    assert (found["factory"]["daemon"], found["factory"]["engine_problem"]) == (True, "")
+    assert found["factory"]["health"]["status"] == "ok"
+    first, second = found["slots"]
+    assert (first["state"], first["order"], first["last_end"]["message"]) == ("empty", "drained", "200 Success")
+    assert (second["state"], second["since"]) == ("running", LIVE.started)
+    told = {one["name"]: one for one in found["machinetypes"]}
+    assert sorted(told) == ["a", "b", "exp-dc-idle", "exp-dc-prod", "lhcb-dc-prod"]
+    assert told["exp-dc-prod"]["backing_off"] is True
+    assert told["a"]["running_machines"] == 1
