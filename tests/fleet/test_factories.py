@@ -74,3 +74,18 @@ def test_the_host_is_given_back(site: Site) -> None:
     assert left(site) == ""
     again = recap(site.run("hep.gridbox.remove", *ON_THE_FLEET, "-e", "gridbox_remove=yes").stdout)
     assert again["host1"]["changed"] == 0
+
+
+def test_the_same_without_a_service_manager(site: Site) -> None:
+    asked = (*ON_THE_FLEET, "-e", "vacuum_factory_supervisor=none")
+    foreseen = site.run("hep.gridbox.factory", *asked, "--check")
+    done = site.run("hep.gridbox.factory", *asked)
+    assert sorted(changed_tasks(foreseen.stdout, "host1")) == sorted(changed_tasks(done.stdout, "host1"))
+    assert "host1: OK: Factory ok (0/2 0/2)" in done.stdout
+    machine = site.fleet.machine("host1")
+    assert '"factory_started"' in machine.run("cat", "/var/log/gridbox-factory.log").stdout
+    assert recap(site.run("hep.gridbox.factory", *asked).stdout)["host1"]["changed"] == 0
+    site.run("hep.gridbox.remove", *asked, "-e", "gridbox_remove=yes")
+    assert left(site) == ""
+    assert machine.run("pgrep", "-f", "gridbox.*factory", check=False).stdout == ""
+    assert machine.run("ls", "/var/log/gridbox-factory.log", check=False).stdout == ""

@@ -309,3 +309,53 @@ def test_the_status_counts_every_declared_service(
 ) -> None:
     rows = of_a_vobox("__vobox_service_states", __vobox_probed=probed, __vobox_found=found)
     assert [(row["port"], row["up"]) for row in rows] == states
+
+
+#: Directives for which systemd gives a unit a mount namespace of its own (systemd.exec(5)).
+NAMESPACES = (
+    "BindPaths BindReadOnlyPaths DynamicUser ExecPaths InaccessiblePaths MountFlags NoExecPaths PrivateDevices"
+    " PrivateIPC PrivateMounts PrivateTmp PrivateUsers ProcSubset ProtectControlGroups ProtectHome ProtectKernelLogs"
+    " ProtectKernelModules ProtectKernelTunables ProtectProc ProtectSystem ReadOnlyPaths ReadWritePaths RootDirectory"
+    " RootImage TemporaryFileSystem"
+).split()
+
+
+def test_the_factorys_mounts_are_seen_by_the_engine() -> None:
+    unit = (ROLES / "vacuum_factory/templates/gridbox-factory.service.j2").read_text()
+    directives = {line.partition("=")[0] for line in unit.splitlines() if "=" in line and not line.startswith("#")}
+    assert "NoNewPrivileges" in directives
+    assert not directives & set(NAMESPACES)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "packages"),
+    [
+        ({}, ["python3-docker", "openssl", "e2fsprogs", "BUSYBOX"]),
+        ({"file_system": "xfs"}, ["python3-docker", "openssl", "xfsprogs", "BUSYBOX"]),
+        ({"work_space": "lvm"}, ["python3-docker", "openssl", "e2fsprogs", "lvm2", "BUSYBOX"]),
+        ({"work_space": "folder"}, ["python3-docker", "openssl", "BUSYBOX"]),
+    ],
+)
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_a_factory_takes(host: str, configuration: dict[str, str], packages: list[str]) -> None:
+    given: dict[str, t.Any] = {"vacuum_factory_configuration": configuration}
+    busybox = "busybox" if host in EL else "busybox-static"
+    found = evaluate("vacuum_factory", host, "__vacuum_factory_packages", **given)
+    assert found == [busybox if one == "BUSYBOX" else one for one in packages]
+    given["vacuum_factory_bootstrap_image"] = False
+    assert evaluate("vacuum_factory", host, "__vacuum_factory_packages", **given) == packages[:-1]
+
+
+def test_a_factorys_configuration_is_put_together() -> None:
+    made = evaluate(
+        "vacuum_factory", "debian12", "__vacuum_factory_configuration",
+        vacuum_factory_configuration={"space": "s", "machinetypes": {"a": {"target_share": 1}}},
+        vacuum_factory_machinetypes={"b": {"target_share": 2}, "a": {"user_data": "run"}},
+        vacuum_factory_user_data_options={"token": "x"},
+    )  # fmt: skip
+    assert made == {
+        "space": "s",
+        "machinetypes": {"a": {"target_share": 1, "user_data": "run"}, "b": {"target_share": 2}},
+        "user_data_options": {"token": "x"},
+    }
+    assert evaluate("vacuum_factory", "debian12", "__vacuum_factory_configuration") == {}
