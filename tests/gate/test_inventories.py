@@ -235,10 +235,7 @@ def test_an_example_inventory_fits_the_roles(inventory: str, voboxes: int, tmp_p
 
 
 def test_the_example_of_factories_fits_their_roles(tmp_path: Path) -> None:
-    roles = [
-        {"name": f"{NAMESPACE}.{NAME}.{role}", "tasks_from": "validate"}
-        for role in ("docker_engine", "cvmfs", "vacuum_factory")
-    ]
+    roles = [f"{NAMESPACE}.{NAME}.{role}" for role in ("docker_engine", "cvmfs", "vacuum_factory")]
     play = {
         "hosts": "factories",
         "gather_facts": False,
