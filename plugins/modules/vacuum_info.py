@@ -75,7 +75,7 @@ factory:
       sample: vac01.example.org
     state_folder:
       description: Where it keeps its state.
-      type: path
+      type: str
       sample: /var/lib/hep.gridbox/factory
     daemon:
       description: Whether its daemon works.
