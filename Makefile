@@ -64,19 +64,19 @@ clean: ## remove what the other targets made in the checkout
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible tests/output hep-gridbox-*.tar.gz
 
 # --- the demo: up, status, down -------------------------------------------------------------------------------------
-# Two VO-boxes on this machine, on a LAN and with an engine of the demo's own: inventories/demo says how.
+# Two VO-boxes and a factory on this machine, on a LAN and with an engine of the demo's own: inventories/demo says how.
 # Ansible keeps its files in .cache, so that nothing of the demo is left elsewhere.
 DEMO := ANSIBLE_HOME=$(CURDIR)/.cache/ansible ANSIBLE_REMOTE_TMP=$(CURDIR)/.cache/ansible/tmp \
 	ANSIBLE_ASYNC_DIR=$(CURDIR)/.cache/ansible/async ANSIBLE_DISPLAY_SKIPPED_HOSTS=false \
 	ANSIBLE_CALLBACKS_ENABLED=hep.gridbox.changes .venv/bin/ansible-playbook --inventory inventories/demo
 
-up: demo-root ## set-up and main job: bring up the demo, two VO-boxes on this machine
+up: demo-root ## set-up and main job: bring up the demo, two VO-boxes and a vacuum factory on this machine
 	@scripts/bootstrap venv
-	@$(DEMO) hep.gridbox.site
+	@$(DEMO) hep.gridbox.site hep.gridbox.factory
 
-status: demo-root ## print the table of the demo's VO-boxes
+status: demo-root ## print the tables of the demo's VO-boxes and slots
 	@scripts/bootstrap venv
-	@ANSIBLE_DISPLAY_OK_HOSTS=false $(DEMO) hep.gridbox.status
+	@ANSIBLE_DISPLAY_OK_HOSTS=false $(DEMO) hep.gridbox.status hep.gridbox.slots
 
 down: demo-root ## take away all that `make up` made, except .venv and .cache
 	@scripts/bootstrap venv

@@ -140,40 +140,6 @@ check:
   returned: success
   type: str
   sample: "OK: Factory ok (2/8 2/8) | machines=2;;;0;8 processors=2;;;0;8 age=3s;;600;0;"
-slots:
-  description: The factory's slots, with the machine that is or was last in each, as its daemon last told them. Times are Unix seconds.
-  returned: success
-  type: list
-  elements: dict
-  contains:
-    slot:
-      description: Name of the slot, and of the machine. The other keys are missing if there was never a machine in it.
-      type: str
-      sample: wn001-00.example.org
-    machinetype:
-      description: Of the machine.
-      type: str
-      sample: local
-    state:
-      description: V(starting), V(running) or V(ended).
-      type: str
-      sample: running
-    processors:
-      description: That it has.
-      type: int
-      sample: 1
-    started:
-      description: When it began to run.
-      type: int
-      sample: 1795187335
-    ended:
-      description: When it ended.
-      type: int
-      sample: 1795187457
-    shutdown_message:
-      description: What it left, or the factory said of it.
-      type: str
-      sample: 200 Success
 actions:
   description: The steps taken, or in check mode to be taken, in order.
   returned: always

@@ -33,6 +33,11 @@ options:
       - The configuration's file. A daemon is known by this and O(program).
     type: path
     default: /etc/hep.gridbox/factory.json
+  netns:
+    description:
+      - The network namespace to start it in, a name below C(/run/netns) or an absolute path: from there it reads pipes and
+        talks to other factories. A daemon that runs already is left where it is.
+    type: str
   log_file:
     description:
       - Where it writes its journal. At 10 MiB the file becomes C(FILE.1), in the place of the one before.
@@ -48,6 +53,7 @@ notes:
 extends_documentation_fragment:
   - hep.gridbox.plan
 requirements:
+  - C(nsenter) if O(netns) is given
   - the Python library C(docker), 5.0 or later, on the host
 seealso:
   - module: hep.gridbox.vacuum_factory
@@ -110,6 +116,7 @@ ARGUMENTS = {
     "state": {"type": "str", "choices": ["started", "restarted", "stopped"], "default": "started"},
     "program": {"type": "path", "default": "/usr/local/sbin/gridbox"},
     "path": {"type": "path", "default": "/etc/hep.gridbox/factory.json"},
+    "netns": {"type": "str"},
     "log_file": {"type": "path", "default": "/var/log/gridbox-factory.log"},
     "wait_timeout": {"type": "int", "default": 60},
     **PLAN_ARGUMENTS,

@@ -23,19 +23,19 @@ def is_well(factory: Factory) -> bool:
 def cells(slot: t.Mapping[str, t.Any], now: float) -> tuple[str, ...]:
     """One slot's row.
 
-    :param slot: as ``vacuum_factory`` returns it.
+    :param slot: as ``vacuum_info`` returns it.
     :param now: Unix seconds.
     """
-    state = str(slot.get("state") or "empty")
-    live = state in ("starting", "running")
-    since = slot.get("started") if state == "running" else slot.get("created")
+    end = slot.get("last_end") or {}
+    live = slot["state"] != "empty"
+    since = slot.get("since")
     return (
         str(slot["slot"]),
-        str(slot.get("machinetype") or "-"),
-        "empty" if not live else state,
-        str(slot.get("processors") or "-") if live else "-",
+        str((slot if live else end).get("machinetype") or "-"),
+        " ".join(str(word) for word in (slot["state"], slot.get("order")) if word),
+        str(slot["processors"]) if live else "-",
         age(now - float(since)) if live and since else "-",
-        "-" if live else str(slot.get("shutdown_message") or "-"),
+        "-" if live else str(end.get("message") or slot.get("reason") or "-"),
     )
 
 
@@ -46,7 +46,7 @@ def render(factories: t.Sequence[Factory], now: float) -> list[Line]:
     rows = [cells(slot, now) for factory in factories for slot in factory["slots"]]
     widths = [max(len(row[index]) for row in [HEAD, *rows]) for index in range(len(HEAD))]
     lines = [Line(_join(HEAD, widths)), Line(GAP.join("-" * one for one in widths))]
-    lines += [Line(_join(row, widths), "good" if row[2] == "running" else "plain") for row in rows]
+    lines += [Line(_join(row, widths), "good" if row[2].startswith("running") else "plain") for row in rows]
     lines.append(Line(""))
     lines += [Line(f"{one['host']}: {_said(one)}", "good" if is_well(one) else "bad") for one in factories]
     return lines

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The demo, as a newcomer runs it: ``make up``, again, ``make status``, ``make down``.
+"""The demo, as a newcomer runs it: ``make up``, again, ``make status``, ``make down``; two VO-boxes and a vacuum factory.
 
 The tests look with other tools than the collection: docker, ip, curl, ssh. They go by the order in this file.
 """
@@ -28,6 +28,9 @@ ENGINE = "unix:///run/gridbox-demo/docker.sock"
 PEER, HOST = "gridbox-peer", "gridbox-host"
 BOXES = {"vobox1": ("198.51.100.11", "2001:db8:77::11"), "vobox2": ("198.51.100.12", "2001:db8:77::12")}
 PORTS = (1975, 3128, 9100)
+SERVICES = {"vobox1": 4, "vobox2": 3}  # the first one publishes the factory's pipe as well
+SLOTS = [f"demo-0{number}.demo.example" for number in range(3)]
+MACHINES = Path("/var/lib/gridbox-factory/machines")
 
 
 def make(*arguments: str, timeout: float = 1200) -> str:
@@ -144,10 +147,13 @@ def test_check_mode_on_a_bare_machine_changes_nothing(before: dict[str, set[str]
 def test_up_ends_with_a_table(up: str) -> None:
     for name, (ipv4, ipv6) in BOXES.items():
         mac = inspect(name)["NetworkSettings"]["Networks"]["site"]["MacAddress"]
+        up_of = f"{SERVICES[name]}/{SERVICES[name]} up"
         row = (
-            rf"^{name} +{name}\.demo\.example +{ipv4} +{ipv6} +{mac} +docker [\d.]+ +vobox:reference \(1\) +3/3 up +\d"
+            rf"^{name} +{name}\.demo\.example +{ipv4} +{ipv6} +{mac} +docker [\d.]+ +vobox:reference \(1\) +{up_of} +\d"
         )
-        assert re.search(row, up, re.MULTILINE), up[-3000:]
+        assert re.search(row, up, re.MULTILINE), up
+    for slot in SLOTS:
+        assert re.search(rf"^{slot} +demo-(primes|pi) +running +1 ", up, re.MULTILINE), up[-3000:]
     assert "Both VO-boxes run; every declared service answers over IPv4 and IPv6." in up
     assert "ASYNC POLL" in up  # a person sees that the long step goes on
 
@@ -155,7 +161,7 @@ def test_up_ends_with_a_table(up: str) -> None:
 def test_a_second_up_changes_nothing_and_says_so(up: str) -> None:
     first = ids()
     output = make("up")
-    assert re.search(r"^demo +: ok=\d+ +changed=0 ", output, re.MULTILINE)
+    assert re.findall(r"^demo +: ok=\d+ +changed=(\d+) ", output, re.MULTILINE) == ["0", "0"]
     assert output.rstrip().endswith("Nothing was changed.")
     assert ids() == first
 
@@ -167,8 +173,33 @@ def test_check_mode_on_the_running_demo_foresees_no_change(up: str) -> None:
 
 def test_status_prints_the_table_and_little_else(up: str) -> None:
     output = make("status")
-    assert len(re.findall(r"3/3 up", output)) == 2
-    assert len(output.splitlines()) < 25, output
+    assert len(re.findall(r"(4/4|3/3) up", output)) == 2
+    assert all(re.search(rf"^{slot} +demo-", output, re.MULTILINE) for slot in SLOTS), output
+    assert len(output.splitlines()) < 45, output
+
+
+def test_the_factory_fills_its_slots_again_and_again(up: str) -> None:
+    """Machines of both machinetypes of the pipe have done their work, and others run in their place."""
+
+    def done() -> dict[str, str]:
+        found = {}
+        for file in MACHINES.glob("*/machine.json"):
+            machine = json.loads(file.read_text())
+            if machine["state"] == "ended" and machine["cleaned"]:
+                assert machine["shutdown_message"] == "200 Success", machine
+                found[machine["machinetype"]] = (file.parent / "output.log").read_text()
+        return found
+
+    deadline = time.monotonic() + 120
+    while len(printed := done()) < 2:
+        assert time.monotonic() < deadline, f"after 120 s machines of {', '.join(printed) or 'no type'} have ended"
+        time.sleep(1)
+    assert re.search(r"\d+ primes below \d+", printed["demo-primes"])
+    assert re.search(r"pi is about 3\.1\d*", printed["demo-pi"])
+    running = docker("ps", "--format", "{{.Names}}").split()
+    assert len([name for name in running if name.startswith("demo-0")]) >= 2  # the third may be changing
+    page = in_netns(PEER, "curl", "-sS", "-m", "10", "http://198.51.100.11:8080/demo.pipe").stdout
+    assert {one["suffix"] for one in json.loads(page)["machinetypes"]} == {"primes", "pi"}
 
 
 @pytest.mark.parametrize("name", BOXES)
@@ -365,3 +396,4 @@ def test_status_without_the_demo_says_so(before: dict[str, set[str]]) -> None:
     output = make("status")
     assert len(re.findall(r"absent", output)) == 2
     assert "2 of 2 VO-boxes need a look." in output
+    assert "There is no factory here" in output

@@ -370,7 +370,6 @@ class ConfigureWork:
             "running": daemon is not None,
             "restart_needed": reasons,
             "check": health.health(report, time.time()).output if report is not None else "",
-            "slots": [dict(one) for one in report.slots] if report is not None else [],
             "warnings": [*missing_user_data(self.wish), *unseen_mounts(self.wish.configuration, mount_table.read())],
         }
 

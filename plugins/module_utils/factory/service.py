@@ -25,6 +25,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.host import background
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 
+#: Where network namespaces have their names (ip-netns(8)).
+NETNS_FOLDER = "/run/netns"
+
 
 def stop(daemon: Running, seconds: float) -> None:
     """End a daemon, by systemd if that has started it.
@@ -52,6 +55,7 @@ class Wish:
     :ivar state: ``started``, ``restarted`` or ``stopped``.
     :ivar configuration: path of the file it works by.
     :ivar wait_timeout: seconds to come up, and to end.
+    :ivar netns: path of the network namespace to run in; empty: the one Ansible runs in.
     """
 
     state: str
@@ -59,6 +63,7 @@ class Wish:
     configuration: str
     log_file: str
     wait_timeout: int
+    netns: str = ""
 
     @classmethod
     def from_params(cls, params: t.Mapping[str, t.Any]) -> Wish:
@@ -72,12 +77,24 @@ class Wish:
                 raise InputError(option, path, "an absolute path without .. or a trailing slash")
         if params["wait_timeout"] < 1:
             raise InputError("wait_timeout", params["wait_timeout"], "a number of seconds of 1 or more")
-        return cls(params["state"], params["program"], params["path"], params["log_file"], params["wait_timeout"])
+        netns = params["netns"] or ""
+        if netns and "/" not in netns:
+            netns = f"{NETNS_FOLDER}/{netns}"
+        if netns and not netns.startswith("/"):
+            raise InputError("netns", params["netns"], f"a name below {NETNS_FOLDER}, or an absolute path")
+        return cls(
+            params["state"], params["program"], params["path"], params["log_file"], params["wait_timeout"], netns
+        )  # fmt: skip
 
     @property
     def argv(self) -> tuple[str, ...]:
         """How it is started."""
-        return (*running.arguments(self.program, self.configuration), "--log", self.log_file)
+        return (*self.way_in, *running.arguments(self.program, self.configuration), "--log", self.log_file)
+
+    @property
+    def way_in(self) -> tuple[str, ...]:
+        """What comes before the program: nsenter, which becomes it, so that the process keeps its number."""
+        return ("nsenter", f"--net={self.netns}") if self.netns else ()
 
 
 def plan(wish: Wish, daemon: t.Optional[Running]) -> Plan:
@@ -120,6 +137,12 @@ class ServiceWork:
                 "there is no such file",
                 "Write it first, with the module hep.gridbox.vacuum_factory.",
             )
+        if self.wish.netns and not os.path.exists(self.wish.netns):
+            raise RefusedError(
+                f"netns: {self.wish.netns}",
+                "there is no such network namespace",
+                "Make it first (ip netns add), or leave netns out.",
+            )
         if not os.access(self.wish.program, os.X_OK):
             raise RefusedError(
                 f"program: {self.wish.program}",
@@ -132,7 +155,7 @@ class ServiceWork:
         if step.action == "stop":
             daemon = self.observe()
             if daemon is not None:
-                data = {"unit": daemon.unit, "argv": list(daemon.argv)}
+                data = {"unit": daemon.unit, "argv": [*wish.way_in, *daemon.argv]}
                 journal.will_do("started the daemon again", "start_again", log_file=wish.log_file, **data)
                 stop(daemon, wish.wait_timeout)
             return

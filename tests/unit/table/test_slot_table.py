@@ -11,11 +11,12 @@ FACTORY = {
     "host": "wn001",
     "check": "OK: Factory ok (1/3 2/4) | machines=1;;;0;3",
     "slots": [
-        {"slot": "wn001-00", "machinetype": "lhcb-prod", "state": "running", "processors": 2, "created": NOW - 3720,
-         "started": NOW - 3600, "shutdown_message": None},
-        {"slot": "wn001-01", "machinetype": "local", "state": "ended", "processors": 1, "created": NOW - 99,
-         "started": NOW - 98, "shutdown_message": "300 Nothing to do"},
-        {"slot": "wn001-02"},
+        {"slot": "wn001-00", "machinetype": "lhcb-prod", "state": "running", "processors": 2, "since": NOW - 3600,
+         "order": "drained", "reason": "", "last_end": None},
+        {"slot": "wn001-01", "machinetype": "", "state": "empty", "processors": 0, "since": None, "order": "",
+         "reason": "", "last_end": {"machinetype": "local", "message": "300 Nothing to do"}},
+        {"slot": "wn001-02", "machinetype": "", "state": "empty", "processors": 0, "since": None, "order": "",
+         "reason": "too little memory", "last_end": None},
     ],
 }  # fmt: skip
 
@@ -23,9 +24,9 @@ FACTORY = {
 def test_a_line_for_each_slot_and_one_for_each_factory() -> None:
     lines = render([FACTORY], NOW)
     assert [line.text.split() for line in lines[2:5]] == [
-        ["wn001-00", "lhcb-prod", "running", "2", "1", "h", "-"],
+        ["wn001-00", "lhcb-prod", "running", "drained", "2", "1", "h", "-"],
         ["wn001-01", "local", "empty", "-", "-", "300", "Nothing", "to", "do"],
-        ["wn001-02", "-", "empty", "-", "-", "-"],
+        ["wn001-02", "-", "empty", "-", "-", "too", "little", "memory"],
     ]
     assert (lines[-1].text, lines[-1].mood) == ("wn001: OK: Factory ok (1/3 2/4)", "good")
 
