@@ -23,6 +23,9 @@ LOOK = (
 )
 
 
+pytestmark = pytest.mark.fleet  # what of it a scenario does not show as well takes minutes
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     """A bare host."""

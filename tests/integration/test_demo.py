@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The demo, as a newcomer runs it: ``make up``, again, ``make status``, ``make down``; two VO-boxes and a vacuum factory.
+"""The demo, two VO-boxes and a factory, as a newcomer runs it: ``make up``, again, ``make status``, ``make down``.
 
 The tests look with other tools than the collection: docker, ip, curl, ssh. They go by the order in this file.
 """

@@ -140,7 +140,7 @@ class PodmanService:
 
     And with a /run/containers of its own, in a mount namespace: there Podman 4.3 remembers, for all its storages of a
     machine and by the networks' names, which address belongs to which container. What a killed run leaves in it would
-    keep an address from a later one.
+    keep an address from a later one. And with a /var/tmp of its own, where a killed one leaves what it was loading.
     """
 
     def __init__(self, folder: Path, netns: str) -> None:
@@ -174,7 +174,7 @@ class PodmanService:
     def _way_in(self) -> list[str]:
         if self.process is not None:
             return ["nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt", f"--wd={os.getcwd()}"]
-        own = 'mount -t tmpfs gridbox /run/containers && exec "$@"'
+        own = 'mount -t tmpfs gridbox /run/containers && mount -t tmpfs gridbox /var/tmp && exec "$@"'
         return ["unshare", "--mount", "--propagation=slave", "sh", "-c", own, "sh"]
 
     def seen(self, path: str) -> str:
