@@ -35,7 +35,7 @@ options:
     default: /etc/hep.gridbox/factory.json
   netns:
     description:
-      - The network namespace to start it in, a name below C(/run/netns) or an absolute path: from there it reads pipes and
+      - The network namespace to start it in, a name below C(/run/netns) or an absolute path. From there it reads pipes and
         talks to other factories. A daemon that runs already is left where it is.
     type: str
   log_file:

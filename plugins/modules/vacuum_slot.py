@@ -17,9 +17,9 @@ description:
   - Where the factory's daemon works, it is asked. The module gives it orders, in a file that vanishes at reboot, and waits
     until the slots are as wanted.
   - Where none works, the module does once what a factory does, in one process. What has ended is written down, accounted for
-    and cleaned away, and machines whose time is over are ended, in all slots; then the wanted slots are emptied, or filled by the decision that a factory takes, several
-    machines at a time. This is the push mode, for sites that run playbooks and no daemons. No daemon can start meanwhile, and
-    one that is started afterwards goes on from there.
+    and cleaned away, and machines whose time is over are ended, in all slots; then the wanted slots are emptied, or filled by
+    the decision that a factory takes, several machines at a time. This is the push mode, for sites that run playbooks and no
+    daemons. No daemon can start meanwhile, and one that is started afterwards goes on from there.
   - Slots that are as wanted are not touched.
 options:
   slots:
