@@ -36,7 +36,7 @@ def make(podman: PodmanService, tmp_path: Path) -> t.Iterator[t.Callable[..., La
 
     def factory(script: str = WORKS, **settings: t.Any) -> LabFactory:
         kind = {**KIND, **settings.pop("kind", {})}
-        lab = t.cast(Lab, PodmanLab(podman))  # noqa: TC006 (pylint counts no text)
+        lab = t.cast(Lab, PodmanLab(podman))
         one = LabFactory(lab, tmp_path, network="podman", **{"machinetypes": {"a": kind}, **settings})
         one.file("a", "run", script)
         made.append(one)
