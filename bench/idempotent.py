@@ -92,15 +92,15 @@ def run_process(lab: Lab, module: str, given: dict[str, t.Any]) -> tuple[float, 
     return seconds, t.cast("dict[str, t.Any]", json.loads(done.stdout))
 
 
-def run_playbook(lab: Lab, folder: Path, module: str | None, given: dict[str, t.Any], tasks: int) -> float:
-    """One ansible-playbook with this many tasks; seconds."""
+def run_playbook(lab: Lab, folder: Path, *tasks: dict[str, t.Any]) -> float:
+    """One ansible-playbook with these tasks, which have nothing to do; seconds."""
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{lab.engine.netns} {sys.executable} "$@"\n')
     python.chmod(0o755)
     play = {
         "hosts": "localhost", "connection": "local", "gather_facts": False,
         "vars": {"ansible_python_interpreter": str(python)},
-        "tasks": [{"name": f"Run {number}", module: given} for number in range(tasks)] if module else [],
+        "tasks": list(tasks),
     }  # fmt: skip
     playbook = folder / "play.yml"
     playbook.write_text(yaml.safe_dump([play]))
@@ -110,8 +110,8 @@ def run_playbook(lab: Lab, folder: Path, module: str | None, given: dict[str, t.
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     seconds = time.perf_counter() - began
-    if done.returncode or (module and "changed=0" not in done.stdout):
-        raise SystemExit(f"{module}: not idempotent, or failed:\n{done.stdout}{done.stderr}")
+    if done.returncode or (tasks and "changed=0" not in done.stdout):
+        raise SystemExit(f"Not idempotent, or failed:\n{done.stdout}{done.stderr}")
     return seconds
 
 
@@ -156,9 +156,11 @@ def measure(lab: Lab, folder: Path, runs: int, plays: int) -> None:
             seconds.setdefault(("start only", module), []).append(refused)
     empty = []
     for _turn in range(plays):
-        empty.append(run_playbook(lab, folder, None, {}, 0))
+        empty.append(run_playbook(lab, folder))
         for module in (OURS, THEIRS):
-            took = run_playbook(lab, folder, module, asked[module], 10)
+            took = run_playbook(
+                lab, folder, *({"name": f"Run {number}", module: asked[module]} for number in range(10))
+            )
             seconds.setdefault(("task", module), []).append(took)
     base = statistics.median(empty)
     print(f"{'':12} {'ours':>8} {'theirs':>8}   ratio    (seconds, medians)")

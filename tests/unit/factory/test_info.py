@@ -37,10 +37,11 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, t.Any]:
 
 
 @pytest.mark.parametrize(
-    ("written", "pid", "works"),
-    [(NOW, os.getpid(), True), (NOW - 61, os.getpid(), False), (NOW + 61, os.getpid(), False), (NOW, 1 << 30, False)],
+    ("written", "lives", "works"),
+    [(NOW, True, True), (NOW - 61, True, False), (NOW + 61, True, False), (NOW, False, False)],
 )
-def test_whether_a_daemon_works(written: float, pid: int, works: bool) -> None:
+def test_whether_a_daemon_works(written: float, lives: bool, works: bool) -> None:
+    pid = os.getpid() if lives else 1 << 30
     assert is_at_work(replace(REPORT, written=written, pid=pid), NOW) is works
     assert not is_at_work(None, NOW)
 

@@ -1,0 +1,104 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How long do all slots of a host take that are as they should be? Needs root, dockerd, and community.docker.
+
+A factory without a daemon, all of whose slots run, and as many containers of the same kind, on an engine of the
+script's own; alternately in one run, each as a playbook, less an empty one:
+
+hep.gridbox.vacuum_slot               one task for all slots
+community.docker.docker_container     one task in a loop over the containers
+
+Run it from the checkout, in its environment: ``.venv/bin/python -m bench.vacuum_slot --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import tempfile
+import typing as t
+from pathlib import Path
+
+from bench.idempotent import run_playbook, run_process
+from bench.vacuum_refill import KIND, OPTIONS, STAYS
+from tests.lab.factory import LabFactory
+from tests.lab.lab import Lab, make_lab, remove_lab
+
+OURS, THEIRS = "hep.gridbox.vacuum_slot", "community.docker.docker_container"
+
+
+def theirs(lab: Lab, folder: Path, name: str) -> dict[str, t.Any]:
+    """A container like a machine, with a file and a folder mounted into it."""
+    return {
+        "docker_host": lab.engine.url, "name": name, "image": "busybox:test", "pull": "never",
+        "hostname": "slot.example.org", "command": ["sleep", "3600"], "memory": "16m", "memory_swap": "16m", "cpus": 1,
+        "pids_limit": 1024, "network_mode": "bridge", "init": True, "cap_drop": ["ALL"],
+        "security_opts": ["no-new-privileges"], "ulimits": ["nofile:4096:4096"], "labels": {"slot": name},
+        "volumes": [f"{folder}:/var/spool/joboutputs", f"{folder}/run:/user_data:ro"],
+    }  # fmt: skip
+
+
+def measure(lab: Lab, folder: Path, slots: int, runs: int) -> None:
+    """Fill both, then measure what changes nothing, alternately."""
+    factory = LabFactory(
+        lab, folder, total_processors=slots, machinetypes={"a": KIND}, **OPTIONS
+    )  # fmt: skip
+    factory.file("a", "run", STAYS)
+    shared = folder / "shared"
+    shared.mkdir()
+    (shared / "run").write_text(STAYS)
+    names = [f"slot{number:02}" for number in range(slots)]
+    ours = {"configuration": str(factory.configuration), "state": "running"}
+    try:
+        for module, given in ((OURS, [ours]), (THEIRS, [theirs(lab, shared, name) for name in names])):
+            for one in given:
+                _seconds, said = run_process(lab, module, one)
+                if said.get("failed") or not said["changed"]:
+                    raise SystemExit(f"{module}: {said.get('msg')}")
+        if len(factory.running()) != slots:
+            raise SystemExit(f"{len(factory.running())} machines run, of {slots}")
+        tasks = {
+            OURS: {"name": "All slots", OURS: ours},
+            THEIRS: {"name": "All containers", THEIRS: theirs(lab, shared, "{{ item }}"), "loop": names},
+        }
+        empty: list[float] = []
+        seconds: dict[str, list[float]] = {OURS: [], THEIRS: []}
+        for _turn in range(runs):
+            empty.append(run_playbook(lab, folder))
+            for module, task in tasks.items():
+                seconds[module].append(run_playbook(lab, folder, task))
+        base = statistics.median(empty)
+        one, many = (statistics.median(seconds[module]) - base for module in (OURS, THEIRS))
+        print(
+            f"{slots} slots that are as they should be, seconds (median of {runs}), less an empty playbook's {base:.2f}"
+        )
+        print(f"{OURS:36} {one:8.2f}")
+        print(f"{THEIRS:36} {many:8.2f}   {many / one:.1f} x")
+    finally:
+        factory.remove()
+        for name in names:
+            lab.docker("rm", "--force", name, check=False)
+
+
+def main() -> None:
+    """Entry point."""
+    options = argparse.ArgumentParser(description="All slots of a host by one task, and as many containers by a loop.")
+    options.add_argument("--slots", type=int, default=24)
+    options.add_argument("--runs", type=int, default=5)
+    given = options.parse_args()
+    if importlib.util.find_spec("ansible_collections.community") is None:
+        raise SystemExit("community.docker is not in this environment: scripts/bootstrap collections puts it there.")
+    with tempfile.TemporaryDirectory(prefix="gbb") as name:
+        folder = Path(name)
+        lab = make_lab(folder / "e", "gbb-slot")
+        try:
+            measure(lab, folder, given.slots, given.runs)
+        finally:
+            remove_lab(lab)
+
+
+if __name__ == "__main__":
+    main()
