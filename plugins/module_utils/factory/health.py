@@ -114,7 +114,8 @@ def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
             )
     for machinetype, failures in sorted(report.failures_in_a_row.items()):
         if failures >= FAILURES:
-            yield _Finding(CRITICAL, f"The last {failures} machines of {machinetype} fizzled or did not start")
+            text = f"The last {failures} machines of {machinetype} fizzled or did not start"
+            yield _Finding(CRITICAL, text + _why_the_last(report, machinetype))
     for machinetype, image in sorted(report.images.items()):
         yield from _image(machinetype, image, now, limit)
     for prefix, pipe in sorted(report.pipes.items()):
@@ -144,6 +145,13 @@ def _pipe(prefix: str, pipe: PipeStatus, report: Report, now: float, limit: floa
         yield _Finding(WARNING, f"Vacuum pipe {prefix}: {pipe.problem}")
     for sentence in pipe.dropped:
         yield _Finding(WARNING, sentence)
+
+
+def _why_the_last(report: Report, machinetype: str) -> str:
+    """Why a machine of a type ended that is still the last in its slot; nothing if there is none."""
+    ended = [one for one in report.slots if one.get("machinetype") == machinetype and one.get("ended")]
+    last = max(ended, key=lambda one: float(one["ended"]), default=None)
+    return f". Of the last one: {last['shutdown_message']}; {last['end_reason']}" if last is not None else ""
 
 
 def _all_back_off(decision: t.Optional[t.Mapping[str, t.Any]]) -> bool:

@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
 import typing as t
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     EngineError,
@@ -18,10 +16,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     InputError,
     RefusedError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, running, service
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import running, service
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
@@ -29,7 +27,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import S
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED, End
 
 #: What a machine that is ended here has as its shutdown message, if it left none: the host's doing, no abort.
 MESSAGE = "100 The factory was removed"
@@ -201,23 +199,17 @@ class TakeAwayWork:
         machine = next((one for one in observed.machines if one.uuid == uuid), None)
         if machine is None or observed.configuration is None:
             return
-        configuration, engine = observed.configuration, _engine(observed.configuration)
-        life = Life(configuration, Store(configuration.state_folder), engine, WorkSpaces(configuration))
-        name = machine.container or machine.container_name
-        if machine.state != ENDED:
-            container = engine.container(name)
-            if container is not None and container.alive:
-                machine = replace(
-                    machine, container=container.id, told=int(time.time()), end_code=STOPPED,
-                    end_reason="its factory was removed", shutdown_message=MESSAGE,
-                )  # fmt: skip
-                life.store.save(machine)
-                container = _told_to_end(engine, container, configuration.grace_seconds)
+        hands = ByHand(observed.configuration)
+        if machine.state == ENDED:
+            hands.clean(machine)
+        elif machine.uuid in observed.alive:
+            hands.stop(machine, End(machine.slot, machine.machinetype, STOPPED, "its factory was removed", MESSAGE))
+        else:
+            container = hands.engine.container(machine.container or machine.container_name)
             if container is None and machine.started is None:
-                life.forget(machine)
-                return
-            machine = life.end(machine, container, host_facts.boot_time())
-        life.clean(machine)
+                hands.forget(machine)
+            else:
+                hands.clean(hands.life.end(machine, container, hands.boot_time))
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if running.find(self.wish.program, self.wish.path, ()) is None:
@@ -229,31 +221,12 @@ class TakeAwayWork:
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
         gone = applied or not plan.steps
         return {
-            "running": not gone and observed.daemon is not None, "restart_needed": [], "check": "",
-            "slots": [], "warnings": [],
+            "running": not gone and observed.daemon is not None, "restart_needed": [], "check": "", "warnings": [],
         }  # fmt: skip
 
 
 def _engine(configuration: Configuration) -> MachineEngine:
     return MachineEngine(configuration.engine_url, configuration.settings.name)
-
-
-def _told_to_end(engine: MachineEngine, container: Container, seconds: float) -> t.Optional[Container]:
-    """TERM, and KILL for one that still runs after its grace; how it ended."""
-    deadline = time.monotonic() + seconds
-    found: t.Optional[Container] = container
-    engine.signal(container.id, "TERM")
-    while found is not None and found.alive and time.monotonic() < deadline:
-        time.sleep(0.2)
-        found = engine.container(container.id)
-    if found is not None and found.alive:
-        with contextlib.suppress(EngineError):  # it has just ended
-            engine.signal(container.id, "KILL")
-        deadline = time.monotonic() + 30
-        while found is not None and found.alive and time.monotonic() < deadline:
-            time.sleep(0.2)
-            found = engine.container(container.id)
-    return found
 
 
 def refuse_live(observed: Observed) -> None:

@@ -79,7 +79,26 @@ def test_a_factory_that_is_well() -> None:
         ({"images": {"a": ImageStatus(False, since=NOW - 30)}}, OK, "Factory ok"),
         ({"images": {"a": ImageStatus(False, since=NOW - 900)}}, WARNING, "The image of a is being fetched for 15 min"),
         ({"failures_in_a_row": {"a": 2}}, OK, "Factory ok"),
-        ({"failures_in_a_row": {"a": 3}}, CRITICAL, "The last 3 machines of a fizzled or did not start"),
+        ({"failures_in_a_row": {"a": 3}}, CRITICAL, "The last 3 machines of a fizzled or did not start ("),
+        (
+            {
+                "failures_in_a_row": {"a": 3},
+                "slots": (
+                    {"slot": "1", "machinetype": "a", "ended": 1, "shutdown_message": "200 Ok", "end_reason": "x"},
+                    {
+                        "slot": "2",
+                        "machinetype": "a",
+                        "ended": 2,
+                        "shutdown_message": "500 No",
+                        "end_reason": "It broke.",
+                    },
+                    {"slot": "3", "machinetype": "a", "ended": None, "shutdown_message": None, "end_reason": ""},
+                    {"slot": "4"},
+                ),
+            },
+            CRITICAL,
+            "The last 3 machines of a fizzled or did not start. Of the last one: 500 No; It broke (",
+        ),
         (
             {"cvmfs": {"lhcb.cern.ch": Finding(False, "It hangs.", NOW - 120)}},
             CRITICAL,
