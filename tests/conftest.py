@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.gate.tools import ROOT
 
-# The shell that ssh runs its way in with (ProxyCommand). Its stdin is a socket there, for which bash takes itself to be a
-# remote login and reads the person's .bashrc: that may take seconds, and what it has begun is killed with the connection.
+# The shell that ssh runs its way in with (ProxyCommand). Its stdin is a socket there, so bash takes itself for a remote
+# login and reads the person's .bashrc, which may take seconds; and what it has begun is killed with the connection.
 os.environ["SHELL"] = "/bin/sh"
 
 #: The same examples in each run, and no word on seconds, which are the machine's.
