@@ -70,9 +70,12 @@ def test_a_daemon_is_started_and_stopped(state: str, daemon: t.Optional[Running]
     assert wish.argv == ("/p", "--configuration", "/c", "factory", "--log", "/l")
 
 
-@pytest.mark.parametrize("wrong", [{"program": "gridbox"}, {"path": "/a/"}, {"log_file": "/"}, {"wait_timeout": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"program": "gridbox"}, {"path": "/a/"}, {"log_file": "/"}, {"wait_timeout": 0}, {"netns": "../a"}]
+)
 def test_what_cannot_be_right_is_refused(wrong: dict[str, t.Any]) -> None:
-    right = {"state": "started", "program": "/p", "path": "/c", "log_file": "/l", "wait_timeout": 1}
-    service.Wish.from_params(right)
+    right = {"state": "started", "program": "/p", "path": "/c", "log_file": "/l", "wait_timeout": 1, "netns": "a"}
+    assert service.Wish.from_params(right).argv[:3] == ("nsenter", "--net=/run/netns/a", "/p")
+    assert service.Wish.from_params({**right, "netns": None}).argv[0] == "/p"
     with pytest.raises(InputError, match=next(iter(wrong))):
         service.Wish.from_params({**right, **wrong})
