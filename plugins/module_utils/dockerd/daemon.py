@@ -36,12 +36,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.host import background, mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host import background, mount_table, netns
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
-
-NETNS_FOLDER = "/run/netns"
 
 #: Options of the module that become flags, and the key of daemon.json that must not be set beside the flag: dockerd
 #: refuses to start with "directives are specified both as a flag and in the configuration file".
@@ -93,11 +91,7 @@ class Wish:
                 raise InputError("extra_arguments", argument, "no flag that has an option of its own here")
         if params["wait_timeout"] < 1:
             raise InputError("wait_timeout", params["wait_timeout"], "a number of seconds of 1 or more")
-        netns = params["netns"] or ""
-        if netns and "/" not in netns:
-            netns = f"{NETNS_FOLDER}/{netns}"
-        if netns and not netns.startswith("/"):
-            raise InputError("netns", params["netns"], f"a name below {NETNS_FOLDER}, or an absolute path")
+        asked = netns.from_option(params["netns"])
         return cls(
             params["state"],
             params["executable"],
@@ -108,7 +102,7 @@ class Wish:
             params["pidfile"],
             params["log_file"],
             tuple(params["extra_arguments"]),
-            netns,
+            asked,
             params["wait_timeout"],
         )
 
@@ -296,11 +290,7 @@ class DaemonWork:
             return
         wish = self.wish
         if wish.netns and observed.wanted_netns is None:
-            raise RefusedError(
-                f"netns: {wish.netns}",
-                "there is no such network namespace",
-                "Make it first (ip netns add), or leave netns out.",
-            )
+            raise netns.missing(wish.netns)
         config = read_config(wish.config_file)
         both = [f"{key} ({option})" for option, key in FLAG_KEYS.items() if key in config]
         if both:
@@ -370,10 +360,7 @@ class DaemonWork:
         _remove_stale_pidfile(f"{wish.exec_root}/containerd/containerd.pid", "containerd")
         for path in (wish.socket, wish.pidfile, wish.log_file):
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        argv = [program, *wish.flags()]
-        if wish.netns:
-            # nsenter execs, so the process keeps its pid; unlike "ip netns exec" it leaves /sys and the cgroups alone.
-            argv = ["nsenter", f"--net={wish.netns}", *argv]
+        argv = [*netns.way_in(wish.netns), program, *wish.flags()]
         journal.will_do(
             "stopped the dockerd that did not come up",
             "stop_started",

@@ -51,7 +51,7 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     unsure = "The engine does not answer, so nobody can tell what runs: the slots are as they were written down last."
     return {
         "warnings": [unsure] if problem else [],
-        "factory": _factory(configuration, told, works, problem, found),
+        "factory": _factory(configuration, given, told, works, problem, found),
         "orders": given.as_data(),
         "slots": found,
         "machinetypes": _machinetypes(configuration, told if works else None, found),
@@ -86,12 +86,13 @@ def _without_daemon(configuration: Configuration, last: dict[str, Machine]) -> s
 
 def _factory(
     configuration: Configuration,
+    given: orders.Orders,
     told: t.Optional[report.Report],
     works: bool,
     problem: str,
     found: t.Sequence[t.Mapping[str, t.Any]],
 ) -> dict[str, t.Any]:
-    settings, now = configuration.settings, time.time()
+    settings, now = given.over(configuration.settings), time.time()
     running = [one for one in found if one["state"] != "empty"]
     made: dict[str, t.Any] = {
         "name": settings.name,
@@ -101,8 +102,8 @@ def _factory(
         "version": told.version if told is not None else "",
         "report_age": int(now - told.written) if told is not None else None,
         "engine_problem": problem,
-        "draining": settings.draining or orders.load(configuration.state_folder).draining,
-        "shutdown_time": orders.load(configuration.state_folder).over(settings).shutdown_time,
+        "draining": settings.draining,
+        "shutdown_time": settings.shutdown_time,
         "running_machines": len(running),
         "running_processors": sum(one["processors"] for one in running),
         "total_processors": settings.total_processors,

@@ -74,6 +74,7 @@ class MachineEngine:
     def __init__(self, url: str, factory: str, timeout: int = TIMEOUT) -> None:
         self.url, self.factory, self.timeout = url, factory, timeout
         self._local = threading.local()
+        self._limits_writes: t.Optional[bool] = None
 
     @property
     def api(self) -> DockerApi:
@@ -135,7 +136,12 @@ class MachineEngine:
 
     def limits_writes(self) -> bool:
         """Whether the engine can limit what a container writes to its own root file system: Docker, by project quotas
-        of XFS. It refuses containers with a limit otherwise."""
+        of XFS. It refuses containers with a limit otherwise. Asked once: each start wants to know."""
+        if self._limits_writes is None:
+            self._limits_writes = self._find_limits_writes()
+        return self._limits_writes
+
+    def _find_limits_writes(self) -> bool:
         if self.api.platform.name != "docker":
             return False
         about = self.api.info()

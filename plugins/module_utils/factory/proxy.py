@@ -20,6 +20,7 @@ import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command
+from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import read_file
 
 CERTIFICATE, KEY = "x509cert.pem", "x509key.pem"
@@ -79,7 +80,7 @@ def make(
     source, key = os.path.join(folder, CERTIFICATE), os.path.join(folder, KEY)
     now = int(clock())
     if shutdown_time <= now:
-        found = f"it would end at {_utc(shutdown_time)}, which is past"
+        found = f"it would end at {utc(shutdown_time)}, which is past"
         raise RefusedError(f"Making a proxy of {source}", found, "No machine is made that has to be gone already.")
     text = read_file(source, _MAX_BYTES).decode(errors="replace").replace("\r\n", "\n")
     chain = [f"{block}\n" for block in _BLOCK.findall(text)]
@@ -111,8 +112,8 @@ def _look(work: str, chain: t.Sequence[str], source: str, end: int) -> str:
             raise GridboxError(f"Reading {source} failed: openssl says {output.strip()!r} of its end.") from exc
         if last < end:
             raise RefusedError(
-                f"Making a proxy of {source} until {_utc(end)}",
-                f"its certificate {number + 1} ({_subject(path)}) ends at {_utc(last)}",
+                f"Making a proxy of {source} until {utc(end)}",
+                f"its certificate {number + 1} ({_subject(path)}) ends at {utc(last)}",
                 "Put a newer certificate there, or make max_wallclock_seconds smaller.",
             )
     return _subject(os.path.join(work, "0.pem"))
@@ -174,7 +175,3 @@ def _load(path: str) -> str:
 
 def _asn1(seconds: int) -> str:
     return time.strftime("%Y%m%d%H%M%SZ", time.gmtime(seconds))
-
-
-def _utc(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -21,12 +21,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
-from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command
+from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command, netns
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
-
-#: Where network namespaces have their names (ip-netns(8)).
-NETNS_FOLDER = "/run/netns"
 
 
 def stop(daemon: Running, seconds: float) -> None:
@@ -77,24 +74,16 @@ class Wish:
                 raise InputError(option, path, "an absolute path without .. or a trailing slash")
         if params["wait_timeout"] < 1:
             raise InputError("wait_timeout", params["wait_timeout"], "a number of seconds of 1 or more")
-        netns = params["netns"] or ""
-        if netns and "/" not in netns:
-            netns = f"{NETNS_FOLDER}/{netns}"
-        if netns and not netns.startswith("/"):
-            raise InputError("netns", params["netns"], f"a name below {NETNS_FOLDER}, or an absolute path")
+        asked = netns.from_option(params["netns"])
         return cls(
-            params["state"], params["program"], params["path"], params["log_file"], params["wait_timeout"], netns
+            params["state"], params["program"], params["path"], params["log_file"], params["wait_timeout"], asked
         )  # fmt: skip
 
     @property
     def argv(self) -> tuple[str, ...]:
         """How it is started."""
-        return (*self.way_in, *running.arguments(self.program, self.configuration), "--log", self.log_file)
-
-    @property
-    def way_in(self) -> tuple[str, ...]:
-        """What comes before the program: nsenter, which becomes it, so that the process keeps its number."""
-        return ("nsenter", f"--net={self.netns}") if self.netns else ()
+        daemon = running.arguments(self.program, self.configuration)
+        return (*netns.way_in(self.netns), *daemon, "--log", self.log_file)
 
 
 def plan(wish: Wish, daemon: t.Optional[Running]) -> Plan:
@@ -138,11 +127,7 @@ class ServiceWork:
                 "Write it first, with the module hep.gridbox.vacuum_factory.",
             )
         if self.wish.netns and not os.path.exists(self.wish.netns):
-            raise RefusedError(
-                f"netns: {self.wish.netns}",
-                "there is no such network namespace",
-                "Make it first (ip netns add), or leave netns out.",
-            )
+            raise netns.missing(self.wish.netns)
         if not os.access(self.wish.program, os.X_OK):
             raise RefusedError(
                 f"program: {self.wish.program}",
@@ -155,7 +140,7 @@ class ServiceWork:
         if step.action == "stop":
             daemon = self.observe()
             if daemon is not None:
-                data = {"unit": daemon.unit, "argv": [*wish.way_in, *daemon.argv]}
+                data = {"unit": daemon.unit, "argv": [*netns.way_in(wish.netns), *daemon.argv]}
                 journal.will_do("started the daemon again", "start_again", log_file=wish.log_file, **data)
                 stop(daemon, wish.wait_timeout)
             return

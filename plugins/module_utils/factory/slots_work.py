@@ -39,6 +39,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import S
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
+from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
 
 #: Of each action, how many are done at a time. Who stops a machine waits, mostly.
 _AT_A_TIME = {"stop_machine": 32, "pull_image": 2}
@@ -304,8 +305,7 @@ class SlotsWork:
                 else:
                     left[slot] = f"{machine.machinetype} is {machine.state}" if machine else reason or "it is empty"
             elif machine is not None:
-                until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(machine.shutdown_time))
-                left[slot] = f"{machine.machinetype} runs, until {until} at the latest"
+                left[slot] = f"{machine.machinetype} runs, until {utc(machine.shutdown_time)} at the latest"
             elif not obeyed:
                 left[slot] = "the daemon has not read the order"
             elif slot in begun and (recorded is None or recorded.uuid != begun[slot]):

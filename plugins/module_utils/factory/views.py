@@ -10,10 +10,10 @@ Factories that did not answer are named at the end, with since when: Vac leaves 
 
 from __future__ import annotations
 
-import time
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import Report
+from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import printable
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
     RUNNING,
@@ -243,7 +243,7 @@ def _utc(seconds: t.Optional[float]) -> str:
     if seconds is None:
         return _NOTHING
     try:
-        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+        return utc(seconds)
     except (ValueError, OverflowError, OSError):
         return f"{seconds:g} s"
 

@@ -15,9 +15,7 @@ import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
-
-#: Where iproute2 keeps the names (ip-netns(8)).
-FOLDER = "/run/netns"
+from ansible_collections.hep.gridbox.plugins.module_utils.host.netns import FOLDER
 
 
 def path_of(name: str) -> str:

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import Unfit, check_url
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import MAX_BYTES, Pipe, Section, parse
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer, fetch, read_file
@@ -144,13 +145,9 @@ def _ask(url: str, section: Section, transfer: Transfer, cache: str, copy: t.Opt
 def _told(prefix: str, note: Note) -> str:
     """That a copy is used, and since when."""
     return (
-        f"The vacuum pipe {prefix} has not been read since {_utc(note.fetched_at)}: its source has been down"
-        f" since {_utc(note.down_since)}. The copy is used until it is back. Last it was: {note.problem}"
+        f"The vacuum pipe {prefix} has not been read since {utc(note.fetched_at)}: its source has been down"
+        f" since {utc(note.down_since)}. The copy is used until it is back. Last it was: {note.problem}"
     )
-
-
-def _utc(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 # ---- the copy ----------------------------------------------------------------------------------------------------
