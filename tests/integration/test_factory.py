@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import typing as t
@@ -105,24 +106,26 @@ def test_the_contract_inside(make: t.Callable[..., LabFactory]) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+FIZZLED = r"300 Ended after \d+ s without a message$"
+
+
 @pytest.mark.parametrize(
-    ("script", "seconds", "message", "code"),
+    ("script", "message", "code"),
     [
-        ("echo 300 Nothing to do >$JOBOUTPUTS/shutdown_message", 0, "300 Nothing to do", "by_itself"),
-        ("exit 3", 0, "300 Ended after 0 s without a message", "by_itself"),
-        ("ln -s /etc/hostname $JOBOUTPUTS/shutdown_message", 0, "300 Ended after 0 s without a message", "by_itself"),
-        ("mkfifo $JOBOUTPUTS/shutdown_message", 0, "300 Ended after 0 s without a message", "by_itself"),
-        ("mkdir $JOBOUTPUTS/shutdown_message", 0, "300 Ended after 0 s without a message", "by_itself"),
-        ("sleep 2", 0, None, "by_itself"),
+        ("echo 300 Nothing to do >$JOBOUTPUTS/shutdown_message", "300 Nothing to do", "by_itself"),
+        ("exit 3", FIZZLED, "by_itself"),
+        ("ln -s /etc/hostname $JOBOUTPUTS/shutdown_message", FIZZLED, "by_itself"),
+        ("mkfifo $JOBOUTPUTS/shutdown_message", FIZZLED, "by_itself"),
+        ("mkdir $JOBOUTPUTS/shutdown_message", FIZZLED, "by_itself"),
+        ("sleep 2", None, "by_itself"),
     ],
 )
-def test_outcomes(
-    make: t.Callable[..., LabFactory], script: str, seconds: int, message: t.Optional[str], code: str
-) -> None:
-    factory = make(f"#!/bin/sh\n{script}\n", total_processors=1, machinefeatures_options={"seconds": str(seconds)})
+def test_outcomes(make: t.Callable[..., LabFactory], script: str, message: t.Optional[str], code: str) -> None:
+    # What lasts longer than fizzle_seconds is no abort; a busy machine may take seconds to start and end a script.
+    factory = make(f"#!/bin/sh\n{script}\n", total_processors=1, kind={"fizzle_seconds": 1 if message is None else 60})
     factory.start()
     end = ended(factory)[0]
-    assert (end["message"] or "").startswith(message or "")
+    assert re.match(message or "", end["message"] or "")
     assert end["code"] == code
     if message is not None:
         # An abort: nothing is started for backoff_seconds, and whoever asks is told why.
