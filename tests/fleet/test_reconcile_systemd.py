@@ -56,7 +56,7 @@ class Site:
         done = subprocess.run(
             [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts.yml", "play.yml"],
             cwd=self.folder, capture_output=True, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL,
-            env={**os.environ, **kept_in(self.folder / "ansible"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
+            env={**os.environ, **kept_in(self.folder / "ansible"), "ANSIBLE_NOCOLOR": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         return done.stdout

@@ -60,7 +60,7 @@ def call(fleet: Fleet, host: str, folder: Path, *calls: Call, seconds: float = 6
         [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(folder / "hosts.yml"),
          str(folder / "play.yml")],
         capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False,
-        env={**os.environ, **kept_in(folder / "ansible"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "true",
+        env={**os.environ, **kept_in(folder / "ansible"), "ANSIBLE_NOCOLOR": "1",
              "ANSIBLE_REMOTE_TMP": "~/.ansible/tmp"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

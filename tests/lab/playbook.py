@@ -16,10 +16,10 @@ import yaml
 
 
 def kept_in(folder: Path) -> dict[str, str]:
-    """Variables with which Ansible keeps its files in a folder, and none in a person's home."""
+    """Variables with which Ansible keeps its files in a folder, and none in a person's home; and takes fewer steps."""
     return {
         "ANSIBLE_HOME": str(folder), "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
-        "ANSIBLE_ASYNC_DIR": str(folder / "async"),
+        "ANSIBLE_ASYNC_DIR": str(folder / "async"), "ANSIBLE_PIPELINING": "true",
     }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ class Site:
         """The command that runs a playbook (``hep.gridbox.site``, or a file) over it, and its environment."""
         argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.folder / "hosts.yml")]
         environment = {
-            **os.environ, **kept_in(self.folder / "ansible"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "true",
+            **os.environ, **kept_in(self.folder / "ansible"), "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_REMOTE_TMP": "~/.ansible/tmp", "ANSIBLE_ASYNC_DIR": "~/.ansible_async",
             "ANSIBLE_CALLBACKS_ENABLED": "hep.gridbox.changes",
         }  # fmt: skip
