@@ -135,6 +135,7 @@ class LabFactory:
     def wait(self, what: str, good: t.Callable[[], t.Any], seconds: float = PATIENCE) -> t.Any:
         """Wait until something is so, and return what it is."""
         deadline = time.monotonic() + seconds
+        pause = 0.05
         while True:
             found = good()
             if found:
@@ -142,4 +143,5 @@ class LabFactory:
             if time.monotonic() > deadline or (self.process is not None and self.process.poll() is not None):
                 journal = (self.folder / "journal").read_text()[-3000:]
                 raise AssertionError(f"waited {seconds:g} s for {what}; the journal ends: {journal}")
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(pause * 1.2, 0.4)  # to look at the engine is work for a processor that others wait for
