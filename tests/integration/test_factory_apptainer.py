@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request
 from tests.integration.test_factory import KIND, WORKS, ended
 from tests.lab.apptainer import ACCOUNT, IMAGE, HostFactory, equip
 from tests.lab.hosts import Machine
+from tests.lab.registry import Registry
 
 APPTAINER = {**KIND, "machine_model": "apptainer", "root_image": IMAGE}
 
@@ -60,14 +62,12 @@ def outputs(factory: HostFactory) -> Path:
 
 def groups(factory: HostFactory) -> list[Path]:
     """The machines' control groups, whoever is in them."""
-    found = (factory.machine.root / "proc/1/root/sys/fs/cgroup",)
-    del found
     listed = factory.machine.run("find", "/sys/fs/cgroup", "-path", "*/hep.gridbox/*", "-type", "d").stdout.split()
     return [Path(one) for one in listed if not one.endswith("/supervisors")]
 
 
 SEES = """#!/bin/sh
-exec >$JOBOUTPUTS/seen 2>/dev/null
+exec 3>&1 4>&2 >$JOBOUTPUTS/seen 2>/dev/null
 hostname
 id -u
 grep -E '^(CapEff|NoNewPrivs|Groups)' /proc/self/status
@@ -77,11 +77,11 @@ touch /etc/machinefeatures/x || echo features are read-only
 touch /x /bin/x || echo root is read-only
 for folder in /scratch /tmp $HOME; do touch $folder/x && echo writable; done
 ls -d /cvmfs /srv/factory /run/hep.gridbox.apptainer /etc/hep.gridbox
-ps | grep -c gridbox
+ps | grep -v grep | grep -c gridbox
 env | grep -cE 'APPTAINER_(CACHEDIR|CONFIGDIR)|SECRET'
 mv $JOBOUTPUTS/seen $JOBOUTPUTS/all
-echo here I am
-echo and here >/dev/stderr
+echo here I am >&3
+echo and here >&4
 while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done
 echo 200 Success >$JOBOUTPUTS/shutdown_message
 exit 3
@@ -95,8 +95,8 @@ def test_the_life_of_a_machine(make: t.Callable[..., HostFactory]) -> None:
     seen = factory.wait("the machine's words", lambda: (folder / "all").exists() and (folder / "all").read_text())
     [before] = factory.running()
     uid = factory.machine.run("id", "-u", ACCOUNT).stdout.strip()
-    assert seen.splitlines() == [
-        "f1-00.example.org", uid, "Groups:\t", "CapEff:\t0000000000000000", "NoNewPrivs:\t1",
+    assert [line.rstrip() for line in seen.splitlines()] == [
+        "f1-00.example.org", uid, "Groups:", "CapEff:\t0000000000000000", "NoNewPrivs:\t1",
         "/etc/machinefeatures /etc/jobfeatures /var/spool/joboutputs", f"1{before['request']['uuid']}",
         "features are read-only", "root is read-only", "writable", "writable", "writable", "0", "0",
     ]  # fmt: skip
@@ -159,6 +159,28 @@ def test_a_machine_cannot_have_more_memory_than_its_limit(make: t.Callable[..., 
     assert "memory limit" in factory.records()[0]["end_reason"]
 
 
+def test_what_leaves_its_parent_and_its_session_does_not_leave_its_group(
+    host: Machine, make: t.Callable[..., HostFactory]
+) -> None:
+    """Without Apptainer, and so without a namespace whose end ends all that is in it."""
+    factory = make()
+    folder = factory.state / "apptainer/f1-alone"
+    folder.mkdir(parents=True)
+    uid, gid = (int(host.run("id", one, ACCOUNT).stdout) for one in ("-u", "-g"))
+    script = "(setsid sh -c '(setsid sleep 4242 &)' &); sleep 4243 & sleep 1; trap '' TERM; echo 200; exit 7"
+    request = Request(
+        "u", "f1-alone", uid, gid, {}, ("sh", "-c", script), {"PATH": "/usr/bin"}, 1, 64 << 20, 64, 1024, 1 << 20
+    )
+    (folder / "request.json").write_text(request.as_json())
+    keeper = ("unshare", "--mount", "--propagation", "slave", "--", "/srv/factory/gridbox", "machine")
+    assert host.run(*keeper, "/srv/factory/state/apptainer/f1-alone").stdout == "started"
+    ended = json.loads((folder / "ended.json").read_text())
+    assert (ended["exit_code"], ended["out_of_memory"]) == (7, False)
+    assert factory.of_the_account() == []
+    assert groups(factory) == []
+    assert (folder / "output").read_text().endswith("Z 200\n")
+
+
 def test_nothing_of_a_machine_is_left(make: t.Callable[..., HostFactory]) -> None:
     script = (
         "#!/bin/sh\n(setsid sh -c '(setsid sleep 4242 &)' &)\nsleep 4243 &\n"
@@ -215,25 +237,33 @@ def test_ends_while_the_daemon_was_away_are_found(make: t.Callable[..., HostFact
 
 
 def test_a_machine_whose_keeper_is_killed_is_over_and_nothing_of_it_is_left(make: t.Callable[..., HostFactory]) -> None:
-    factory = make(kind={"backoff_seconds": 3600, "fizzle_seconds": 3600})
+    factory = make()
     factory.start()
     [before] = factory.wait("a machine", factory.running)
+    factory.write(draining=True)
+    factory.wait("that to be read", lambda: factory.events("configuration_read"))
     factory.machine.run("kill", "-KILL", str(before["running"]["keeper"]))
-    ended(factory)
+    end = ended(factory)[0]
+    assert (end["message"], end["code"]) == ("100 Machine was killed by somebody else", "vanished")
     factory.wait("it to be cleaned away", lambda: factory.records()[0]["cleaned"])
     assert factory.of_the_account() == []
     assert groups(factory) == []
 
 
 def test_an_image_from_a_server(make: t.Callable[..., HostFactory]) -> None:
-    factory = make(kind={"root_image": f"http://127.0.0.1:8000/{IMAGE}"})
+    there, gone = (f"http://127.0.0.1:{port}/{IMAGE}" for port in (8000, 8001))
+    kinds = {"a": {**APPTAINER, "root_image": there}, "b": {**APPTAINER, "root_image": gone}}
+    factory = make(machinetypes=kinds)
     serve = ("systemd-run", "--unit=images", "--working-directory=/srv", "python3", "-m", "http.server", "8000")
-    factory.start()
-    problem = factory.wait("the word", lambda: factory.events("image_missing"))[0]["problem"]
-    assert "refused" in problem and "http://127.0.0.1:8000" in problem
     factory.machine.run(*serve)
     try:
-        factory.wait("a machine", factory.running)
+        factory.start()
+        [machine] = factory.wait("a machine", factory.running)
+        [missing] = factory.wait("the word", lambda: factory.events("image_missing"))
+        assert missing["image"] == gone
+        assert "refused" in missing["problem"]
+        assert factory.records()[0]["machinetype"] == "a"
+        assert machine["request"]["shown"]["image"].startswith("/srv/factory/state/apptainer/images/")
     finally:
         factory.machine.run("systemctl", "stop", "images")
     [image] = (factory.state / "apptainer/images").glob("*.sif")
@@ -241,17 +271,39 @@ def test_an_image_from_a_server(make: t.Callable[..., HostFactory]) -> None:
     assert [path.name for path in image.parent.iterdir()] == [image.name]
 
 
+def test_an_image_from_a_registry_by_its_digest(
+    make: t.Callable[..., HostFactory], host: Machine, tmp_path: Path
+) -> None:
+    registry = Registry(host.name, "127.0.0.1:5000", tmp_path / "registry")
+    registry.start()
+    try:
+        registry.put("site/pilot", "1")
+        [link] = (tmp_path / "registry").glob("**/site/pilot/_manifests/tags/1/current/link")
+        digest = link.read_text().strip()
+        (host.root / "etc/containers").mkdir(exist_ok=True)
+        trust = '[[registry]]\nlocation = "127.0.0.1:5000"\ninsecure = true\n'
+        (host.root / "etc/containers/registries.conf").write_text(trust)
+        factory = make(kind={"root_image": f"docker://127.0.0.1:5000/site/pilot:1@{digest}"})
+        factory.start()
+        factory.wait("a machine", factory.running)
+        [pulled] = factory.events("image_pulled")
+        assert pulled["id"].startswith("/srv/factory/state/apptainer/images/")
+    finally:
+        registry.stop()
+
+
 def test_an_unpacked_image_in_a_repository(make: t.Callable[..., HostFactory]) -> None:
     factory = make(
         "#!/bin/sh\nls /cvmfs >$JOBOUTPUTS/cvmfs\nwhile :; do sleep 0.1; done\n",
         kind={"root_image": "/cvmfs/images.example.org/busybox", "cvmfs_repositories": ["a.example.org"]},
     )
-    factory.start()
-    assert factory.wait("a red word", lambda: factory.events("repository"))[0]["ok"] is False
-    factory.machine.run("mkdir", "-p", "/cvmfs/images.example.org", "/cvmfs/a.example.org")
+    factory.machine.run("mkdir", "-p", "/cvmfs/images.example.org", "/cvmfs/a.example.org/x")
     factory.machine.run("cp", "-a", "/srv/busybox", "/cvmfs/images.example.org/")
+    folders = [f"/cvmfs/images.example.org/busybox/{one}" for one in ("dev", "proc", "sys", "var/tmp")]
+    factory.machine.run("mkdir", "-p", *folders)
     try:
-        factory.wait("a machine", factory.running, seconds=150)
+        factory.start()
+        factory.wait("a machine", factory.running)
         listed = outputs(factory) / "cvmfs"
         assert factory.wait("its word", lambda: listed.exists() and listed.read_text()) == "a.example.org\n"
     finally:
@@ -268,10 +320,10 @@ def test_an_account_that_is_somebody_elses_is_refused(make: t.Callable[..., Host
     factory.wait("the other reason", lambda: "somebody can log in to it" in factory.run("check").stdout)
     factory.machine.run("usermod", "--shell", "/usr/sbin/nologin", "nobody2")
     factory.wait("a machine", factory.running)
-    factory.remove()
-    factory.machine.run("pkill", "-KILL", "-u", "nobody2", check=False)
-    factory.machine.run("userdel", "nobody2", check=False)
-    factory.folder.mkdir(exist_ok=True)
+    factory.stop()
+    factory.machine.run("pkill", "-KILL", "-u", "nobody2")
+    factory.wait("its end", lambda: not factory.processes("gridbox machine"))
+    factory.machine.run("userdel", "nobody2")
 
 
 def test_what_a_report_says(make: t.Callable[..., HostFactory]) -> None:

@@ -117,6 +117,9 @@ class HostFactory(LabFactory):
         for process in self.processes("gridbox machine"):
             self.machine.run("kill", "-KILL", str(process), check=False)
         self.machine.run("pkill", "-KILL", "-u", ACCOUNT, check=False)
+        groups = ("-path", "*/hep.gridbox/f1-*", "-type", "d")
+        self.wait("all to be gone", lambda: not self.processes("gridbox machine") and not self.of_the_account())
+        self.machine.run("find", "/sys/fs/cgroup", "-depth", *groups, "-exec", "rmdir", "{}", "+")
         self.machine.run("rm", "-rf", "--one-file-system", "/srv/factory")
 
     def _argv(self, *arguments: str) -> list[str]:

@@ -223,16 +223,17 @@ class ApptainerEngine:
             os.mkfifo(path, 0o600)
         pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # for writing too, so that it has no end
         try:
-            alive: set[str] = set()
+            told: set[str] = set()
             while True:
                 self.sweep()
-                now = {one.uuid for one in self.containers() if one.alive}
-                yield from alive - now  # of which a keeper that was killed has told nobody
-                alive = now
+                # A keeper that was killed has told nobody.
+                over = {one.uuid for one in self.containers() if one.over}
+                yield from over - told
+                told = over
                 if select.select([pipe], [], [], SWEEP)[0]:
-                    told = set(os.read(pipe, 65536).decode(errors="replace").split())
-                    alive -= told
-                    yield from told
+                    words = os.read(pipe, 65536).decode(errors="replace").split()
+                    told.update(words)
+                    yield from words
         finally:
             os.close(pipe)
 

@@ -4,9 +4,8 @@
 
 """Control groups of Apptainer machines, of version 1, of version 2, and where a host has both.
 
-A machine has a group of its own at ``hep.gridbox/NAME`` in each hierarchy that limits it, that counts it, or by which
-systemd knows its units' processes: so nothing of it is the daemon's. Only root can leave such a group, so whatever a
-machine starts, however it detaches itself, is found there.
+A machine has a group of its own at ``hep.gridbox/NAME`` in each hierarchy, so that in none it is in the daemon's unit. Only
+root can leave such a group: whatever a machine starts, however it detaches itself, is found there.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ OURS, SUPERVISORS = "hep.gridbox", "supervisors"
 
 #: What limits a machine.
 LIMITING = ("cpu", "memory", "pids")
-#: Of version 1, what a machine is put into; the last is systemd's own, which limits nothing.
-_JOINED = {*LIMITING, "cpuacct", "name=systemd"}
+#: Of version 1, the only one that takes nobody into a group that was just made.
+_LEFT_OUT = "cpuset"
 
 #: A tenth of a second: what a quota of processor time is counted in, microseconds.
 _PERIOD = 100000
@@ -39,7 +38,7 @@ class Hierarchy:
     """A hierarchy of control groups.
 
     :ivar point: where it is mounted.
-    :ivar controllers: that it has.
+    :ivar controllers: that it has, of those that limit.
     """
 
     point: str
@@ -67,11 +66,14 @@ def hierarchies(mounts: t.Iterable[mount_table.Mount], offered: t.Callable[[str]
     """
     found: dict[str, Hierarchy] = {}
     for mount in mounts:
-        if mount.kind == "cgroup" and _JOINED & set(mount.options):
-            controllers = tuple(one for one in mount.options if one in _JOINED)
-            found.setdefault(mount.device, Hierarchy(mount.point, 1, controllers))
+        if mount.kind == "cgroup" and _LEFT_OUT not in mount.options:
+            version, words = 1, list(mount.options)
         elif mount.kind == "cgroup2":
-            found.setdefault(mount.device, Hierarchy(mount.point, 2, tuple(offered(mount.point).split())))
+            version, words = 2, offered(mount.point).split()
+        else:
+            continue
+        controllers = tuple(one for one in LIMITING if one in words)
+        found.setdefault(mount.device, Hierarchy(mount.point, version, controllers))
     return list(found.values())
 
 

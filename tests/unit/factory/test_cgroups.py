@@ -36,8 +36,8 @@ def found(table: str, offered: str = "") -> list[Hierarchy]:
 def test_a_host_with_version_1() -> None:
     assert found(V1) == [
         Hierarchy("/sys/fs/cgroup/unified", 2, ()),
-        Hierarchy("/sys/fs/cgroup/systemd", 1, ("name=systemd",)),
-        Hierarchy("/sys/fs/cgroup/cpu,cpuacct", 1, ("cpu", "cpuacct")),
+        Hierarchy("/sys/fs/cgroup/systemd", 1, ()),
+        Hierarchy("/sys/fs/cgroup/cpu,cpuacct", 1, ("cpu",)),
         Hierarchy("/sys/fs/cgroup/memory", 1, ("memory",)),
         Hierarchy("/sys/fs/cgroup/pids", 1, ("pids",)),
     ]
@@ -51,6 +51,7 @@ def test_a_host_with_version_1() -> None:
 
 def test_a_host_with_version_2() -> None:
     [one] = found(V2, "cpuset cpu io memory hugetlb pids rdma misc\n")
+    assert one == Hierarchy("/sys/fs/cgroup", 2, ("cpu", "memory", "pids"))
     assert cgroups.settings(one, TWO) == {
         "cpu.max": "200000 100000", "cpu.weight": "200", "memory.max": "67108864", "memory.swap.max?": "0",
         "pids.max": "100",
