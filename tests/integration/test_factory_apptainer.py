@@ -16,7 +16,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request
 from tests.integration.test_factory import KIND, WORKS, ended
-from tests.lab.apptainer import ACCOUNT, IMAGE, HostFactory, equip
+from tests.lab.apptainer import ACCOUNT, IMAGE, HostFactory, equip, package
 from tests.lab.hosts import Machine
 from tests.lab.registry import Registry
 
@@ -28,6 +28,10 @@ def host() -> t.Iterator[Machine]:
     """A host with Apptainer."""
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces and control groups")
+    try:
+        package()
+    except RuntimeError as exc:
+        pytest.skip(f"Apptainer's package cannot be had from Debian unstable: {exc}")
     machine = Machine(f"gbt{os.getpid()}-apptainer")
     try:
         machine.start("trixie")

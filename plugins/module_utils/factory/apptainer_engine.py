@@ -188,10 +188,12 @@ class ApptainerEngine:
 
     def remove(self, container: str) -> None:
         """Kill what there is of a machine, and remove what is known of it."""
-        groups = self._groups(container)
+        groups, keepers = self._groups(container), self._groups(cgroups.SUPERVISORS)
+        own = (_read(self._folder(container), keeper.RUNS) or {}).get("keeper")
         deadline = time.monotonic() + _END
-        # Again and again: its keeper may be just about to start it.
-        while _is_held(container) or cgroups.members(groups):
+        # Again and again: its keeper may be just about to start it. A keeper has let go of the work space, which it has
+        # in its mount namespace, when the kernel has taken it out of its group.
+        while _is_held(container) or cgroups.members(groups) or own in cgroups.members(keepers):
             cgroups.empty(groups, 1)
             if time.monotonic() > deadline:
                 raise GridboxError(f"{container} is not removed: something of it has not ended {_END:g} s after KILL.")
@@ -217,7 +219,7 @@ class ApptainerEngine:
         :param since: what ended before is found by looking, and is not told here.
         """
         del since
-        os.makedirs(self.root, mode=0o755, exist_ok=True)
+        self._make_root()
         path = os.path.join(self.root, keeper.ENDS)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
@@ -263,6 +265,7 @@ class ApptainerEngine:
         name = f"image-{os.path.basename(target)}"
         self.remove(name)
         work = os.path.join(self._images, f"{name}.work")
+        self._make_root()
         shutil.rmtree(work, ignore_errors=True)
         os.makedirs(work, mode=0o700)
         try:
@@ -271,10 +274,10 @@ class ApptainerEngine:
             self._put(requests.of_image(reference, name, account, work, variables))
             self.start(name)
             self._wait_for_image(reference, name)
-            # Nobody but root may change it from now on.
             made = os.path.join(work, "image.sif")
-            os.chown(made, 0, 0, follow_symlinks=False)
-            os.chmod(made, 0o644)
+            with open(os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                os.fchown(file.fileno(), 0, 0)  # nobody but root may change it from now on
+                os.fchmod(file.fileno(), 0o644)
             os.replace(made, target)
         except OSError as exc:
             raise EngineError(f"Pulling {reference}", str(exc), 500) from exc
@@ -306,12 +309,17 @@ class ApptainerEngine:
     def _folder(self, container: str) -> str:
         return os.path.join(self.root, container)
 
+    def _make_root(self) -> None:
+        """What is below is for root alone: machines are shown what they need of it."""
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
+
     def _groups(self, container: str) -> list[str]:
         return [one.group(container) for one in cgroups.read()]
 
     def _put(self, request: Request) -> None:
         folder = self._folder(request.name)
-        os.makedirs(folder, mode=0o700)
+        self._make_root()
+        os.mkdir(folder, 0o700)
         write_atomically(os.path.join(folder, keeper.REQUEST), request.as_json().encode(), 0o600)
 
 
