@@ -4,9 +4,9 @@
 
 """Apptainer as a factory's engine: machines are commands of a dedicated account, each in control groups of its own.
 
-Apptainer has no daemon that knows its containers. So each machine has a keeper (``apptainer_keeper.py``), a process that
-is nobody's child, and a folder below ``apptainer`` in the state folder, with ``request.json``, ``running.json`` and
-``ended.json``. A keeper that lives holds its machine's lock. What there is, is found from these, whoever was killed
+Apptainer has no daemon that knows its containers. So each machine has a keeper (``apptainer_keeper.py``), a process
+that is nobody's child, and a folder below ``apptainer`` in the state folder, with ``request.json``, ``running.json``
+and ``ended.json``. A keeper that lives holds its machine's lock. What there is, is found from these, whoever was killed
 meanwhile. A process of the account that is in the group of no machine whose lock is held is killed on sight.
 """
 

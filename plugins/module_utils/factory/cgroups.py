@@ -4,8 +4,8 @@
 
 """Control groups of Apptainer machines, of version 1, of version 2, and where a host has both.
 
-A machine has a group of its own at ``hep.gridbox/NAME`` in each hierarchy, so that in none it is in the daemon's unit. Only
-root can leave such a group: whatever a machine starts, however it detaches itself, is found there.
+A machine has a group of its own at ``hep.gridbox/NAME`` in each hierarchy, so that in none it is in the daemon's unit.
+Only root can leave such a group: whatever a machine starts, however it detaches itself, is found there.
 """
 
 from __future__ import annotations
