@@ -17,8 +17,8 @@ description:
     A configuration in which anything is wrong is refused before anything is touched, in check mode and on a bare host too.
   - The daemon reads its configuration again by itself. What it cannot take over while it runs is returned in
     RV(restart_needed); this module does not restart it. A restart leaves machines alone.
-  - A change of C(name), C(state_folder) or C(engine_url) is refused while there are machines, for the factory would not know
-    them any more.
+  - A change of C(name), C(state_folder), C(engine), C(engine_url) or C(apptainer_account) is refused while there are machines,
+    for the factory would not know them any more.
   - With O(state=absent) it ends the daemon, with systemd or without, and removes the configuration. It refuses while machines
     run, and names them, unless O(remove_machines=true). What is kept of machines in the state folder stays.
 options:

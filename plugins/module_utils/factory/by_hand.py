@@ -20,13 +20,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalog
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine, planned
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
-    Container,
-    MachineEngine,
-    cpu_seconds,
-)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances, Mending
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, expired
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
@@ -46,7 +43,7 @@ class ByHand:
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
         self.store = Store(configuration.state_folder)
-        self.engine = MachineEngine(configuration.engine_url, configuration.settings.name)
+        self.engine = engine_of(configuration)
         self.work_spaces = WorkSpaces(configuration)
         self.life = Life(configuration, self.store, self.engine, self.work_spaces)
         self.boot_time = host_facts.boot_time()
@@ -85,9 +82,9 @@ class ByHand:
         """
         self.work_spaces.check()
         found = catalogue.read(self.configuration, {})
-        kinds = [one for one in catalogue.meant(found, settings) if one.machine_model in catalogue.MODELS]
-        cvmfs = _repositories(sorted({name for one in kinds for name in one.cvmfs_repositories}))
-        kinds = [one for one in kinds if all(cvmfs[name].ok for name in one.cvmfs_repositories)]
+        kinds = [one for one in catalogue.meant(found, settings) if one.machine_model in self.configuration.models]
+        cvmfs = _repositories(sorted({name for one in kinds for name in one.repositories}))
+        kinds = [one for one in kinds if all(cvmfs[name].ok for name in one.repositories)]
         images = {reference: self.engine.image(reference) for reference in {one.root_image for one in kinds}}
         others, query = self.configuration.others, "machinetypes_query"
         answers = space.ask(self.configuration, [query], others, POLL)[query] if others else []

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import folder_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pipe
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import from_path, from_url
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
-
-#: Models that this factory can start.
-MODELS = ("docker", "podman")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,16 @@ def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Cat
         pipes[prefix] = _read(configuration, source, before.get(prefix, PipeState()))
     found = {one.name: one for state in pipes.values() if state.pipe for one in state.pipe.machinetypes}
     found.update({one.name: one for one in configuration.machinetypes})
-    return Catalogue(tuple(found[name] for name in sorted(found)), pipes)
+    return Catalogue(tuple(_placed(found[name], configuration) for name in sorted(found)), pipes)
+
+
+def _placed(machinetype: Machinetype, configuration: Configuration) -> Machinetype:
+    """An image that is a file of the site's, by its path."""
+    image = machinetype.root_image
+    if machinetype.machine_model != "apptainer" or "/" in image:
+        return machinetype
+    path = os.path.join(os.path.realpath(folder_of(machinetype, configuration)), "files", image)
+    return replace(machinetype, root_image=path)
 
 
 def _read(configuration: Configuration, source: PipeSource, before: PipeState) -> PipeState:

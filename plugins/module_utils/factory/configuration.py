@@ -36,7 +36,13 @@ STATE_FOLDER = "/var/lib/hep.gridbox/factory"
 WORK_SPACES = ("lvm", "file", "folder")
 
 #: What a running daemon keeps: another value of these takes a restart of it.
-FIXED = ("name", "state_folder", "port", "key_file", "engine_url")
+FIXED = ("name", "state_folder", "port", "key_file", "engine", "engine_url", "apptainer_account")
+
+#: By engine, the models of the machines that it makes.
+ENGINES = {
+    "auto": ("docker", "podman"), "docker": ("docker", "podman"), "podman": ("docker", "podman"),
+    "apptainer": ("apptainer",),
+}  # fmt: skip
 
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
@@ -71,6 +77,7 @@ class Configuration:
     :ivar port: of VacQuery, UDP.
     :ivar vacmon: monitors that are told.
     :ivar state_folder: machines, cached pipes, accounting.
+    :ivar engine: ``docker``, ``podman``, ``apptainer``, or ``auto``: Docker, else Podman.
     :ivar engine_url: where Docker or Podman listens; empty: its usual socket.
     :ivar network: the engine's network that machines are on.
     :ivar grace_seconds: from TERM to KILL when a machine has to end.
@@ -100,6 +107,7 @@ class Configuration:
     port: int = PORT
     vacmon: tuple[Monitor, ...] = ()
     state_folder: str = STATE_FOLDER
+    engine: str = "auto"
     engine_url: str = ""
     network: str = "bridge"
     grace_seconds: int = 60
@@ -122,6 +130,11 @@ class Configuration:
     def others(self) -> tuple[Peer, ...]:
         """The factories of the space but this one, which Vac's operators list as well."""
         return tuple(one for one in self.factories if one.factory != self.settings.name)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Of machinetypes whose machines can be made here."""
+        return ENGINES[self.engine]
 
     @property
     def fixed(self) -> dict[str, t.Any]:
@@ -258,6 +271,7 @@ def _read(reader: _Reader) -> Configuration:
         port=reader.integer("port", PORT, 1, 65535),
         vacmon=reader.take("vacmon_hostport", (), parse_monitors, "HOST:PORT, several with spaces between"),
         state_folder=reader.text("state_folder", STATE_FOLDER, _ABSOLUTE, "an absolute path"),
+        engine=reader.choice("engine", "auto", tuple(ENGINES)),
         engine_url=reader.text("engine_url", "", re.compile(r"unix:///[^\s]+"), "unix:// and a socket's path"),
         network=reader.text("network", "bridge", re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"), "a network of the engine"),
         grace_seconds=reader.integer("grace_seconds", 60, 0, 86400),
@@ -283,10 +297,9 @@ def _read(reader: _Reader) -> Configuration:
         expected = "a prefix that does not begin with another pipe's and a hyphen"
         why = f"a machinetype {longer}-a could be of this pipe or of {shorter}; rename one of them"
         reader.refuse(InputError("vacuum_pipes", longer, f"{expected}: {why}"))
-    if made.apptainer_account == "root":
-        reader.refuse(
-            InputError("apptainer_account", "root", "an account of its own: all its processes are the factory's")
-        )
+    if made.apptainer_account == "root" or (made.engine == "apptainer" and not made.apptainer_account):
+        expected = "an account of its own: all its processes are the factory's"
+        reader.refuse(InputError("apptainer_account", made.apptainer_account, expected))
     return made
 
 

@@ -28,6 +28,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import health, running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import (
     Configuration,
     load,
@@ -51,7 +52,7 @@ HIDDEN, OTHER = "(not shown)", "(another one, not shown)"
 _FILE = re.compile(r"([a-z0-9][a-z0-9-]*)/(?:files/)?[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 #: Options without which machines are not found any more, or belong to nobody.
-_WHERE_MACHINES_ARE = ("name", "state_folder", "engine_url")
+_WHERE_MACHINES_ARE = ("name", "state_folder", "engine", "engine_url", "apptainer_account")
 
 _MODE = 0o600
 
@@ -66,7 +67,7 @@ class Wish:
     :ivar key: content of the space's key file; empty: it is not ours to write.
     :ivar record: the role whose record tells what was there before; empty: whatever is there is ours.
     :ivar program: that the daemon is started from.
-    :ivar programs_awaited: what work spaces take will be installed.
+    :ivar programs_awaited: what work spaces and Apptainer machines take will be installed, and their account made.
     :ivar unit: of systemd, whose last words are told when a wait is in vain; empty: none.
     """
 
@@ -325,6 +326,20 @@ class ConfigureWork:
         spaces = WorkSpaces(wanted)
         if not (self.wish.programs_awaited and spaces.missing_programs()):
             spaces.check()
+        if wanted.engine == "apptainer":
+            self._check_apptainer(wanted, observed)
+
+    def _check_apptainer(self, wanted: Configuration, observed: Observed) -> None:
+        engine = ApptainerEngine(wanted.state_folder, wanted.apptainer_account, lambda *_: None)
+        try:
+            account = engine.check()
+        except RefusedError:
+            if self.wish.programs_awaited:
+                return
+            raise
+        before = observed.before
+        if before is None or (before.engine, before.apptainer_account) != (wanted.engine, wanted.apptainer_account):
+            engine.check_idle(account)
 
     def do(self, step: Step, journal: Journal) -> None:
         if step.action == "keep_original":

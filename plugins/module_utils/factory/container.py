@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The container that a machine is: the vacuum container contract (spec 6), as a request to the Engine API. Pure.
+What Apptainer is asked for is in ``apptainer_request.py``.
 
 Beside Vac's, a machine has hard limits, an init as its first process that reaps and passes signals on, none of the
 capabilities that reach beyond it, and of /cvmfs what it asked for and no more. Nothing of a pipe becomes a path of the
@@ -23,6 +24,9 @@ FACTORY, MACHINE, MACHINETYPE = "hep.gridbox.factory", "hep.gridbox.machine", "h
 MACHINEFEATURES, JOBFEATURES = "/etc/machinefeatures", "/etc/jobfeatures"
 JOBOUTPUTS, USER_DATA, CVMFS = "/var/spool/joboutputs", "/user_data", "/cvmfs"
 
+#: What a machine finds in its environment.
+ENVIRONMENT = (f"MACHINEFEATURES={MACHINEFEATURES}", f"JOBFEATURES={JOBFEATURES}", f"JOBOUTPUTS={JOBOUTPUTS}")
+
 #: What root in a machine needs to keep pilot and payload apart by accounts: to give files away, to become another
 #: account, to end its processes. All else of the engine's default set is dropped.
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
@@ -37,6 +41,11 @@ _HOST_NAME = 63
 def work_folder(path: str) -> str:
     """The name, in a work space, of the folder that a machine sees as ``path``: one for each; no path has a ``%``."""
     return path.strip("/").replace("/", "%")
+
+
+def host_name_of(slot: str) -> str:
+    """A machine's host name: the slot's, as far as engines take it."""
+    return slot if len(slot) <= _HOST_NAME else slot.partition(".")[0][:_HOST_NAME]
 
 
 def body(
@@ -63,14 +72,13 @@ def body(
     ]
     if machinetype.user_data:
         mounts.append(_mount(f"{folder}/user_data", USER_DATA, True))
-    host_name = machine.slot if len(machine.slot) <= _HOST_NAME else machine.slot.partition(".")[0][:_HOST_NAME]
     root_bytes = processors * configuration.root_bytes_per_processor
     accounts = max(_FEW_PROCESSES, configuration.settings.total_processors * configuration.pids_per_processor)
     return {
         "Image": image,
         "Cmd": list(machinetype.container_command),
-        "Hostname": host_name,
-        "Env": [f"MACHINEFEATURES={MACHINEFEATURES}", f"JOBFEATURES={JOBFEATURES}", f"JOBOUTPUTS={JOBOUTPUTS}"],
+        "Hostname": host_name_of(machine.slot),
+        "Env": list(ENVIRONMENT),
         "Labels": {
             FACTORY: configuration.settings.name,
             MACHINE: machine.uuid,

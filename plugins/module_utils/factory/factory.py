@@ -28,6 +28,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue impo
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
     ENDED,
@@ -38,11 +39,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     last_in_slots,
     planned,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
-    Container,
-    MachineEngine,
-    cpu_seconds,
-)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
@@ -95,7 +92,7 @@ class Factory:
     def __init__(self, configuration: Configuration, say: Say) -> None:
         self.say = say
         self.store = Store(configuration.state_folder)
-        self.engine = MachineEngine(configuration.engine_url, configuration.settings.name)
+        self.engine = engine_of(configuration, say)
         self.catalogue = Catalogue()
         self.images: dict[str, Image] = {}
         self.machines: dict[str, Machine] = {}
@@ -170,7 +167,7 @@ class Factory:
         """Keep the repositories in use mounted, and see which of them answer."""
         kinds = catalogue.meant(self.catalogue, self.configuration.settings)
         live = [machine for machine in self.machines.values() if machine.state != ENDED]
-        names = {name for one in kinds for name in one.cvmfs_repositories}
+        names = {name for one in kinds for name in one.repositories}
         names.update(name for machine in live for name in machine.cvmfs_repositories)
         found = await self._repositories.touch(sorted(names))
         if found != self.cvmfs:
@@ -486,9 +483,9 @@ class Factory:
         return [
             one
             for one in self.catalogue.machinetypes
-            if one.machine_model in catalogue.MODELS
+            if one.machine_model in self.configuration.models
             and self.images.get(one.root_image, Image()).id is not None
-            and all(name in self.cvmfs and self.cvmfs[name].ok for name in one.cvmfs_repositories)
+            and all(name in self.cvmfs and self.cvmfs[name].ok for name in one.repositories)
         ]
 
     def _promised(self) -> int:
@@ -568,7 +565,7 @@ class Factory:
         wanted = {
             one.root_image
             for one in catalogue.meant(self.catalogue, self.configuration.settings)
-            if one.machine_model in catalogue.MODELS
+            if one.machine_model in self.configuration.models
         }
         for reference in sorted(wanted - self._pulling):
             if len(self._pulling) >= PULLS:

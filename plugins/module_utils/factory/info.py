@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
-    catalogue,
     health,
     orders,
     report,
@@ -22,8 +21,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     views,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
@@ -73,7 +72,7 @@ def _without_daemon(configuration: Configuration, last: dict[str, Machine]) -> s
     if not live:
         return ""
     try:
-        found = MachineEngine(configuration.engine_url, configuration.settings.name).listed()
+        found = engine_of(configuration).listed()
     except GridboxError as exc:
         return str(exc)
     alive = {one.uuid for one in found if one.alive}
@@ -132,12 +131,12 @@ def _machinetypes(
     for one in found:
         if one["state"] != "empty":
             known.setdefault(one["machinetype"], None)
-    made = []
+    made, models = [], configuration.models
     for name, kind in sorted(known.items()):
         own = [one for one in found if one["state"] != "empty" and one["machinetype"] == name]
         verdict, image = judged.get(name, {}), images.get(name)
         problem = image.problem if image is not None else ""
-        if kind is not None and kind.machine_model not in catalogue.MODELS:
+        if kind is not None and kind.machine_model not in models:
             problem = f"machines of the model {kind.machine_model} cannot be started here"
         made.append(
             {

@@ -20,9 +20,10 @@ from dataclasses import replace
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, features, mend, user_data
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import body, work_folder
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import work_folder
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.proxy import make as make_proxy
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import folder_of
@@ -40,9 +41,7 @@ OUTPUT = "output.log"
 class Life:
     """Makes machines and takes them away."""
 
-    def __init__(
-        self, configuration: Configuration, store: Store, engine: MachineEngine, work_spaces: WorkSpaces
-    ) -> None:
+    def __init__(self, configuration: Configuration, store: Store, engine: Engine, work_spaces: WorkSpaces) -> None:
         self.configuration = configuration
         self.store, self.engine, self.work_spaces = store, engine, work_spaces
 
@@ -56,8 +55,7 @@ class Life:
         folder = self.store.create(machine)
         try:
             self._fill(machine, machinetype, folder)
-            request = body(machine, machinetype, self.configuration, folder, image, self.engine.limits_writes())
-            made = self.engine.create(machine.container_name, request)
+            made = self.engine.create(machine, machinetype, self.configuration, folder, image)
             machine = replace(machine, container=made)
             self.engine.start(made)
         except GridboxError as exc:

@@ -115,7 +115,7 @@ def planned(start: Start, machinetype: Machinetype, settings: FactorySettings, n
         shutdown_time=start.shutdown_time, memory_bytes=start.processors * settings.mb_per_processor << 20,
         root_image=machinetype.root_image, fizzle_seconds=machinetype.fizzle_seconds,
         hs06=settings.usage(start.processors) if settings.hs06_per_processor is not None else None,
-        accounting_fqan=machinetype.accounting_fqan, cvmfs_repositories=machinetype.cvmfs_repositories,
+        accounting_fqan=machinetype.accounting_fqan, cvmfs_repositories=machinetype.repositories,
         heartbeat_file=machinetype.heartbeat_file,
     )  # fmt: skip
 

@@ -23,8 +23,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api impo
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import written
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY, MACHINE
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY, MACHINE, body
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
 #: Seconds without an answer after which a request has failed.
 TIMEOUT = 60
@@ -69,10 +72,11 @@ class MachineEngine:
 
     :param url: of the engine's socket; empty: where it is usually.
     :param factory: the factory's name: containers of others are never seen.
+    :param engine: ``docker`` or ``podman``; ``auto``: whichever listens.
     """
 
-    def __init__(self, url: str, factory: str, timeout: int = TIMEOUT) -> None:
-        self.url, self.factory, self.timeout = url, factory, timeout
+    def __init__(self, url: str, factory: str, timeout: int = TIMEOUT, engine: str = "auto") -> None:
+        self.url, self.factory, self.timeout, self.engine = url, factory, timeout, engine
         self._local = threading.local()
         self._limits_writes: t.Optional[bool] = None
 
@@ -80,7 +84,9 @@ class MachineEngine:
     def api(self) -> DockerApi:
         """This thread's connection."""
         if not hasattr(self._local, "api"):
-            self._local.api = engine_from({"engine": "auto", "engine_url": self.url, "engine_timeout": self.timeout})
+            self._local.api = engine_from(
+                {"engine": self.engine, "engine_url": self.url, "engine_timeout": self.timeout}
+            )
         return t.cast(DockerApi, self._local.api)
 
     # ---- containers ----------------------------------------------------------------------------------------------
@@ -116,9 +122,12 @@ class MachineEngine:
             state.get("ExitCode"), int(state.get("Pid") or 0), bool(state.get("OOMKilled")),
         )  # fmt: skip
 
-    def create(self, name: str, request: t.Mapping[str, t.Any]) -> str:
-        """Make a container and return its id."""
-        return self.api.create_container(name, request)
+    def create(
+        self, machine: Machine, machinetype: Machinetype, configuration: Configuration, folder: str, image: str
+    ) -> str:
+        """Make a machine's container and return its id."""
+        request = body(machine, machinetype, configuration, folder, image, self.limits_writes())
+        return self.api.create_container(machine.container_name, request)
 
     def start(self, container: str) -> None:
         """Start it."""

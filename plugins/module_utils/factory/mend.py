@@ -32,6 +32,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import 
 #: Shutdown messages that the factory gives (spec 4.7): 100 to 199 are the host's doing, and no aborts.
 REBOOTED_MESSAGE = "100 Host was rebooted"
 VANISHED_MESSAGE = "100 Container was removed by somebody else"
+KEEPER_MESSAGE = "100 Machine was killed by somebody else"
 MEMORY_MESSAGE = "700 Memory limit reached"
 
 
@@ -100,6 +101,9 @@ def ended(
     elif not code and container is None:
         code, reason, given = VANISHED, "its container was removed by somebody else", VANISHED_MESSAGE
         at = seen
+    elif not code and container is not None and container.exit_code is None:
+        # Apptainer's: who looked after it has not lived to see its end.
+        code, reason, given = VANISHED, "what looked after it was killed", KEEPER_MESSAGE
     elif not code:
         code, reason = BY_ITSELF, "it ended by itself"
         if container is not None and container.out_of_memory:

@@ -57,6 +57,13 @@ def _factory(asked: argparse.Namespace) -> int:
     return WELL
 
 
+def _machine(asked: argparse.Namespace) -> int:
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_keeper import look_after
+
+    look_after(asked.folder)
+    return WELL
+
+
 def _space(asked: argparse.Namespace) -> int:
     configuration = load(asked.configuration)
     query = _QUERIES[asked.command]
@@ -212,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     add("apel-sync", _apel_sync, "Write the accounting's sync record.").add_argument(
         "month", nargs="?", help="YYYYMM; without it, of 24 hours ago"
     )
+    add("machine", _machine, "Look after an Apptainer machine: the factory does this.").add_argument("folder")
     migrate = add("migrate", _migrate, "Print the configuration that vac.conf and vac.d make, and what they do not.")
     migrate.add_argument("file", nargs="+", help="in the order in which Vac reads them")
     migrate.add_argument("--host", default="", help="FQDN of the host, for factories that are named without it")

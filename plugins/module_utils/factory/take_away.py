@@ -20,8 +20,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
@@ -135,7 +136,7 @@ class TakeAwayWork:
             )
         machines = tuple(machine for machine in known if not machine.cleaned)
         try:
-            found = _engine(configuration).containers()
+            found = engine_of(configuration).containers()
         except (EngineError, RefusedError):
             if machines:
                 raise
@@ -170,7 +171,7 @@ class TakeAwayWork:
             observed = self.observe()
             for stray in observed.strays:
                 if stray.name == step.target and observed.configuration is not None:
-                    _engine(observed.configuration).remove(stray.id)
+                    engine_of(observed.configuration).remove(stray.id)
         else:
             self._sweep()
             journal.settle()  # no machine is there any more, and the daemon without its file would not start
@@ -187,7 +188,7 @@ class TakeAwayWork:
         for machine in observed.machines:
             self._end(machine.uuid)
         for stray in observed.strays:
-            _engine(observed.configuration).remove(stray.id)
+            engine_of(observed.configuration).remove(stray.id)
         spaces = WorkSpaces(observed.configuration)
         if os.path.isdir(observed.configuration.state_folder):
             for left in spaces.left_over([]):
@@ -223,10 +224,6 @@ class TakeAwayWork:
         return {
             "running": not gone and observed.daemon is not None, "restart_needed": [], "check": "", "warnings": [],
         }  # fmt: skip
-
-
-def _engine(configuration: Configuration) -> MachineEngine:
-    return MachineEngine(configuration.engine_url, configuration.settings.name)
 
 
 def refuse_live(observed: Observed) -> None:

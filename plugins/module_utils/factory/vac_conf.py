@@ -183,9 +183,24 @@ class _Conversion:
             self._pipe(name, options)
         for name, options in machinetypes.items():
             self._machinetype(name, options, pipes)
+        self._engine()
         self._folders()
         self._look()
         return Converted(self.made, tuple(self.notes))
+
+    def _engine(self) -> None:
+        """Vac has machines of several models beside each other; a factory has one engine."""
+        kinds = self.made.get("machinetypes", {})
+        own = sorted(name for name, one in kinds.items() if one.get("machine_model") == "apptainer")
+        if not own:
+            return
+        if len(own) == len(kinds) and not self.made.get("vacuum_pipes") and "apptainer_account" in self.made:
+            self.made["engine"] = "apptainer"
+            return
+        self.notes.append(
+            f"Apptainer's machinetypes ({', '.join(own)}) are not started, for a factory has one engine: with engine"
+            " apptainer it makes their machines, and no others."
+        )
 
     def _leave(self, where: str, what: str, why: str) -> None:
         self.notes.append(f"{where} {what} is not carried over: {why.rstrip('.')}.")

@@ -18,7 +18,8 @@ class Machinetype:
     :ivar target_share: what it is to have of the space, relative to the other machinetypes; 0: never started.
     :ivar machinegroup: machinetypes of one group are first compared with other groups by their sums.
     :ivar machine_model: ``docker``, ``podman`` or ``apptainer`` (which Vac calls ``singularity``).
-    :ivar root_image: the image: a reference (``docker://`` taken off), or for Apptainer a path below /cvmfs or a URL.
+    :ivar root_image: the image: a reference (``docker://`` taken off); for Apptainer ``docker://`` and a reference, a
+        path below /cvmfs, the name or path of a file that the site has, or a URL.
     :ivar user_data: an ``https`` or ``http`` URL, or a file's name in the machinetype's folder on the factory.
     :ivar container_command: argument list.
     :ivar cvmfs_repositories: those that are bound, read-only.
@@ -54,6 +55,13 @@ class Machinetype:
     user_data_files: t.Mapping[str, str] = field(default_factory=dict)
     user_data_proxy: bool = False
     legacy_proxy: bool = False
+
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        """Repositories of CVMFS that have to answer for a start: those that are bound, and the image's."""
+        parts = self.root_image.split("/")
+        own = (parts[2],) if parts[:2] == ["", "cvmfs"] else ()
+        return tuple(dict.fromkeys((*self.cvmfs_repositories, *own)))
 
     @property
     def group(self) -> str:

@@ -227,11 +227,12 @@ def _root_image(value: t.Any) -> str:
     elif text:
         try:
             return check_url(text)
-        except Unfit:
-            pass  # what was expected is more than a URL; it is said below
+        except Unfit:  # what was expected is more than a URL; it is said below
+            if _FILE.fullmatch(text) and text.endswith(".sif"):
+                return text
     raise Unfit(
-        "docker:// and an image's name with its tag or digest, or for Apptainer a path in a repository below /cvmfs or"
-        " an http:// or https:// URL; at most 512 characters"
+        "docker:// and an image's name with its tag or digest, or for Apptainer a path in a repository below /cvmfs, an"
+        " http:// or https:// URL, or the name of a file NAME.sif that the site has; at most 512 characters"
     )
 
 

@@ -60,6 +60,12 @@ def test_more_than_a_hundred_slots_have_names_of_one_length() -> None:
             "a machinetype lhcb-test-a could be of this pipe or of lhcb; rename one of them",
         ),
         ({"apptainer_account": "root"}, "apptainer_account: got 'root'"),
+        ({"engine": "apptainer"}, "apptainer_account: got '', expected an account of its own"),
+        ({"engine": "lxc"}, "engine: got 'lxc', expected one of auto, docker, podman, apptainer"),
+        (
+            {"machinetypes": {"a": {"root_image": "x.sif", "user_data": "run"}}},
+            "root_image: got \"'x.sif'\", expected docker:// and an image's name, for machine_model is docker",
+        ),
         ({"state_folder": "relative"}, "state_folder: got 'relative'"),
         ({"vacmon_hostport": "no port"}, "vacmon_hostport"),
         ({"no_such_option": 1}, "no_such_option: got 'an option'"),

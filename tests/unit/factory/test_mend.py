@@ -59,6 +59,17 @@ def end(machine: Machine, container: t.Optional[Container], message: t.Optional[
     return ended(machine, container, message, BOOT, NOW)
 
 
+def test_a_machine_of_which_nobody_has_seen_the_end_is_not_to_blame() -> None:
+    unseen = replace(OVER, state="dead", finished=None, exit_code=None)
+    over = end(LIVE, unseen)
+    assert (over.end_code, over.shutdown_message) == ("vanished", "100 Machine was killed by somebody else")
+    assert over.ended == NOW
+    # What it was told to end for, and a reboot, explain more.
+    assert end(replace(LIVE, end_code="time_limit", shutdown_message="100 x"), unseen).end_code == "time_limit"
+    assert ended(LIVE, unseen, None, 9_950, NOW).end_code == "rebooted"
+    assert end(LIVE, unseen, "200 Success").shutdown_message == "200 Success"
+
+
 def test_an_end_with_a_message() -> None:
     over = end(LIVE, OVER, "200 Success")
     assert (over.state, over.ended, over.shutdown_message, over.end_code) == (ENDED, 9_950, "200 Success", "by_itself")

@@ -256,6 +256,10 @@ def test_a_site_with_machinetypes_of_its_own_and_old_names() -> None:
         "[machinetype exp-dc-prod] image_signing_dn is not carried over: it is for virtual machines.",
         "Copy to the files of exp-sc here: /var/lib/vac/machinetypes/exp-sc/files/sc_user_data as sc_user_data.",
         (
+            "Apptainer's machinetypes (exp-sc) are not started, for a factory has one engine: with engine apptainer"
+            " it makes their machines, and no others."
+        ),
+        (
             "machines_dir_days is one for all machines here, and now 3660. Vac had 10 for [machinetype exp-dc-prod],"
             " 0 for [machinetype exp-sc]; 0 is for ever."
         ),
@@ -494,7 +498,17 @@ def test_an_option_without_meaning_here_is_named_and_costs_nothing(text: str, no
 def test_apptainer_wants_an_account() -> None:
     made, notes = machinetype("machine_model = singularity\nroot_image = /cvmfs/a.cern.ch/x")
     assert made is not None
-    assert notes == ["[machinetype t] is run by Apptainer, as an account that apptainer_account has to name."]
+    assert notes[0] == "[machinetype t] is run by Apptainer, as an account that apptainer_account has to name."
+    assert notes[1].startswith("Apptainer's machinetypes (t) are not started, for a factory has one engine")
+
+
+def test_a_site_with_apptainer_alone_has_it_as_its_engine() -> None:
+    text = (
+        "[settings]\nvac_space = a.org\nsingularity_user = vacsing\n[machinetype t]\nmachine_model = singularity\n"
+        "root_image = /cvmfs/a.cern.ch/x\ncontainer_command = /bin/true\n"
+    )
+    found = convert([("/etc/vac.conf", text)], HOST)
+    assert check(found).engine == "apptainer"
 
 
 PIPE = "[settings]\nvac_space = a.org\n[vacuum_pipe exp]\nvacuum_pipe_url = https://a.org/p\n"

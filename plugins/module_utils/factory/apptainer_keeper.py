@@ -1,0 +1,240 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Looks after one Apptainer machine, from its start to its end: a process of the program ``gridbox``, one a machine.
+
+The factory starts it (``apptainer_engine.py``) and leaves it alone: it goes on when the factory's daemon is restarted,
+upgraded or killed. It runs in a mount namespace of its own, with a lock that it has from who started it. As long as
+somebody has that lock, the machine lives; the kernel lets go of it however this process ends. What becomes of the
+machine is written into its folder: ``running.json`` as soon as it runs, ``ended.json`` when it has ended and nothing of
+it is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+import typing as t
+from datetime import datetime, timezone
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import cgroups
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import SEEN, Request
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
+from ansible_collections.hep.gridbox.plugins.module_utils.host import command
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+
+REQUEST, RUNS, ENDED = "request.json", "running.json", "ended.json"
+#: What it has printed last, and what before that.
+OUTPUT, OUTPUT_BEFORE = "output", "output.1"
+#: Beside the folders of machines: whoever waits for ends reads it.
+ENDS = "ends"
+
+#: What is told to who started it, when the machine runs.
+STARTED = "started"
+
+#: Seconds until what a machine has left behind has to be gone.
+_GONE = 60.0
+#: Bytes: read at a time; of the longest line of output that is kept in one piece.
+_PIECE, _LINE = 65536, 16384
+
+
+def load(folder: str) -> Request:
+    """What is to be run.
+
+    :raises GridboxError: if nobody can tell.
+    """
+    path = os.path.join(folder, REQUEST)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return t.cast("Request", read(Request, json.load(file)))
+    except (OSError, ValueError, TypeError) as exc:
+        raise GridboxError(f"{path} is not what an Apptainer machine is made from ({exc}).") from exc
+
+
+def look_after(folder: str) -> None:
+    """Run a machine to its end.
+
+    :param folder: the engine's, of this machine.
+    :raises GridboxError: if it cannot be started.
+    """
+    request = load(folder)
+    found = cgroups.read()
+    cgroups.enter(cgroups.make(found, cgroups.SUPERVISORS))
+    groups = cgroups.make(found, request.name, request.limits)
+    try:
+        _show(request.shown)
+        child, words = _begin(request, groups)
+        log = Log(folder, request.output_bytes)
+        try:
+            now = int(time.time())
+            _write(folder, RUNS, {"keeper": os.getpid(), "pid": child.pid, "started": now})
+            _tell_started()
+            _wait(child.pid, words, log)
+        finally:
+            gone = cgroups.empty(groups, _GONE)
+            _copy_rest(words, log)
+            short = cgroups.memory_was_short(groups)
+        if not gone:
+            raise GridboxError(f"Something of {request.name} has not ended {_GONE:g} s after KILL.")
+        code = child.wait()
+        _write(
+            folder, ENDED,
+            {"exit_code": code if code >= 0 else 128 - code, "finished": int(time.time()), "out_of_memory": short},
+        )  # fmt: skip
+    finally:
+        _announce(os.path.join(os.path.dirname(folder), ENDS), request.uuid)
+        cgroups.remove(groups)
+
+
+def _show(shown: t.Mapping[str, str]) -> None:
+    """Mount what the machine's account is to see, in this mount namespace only."""
+    doing = "Showing a machine its folders"
+    os.makedirs(SEEN, mode=0o755, exist_ok=True)
+    command.run(doing, ["mount", "-n", "-t", "tmpfs", "-o", "mode=0755,nosuid,nodev,size=64k", "tmpfs", SEEN])
+    for name, source in shown.items():
+        target = f"{SEEN}/{name}"
+        if os.path.isdir(source):
+            os.mkdir(target)
+        else:
+            os.close(os.open(target, os.O_CREAT, 0o444))
+        command.run(doing, ["mount", "-n", "--bind", "--", source, target])
+
+
+def _begin(request: Request, groups: t.Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the machine's first process; it, and where its words come out."""
+    words, pen = os.pipe()
+
+    def become() -> None:
+        """In the child, still root."""
+        cgroups.enter(groups)
+        os.umask(0o022)
+        soft_and_hard = min(request.nofile, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft_and_hard, soft_and_hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+            if int(file.read()) < 0:  # the daemon is spared; a machine is not
+                file.write("0")
+
+    # It is nobody but the account, and whatever it runs can become nobody else.
+    drop = ["setpriv", f"--reuid={request.uid}", f"--regid={request.gid}", "--clear-groups", "--inh-caps=-all",
+            "--no-new-privs", "--"]  # fmt: skip
+    try:
+        child = subprocess.Popen(
+            [*drop, *request.argv], stdin=subprocess.DEVNULL, stdout=pen, stderr=pen, cwd="/",
+            env=dict(request.environment), start_new_session=True, preexec_fn=become,  # noqa: PLW1509 (one thread)
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise GridboxError(f"Starting {request.name} failed ({exc}).") from exc
+    finally:
+        os.close(pen)
+    # At a host's shutdown everybody is told; from the factory this process alone is.
+    signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
+    return child, words
+
+
+def _tell_started() -> None:
+    """Who started this process waits no longer; what is printed from now on goes nowhere."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(STARTED)
+        sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _wait(pid: int, words: int, log: Log) -> None:
+    """Until a child has ended. What it prints is kept."""
+    ended = os.pidfd_open(pid)
+    try:
+        watched = [ended, words]
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            if ended in ready:  # first: what it has left behind may print without end
+                return
+            piece = os.read(words, _PIECE)
+            if not piece:
+                watched = [ended]
+            log.add(piece)
+    finally:
+        os.close(ended)
+
+
+def _copy_rest(words: int, log: Log) -> None:
+    """The last words, when nobody is there any more who could add to them."""
+    os.set_blocking(words, False)
+    with contextlib.suppress(BlockingIOError):
+        piece = b"first"
+        while piece:
+            piece = os.read(words, _PIECE)
+            log.add(piece)
+    log.close()
+    os.close(words)
+
+
+class Log:
+    """A machine's output, each line with its time, as other engines keep it; of a long one the end.
+
+    :param limit: bytes. A disk without room costs the output, not the machine.
+    """
+
+    def __init__(self, folder: str, limit: int) -> None:
+        self._path, self._before = os.path.join(folder, OUTPUT), os.path.join(folder, OUTPUT_BEFORE)
+        self._half = limit // 2
+        self._size = 0
+        self._rest = b""
+        self._file: t.Optional[t.BinaryIO] = None
+
+    def add(self, piece: bytes) -> None:
+        """Keep what was printed."""
+        lines = (self._rest + piece).split(b"\n")
+        self._rest = lines.pop()
+        while len(self._rest) > _LINE:
+            lines.append(self._rest[:_LINE])
+            self._rest = self._rest[_LINE:]
+        if lines:
+            self._put(lines)
+
+    def close(self) -> None:
+        """Keep a last line without an end as well."""
+        if self._rest:
+            self._put([self._rest])
+        if self._file is not None:
+            self._file.close()
+
+    def _put(self, lines: t.Sequence[bytes]) -> None:
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ ").encode()
+        text = b"".join(now + line + b"\n" for line in lines)
+        try:
+            if self._file is None or self._size + len(text) > self._half:
+                if self._file is not None:
+                    self._file.close()
+                    os.replace(self._path, self._before)
+                self._file, self._size = open(self._path, "wb", buffering=0), 0
+            self._size += len(text)
+            self._file.write(text)
+        except OSError:
+            return
+
+
+def _write(folder: str, name: str, data: t.Mapping[str, t.Any]) -> None:
+    write_atomically(os.path.join(folder, name), (json.dumps(data) + "\n").encode(), 0o600)
+
+
+def _announce(path: str, uuid: str) -> None:
+    """Tell whoever reads there now; who does not finds it when he looks."""
+    try:
+        pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    with contextlib.suppress(OSError):
+        os.write(pipe, f"{uuid}\n".encode())
+    os.close(pipe)

@@ -1,0 +1,76 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a factory asks of its engine, whichever that is."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+
+
+class Engine(t.Protocol):
+    """Makes machines' containers, for several threads. "There is none" is an answer; no answer is an ``EngineError``
+    without a status."""
+
+    def containers(self) -> list[Container]:
+        """Containers of this factory's machines."""
+
+    def listed(self) -> list[Container]:
+        """The same, quicker; of those that run it need not be known since when, nor their process."""
+
+    def container(self, identity: str) -> t.Optional[Container]:
+        """One of them, by name or id; None: there is none."""
+
+    def create(
+        self, machine: Machine, machinetype: Machinetype, configuration: Configuration, folder: str, image: str
+    ) -> str:
+        """Make a machine's container and return its id.
+
+        :param folder: the machine's, on the host; its work space is mounted at ``mnt`` in it.
+        :param image: what ``root_image`` stands for, by its id: a name may move between the decision and the start.
+        """
+
+    def start(self, container: str) -> None:
+        """Start it."""
+
+    def signal(self, container: str, signal: str) -> bool:
+        """Send ``SIGTERM`` to its first process, or ``SIGKILL`` to all; False if it does not run any more."""
+
+    def written(self, container: str) -> t.Optional[int]:
+        """Bytes that a machine has written outside its mounts; None if it is gone or nobody can tell."""
+
+    def remove(self, container: str) -> None:
+        """Remove it; one that runs is killed. Fine if it is gone."""
+
+    def output(self, container: str, path: str, limit: int) -> None:
+        """Keep the last of what a container has printed in a file, each line with its time."""
+
+    def ends(self, since: float) -> t.Iterator[str]:
+        """The uuids of machines as their containers end, for as long as the engine answers."""
+
+    def image(self, reference: str) -> t.Optional[str]:
+        """The id of an image that is here; None: it is not."""
+
+    def pull(self, reference: str) -> None:
+        """Have an image here, as it is now where it comes from. Takes its time."""
+
+
+def _silently(_event: str, **_facts: t.Any) -> None:
+    """For who has no journal."""
+
+
+def engine_of(configuration: Configuration, say: t.Callable[..., None] = _silently) -> Engine:
+    """The engine that a factory works with. Nothing is asked of it yet.
+
+    :param say: tells an event and its facts, for the journal.
+    """
+    if configuration.engine == "apptainer":
+        return ApptainerEngine(configuration.state_folder, configuration.apptainer_account, say)
+    return MachineEngine(configuration.engine_url, configuration.settings.name, engine=configuration.engine)

@@ -1,0 +1,349 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A vacuum factory with Apptainer as its engine: the whole life of machines, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request
+from tests.integration.test_factory import KIND, WORKS, ended
+from tests.lab.apptainer import ACCOUNT, IMAGE, HostFactory, equip, package
+from tests.lab.hosts import Machine
+from tests.lab.registry import Registry
+
+APPTAINER = {**KIND, "machine_model": "apptainer", "root_image": IMAGE}
+
+
+@pytest.fixture(scope="module")
+def host() -> t.Iterator[Machine]:
+    """A host with Apptainer."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces and control groups")
+    try:
+        package()
+    except RuntimeError as exc:
+        pytest.skip(f"Apptainer's package cannot be had from Debian unstable: {exc}")
+    machine = Machine(f"gbt{os.getpid()}-apptainer")
+    try:
+        machine.start("trixie")
+        equip(machine)
+        yield machine
+    finally:
+        machine.stop()
+
+
+@pytest.fixture()
+def make(host: Machine) -> t.Iterator[t.Callable[..., HostFactory]]:
+    """Makes a factory with one machinetype ``a`` that runs a script."""
+    made: list[HostFactory] = []
+
+    def factory(script: str = WORKS, **settings: t.Any) -> HostFactory:
+        kind = {**APPTAINER, **settings.pop("kind", {})}
+        one = HostFactory(host, **{"machinetypes": {"a": kind}, **settings})
+        one.file("a", "run", script)
+        one.image("a")
+        made.append(one)
+        return one
+
+    yield factory
+    for one in made:
+        one.remove()
+
+
+def outputs(factory: HostFactory) -> Path:
+    """Where the machine that is there leaves what it leaves."""
+    return t.cast(Path, factory.wait("joboutputs", lambda: next(factory.state.glob("machines/*/mnt/joboutputs"), None)))
+
+
+def groups(factory: HostFactory) -> list[Path]:
+    """The machines' control groups, whoever is in them."""
+    listed = factory.machine.run("find", "/sys/fs/cgroup", "-path", "*/hep.gridbox/*", "-type", "d").stdout.split()
+    return [Path(one) for one in listed if not one.endswith("/supervisors")]
+
+
+SEES = """#!/bin/sh
+exec 3>&1 4>&2 >$JOBOUTPUTS/seen 2>/dev/null
+hostname
+id -u
+grep -E '^(CapEff|NoNewPrivs|Groups)' /proc/self/status
+echo $MACHINEFEATURES $JOBFEATURES $JOBOUTPUTS
+cat /etc/machinefeatures/total_cpu /etc/jobfeatures/job_id; echo
+touch /etc/machinefeatures/x || echo features are read-only
+touch /x /bin/x || echo root is read-only
+for folder in /scratch /tmp $HOME; do touch $folder/x && echo writable; done
+ls -d /cvmfs /srv/factory /run/hep.gridbox.apptainer /etc/hep.gridbox
+ps | grep -v grep | grep -c gridbox
+env | grep -cE 'APPTAINER_(CACHEDIR|CONFIGDIR)|SECRET'
+mv $JOBOUTPUTS/seen $JOBOUTPUTS/all
+echo here I am >&3
+echo and here >&4
+while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done
+echo 200 Success >$JOBOUTPUTS/shutdown_message
+exit 3
+"""
+
+
+def test_the_life_of_a_machine(make: t.Callable[..., HostFactory]) -> None:
+    factory = make(SEES, kind={"tmp_binds": ["/scratch"]}, pids_per_processor=64)
+    factory.start()
+    folder = outputs(factory)
+    seen = factory.wait("the machine's words", lambda: (folder / "all").exists() and (folder / "all").read_text())
+    [before] = factory.running()
+    uid = factory.machine.run("id", "-u", ACCOUNT).stdout.strip()
+    assert [line.rstrip() for line in seen.splitlines()] == [
+        "f1-00.example.org", uid, "Groups:", "CapEff:\t0000000000000000", "NoNewPrivs:\t1",
+        "/etc/machinefeatures /etc/jobfeatures /var/spool/joboutputs", f"1{before['request']['uuid']}",
+        "features are read-only", "root is read-only", "writable", "writable", "writable", "0", "0",
+    ]  # fmt: skip
+    # Its control groups, as the kernel has them.
+    pid = before["running"]["pid"]
+    where = factory.machine.run("cat", f"/proc/{pid}/cgroup").stdout
+    name = before["request"]["name"]
+    assert {line.rpartition(":")[2] for line in where.splitlines() if "hep.gridbox" in line} == {f"/hep.gridbox/{name}"}
+    limits = {path.name: path for path in groups(factory)}
+    assert name in limits
+    limit = factory.machine.run("cat", *_files(factory, name, "memory.limit_in_bytes", "memory.max")).stdout
+    assert limit.strip() == str(64 << 20)
+    assert factory.machine.run("cat", *_files(factory, name, "pids.max")).stdout.strip() == "64"
+    quota = factory.machine.run("cat", *_files(factory, name, "cpu.cfs_quota_us", "cpu.max")).stdout
+    assert quota.split()[0] == "100000"
+    # The keeper is outside, and so is the daemon's unit.
+    keeper = factory.machine.run("cat", f"/proc/{before['running']['keeper']}/cgroup").stdout
+    assert "/hep.gridbox/supervisors" in keeper and "gridbox-factory.service" not in keeper + where
+
+    (folder / "go").touch()
+    end = ended(factory)[0]
+    assert (end["message"], end["code"]) == ("200 Success", "by_itself")
+    first = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r)
+    assert first["exit_code"] == 3
+    kept = next(factory.state.glob(f"machines/*{first['uuid'][:8]}"))
+    output = (kept / "output.log").read_text()
+    assert "Z here I am\n" in output and "Z and here\n" in output and output[:2] == "20"
+    second = factory.wait("the next one", lambda: [one for one in factory.running() if one != before])
+    assert second[0]["request"]["uuid"] != before["request"]["uuid"]
+    assert name not in {path.name for path in groups(factory)}
+    assert factory.run("check").returncode == 0
+
+
+def _files(factory: HostFactory, name: str, *files: str) -> list[str]:
+    found = factory.machine.run("find", "/sys/fs/cgroup", "-path", f"*/hep.gridbox/{name}/*").stdout.split()
+    return [one for one in found if one.rpartition("/")[2] in files]
+
+
+@pytest.mark.parametrize(
+    ("script", "message", "killed"),
+    [(WORKS, "100 told", False), ("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n", "100 Time limit", True)],
+)
+def test_the_time_limit_is_term_then_kill(
+    make: t.Callable[..., HostFactory], script: str, message: str, killed: bool
+) -> None:
+    factory = make(script, kind={"max_wallclock_seconds": 4})
+    factory.start()
+    end = ended(factory)[0]
+    assert end["message"].startswith(message)
+    assert end["code"] == "time_limit"
+    assert bool(factory.events("machine_killed")) == killed
+    assert factory.records()[0]["exit_code"] == (137 if killed else 0)
+
+
+def test_a_machine_cannot_have_more_memory_than_its_limit(make: t.Callable[..., HostFactory]) -> None:
+    factory = make("#!/bin/sh\ntail /dev/zero\n", mb_per_processor=64)
+    factory.start()
+    end = ended(factory)[0]
+    assert (end["message"], end["code"]) == ("700 Memory limit reached", "by_itself")
+    assert "memory limit" in factory.records()[0]["end_reason"]
+
+
+def test_what_leaves_its_parent_and_its_session_does_not_leave_its_group(
+    host: Machine, make: t.Callable[..., HostFactory]
+) -> None:
+    """Without Apptainer, and so without a namespace whose end ends all that is in it."""
+    factory = make()
+    folder = factory.state / "apptainer/f1-alone"
+    folder.mkdir(parents=True)
+    uid, gid = (int(host.run("id", one, ACCOUNT).stdout) for one in ("-u", "-g"))
+    script = "(setsid sh -c '(setsid sleep 4242 &)' &); sleep 4243 & sleep 1; trap '' TERM; echo 200; exit 7"
+    request = Request(
+        "u", "f1-alone", uid, gid, {}, ("sh", "-c", script), {"PATH": "/usr/bin"}, 1, 64 << 20, 64, 1024, 1 << 20
+    )
+    (folder / "request.json").write_text(request.as_json())
+    keeper = ("unshare", "--mount", "--propagation", "slave", "--", "/srv/factory/gridbox", "machine")
+    assert host.run(*keeper, "/srv/factory/state/apptainer/f1-alone").stdout == "started"
+    ended = json.loads((folder / "ended.json").read_text())
+    assert (ended["exit_code"], ended["out_of_memory"]) == (7, False)
+    assert factory.of_the_account() == []
+    assert groups(factory) == []
+    assert (folder / "output").read_text().endswith("Z 200\n")
+
+
+def test_nothing_of_a_machine_is_left(make: t.Callable[..., HostFactory]) -> None:
+    script = (
+        "#!/bin/sh\n(setsid sh -c '(setsid sleep 4242 &)' &)\nsleep 4243 &\n"
+        "while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done\n"
+    )
+    factory = make(script)
+    factory.start()
+    folder = outputs(factory)
+    factory.wait("its children", lambda: factory.processes("^sleep 424[23]").__len__() == 2)
+    (folder / "go").touch()
+    ended(factory)
+    factory.wait("it to be cleaned away", lambda: factory.records()[0]["cleaned"])
+    assert factory.of_the_account() == []
+    assert groups(factory) == []
+
+
+def test_what_is_in_no_machine_is_killed_on_sight(make: t.Callable[..., HostFactory]) -> None:
+    factory = make()
+    factory.start()
+    [before] = factory.wait("a machine", factory.running)
+    become = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"]
+    factory.machine.run(*become, "setsid", "--fork", "sleep", "5151")
+    factory.wait("it to go", lambda: not factory.processes("^sleep 5151"), seconds=20)
+    told = factory.wait("the word", lambda: factory.events("stray_process_killed"))
+    assert (told[0]["program"], told[0]["account"]) == ("sleep", ACCOUNT)
+    assert factory.running() == [before]
+    assert factory.of_the_account()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_machines_outlive_the_daemon(make: t.Callable[..., HostFactory], number: int) -> None:
+    factory = make(total_processors=2)
+    factory.start()
+    before = factory.wait("two machines", lambda: len(r := factory.running()) == 2 and r)
+    factory.stop(number)
+    factory.start()
+    factory.wait("the engine's word", lambda: len(factory.events("engine_answers")) == 2)
+    factory.wait("a report", lambda: factory.run("check").returncode == 0)
+    assert sorted(factory.running(), key=str) == sorted(before, key=str)
+    for one in before:
+        assert factory.machine.run("test", "-d", f"/proc/{one['running']['pid']}", check=False).returncode == 0
+    assert not factory.events("machine_ended", "stray_removed", "unborn_removed", "stray_process_killed")
+
+
+def test_ends_while_the_daemon_was_away_are_found(make: t.Callable[..., HostFactory]) -> None:
+    factory = make("#!/bin/sh\nsleep 3\necho 200 Success >$JOBOUTPUTS/shutdown_message\n")
+    factory.start()
+    factory.wait("a machine", factory.running)
+    factory.stop(signal.SIGTERM)
+    factory.wait("its end", lambda: not factory.running())
+    factory.start()
+    assert ended(factory)[0]["message"] == "200 Success"
+    factory.wait("the next one", factory.running)
+
+
+def test_a_machine_whose_keeper_is_killed_is_over_and_nothing_of_it_is_left(make: t.Callable[..., HostFactory]) -> None:
+    factory = make()
+    factory.start()
+    [before] = factory.wait("a machine", factory.running)
+    factory.write(draining=True)
+    factory.wait("that to be read", lambda: factory.events("configuration_read"))
+    factory.machine.run("kill", "-KILL", str(before["running"]["keeper"]))
+    end = ended(factory)[0]
+    assert (end["message"], end["code"]) == ("100 Machine was killed by somebody else", "vanished")
+    factory.wait("it to be cleaned away", lambda: factory.records()[0]["cleaned"])
+    assert factory.of_the_account() == []
+    assert groups(factory) == []
+
+
+def test_an_image_from_a_server(make: t.Callable[..., HostFactory]) -> None:
+    there, gone = (f"http://127.0.0.1:{port}/{IMAGE}" for port in (8000, 8001))
+    kinds = {"a": {**APPTAINER, "root_image": there}, "b": {**APPTAINER, "root_image": gone}}
+    factory = make(machinetypes=kinds)
+    serve = ("systemd-run", "--unit=images", "--working-directory=/srv", "python3", "-m", "http.server", "8000")
+    factory.machine.run(*serve)
+    try:
+        factory.start()
+        [machine] = factory.wait("a machine", factory.running)
+        [missing] = factory.wait("the word", lambda: factory.events("image_missing"))
+        assert missing["image"] == gone
+        assert "refused" in missing["problem"]
+        assert factory.records()[0]["machinetype"] == "a"
+        assert machine["request"]["shown"]["image"].startswith("/srv/factory/state/apptainer/images/")
+    finally:
+        factory.machine.run("systemctl", "stop", "images")
+    [image] = (factory.state / "apptainer/images").glob("*.sif")
+    assert (image.stat().st_uid, image.stat().st_mode & 0o777) == (0, 0o644)
+    assert [path.name for path in image.parent.iterdir()] == [image.name]
+
+
+def test_an_image_from_a_registry_by_its_digest(
+    make: t.Callable[..., HostFactory], host: Machine, tmp_path: Path
+) -> None:
+    registry = Registry(host.name, "127.0.0.1:5000", tmp_path / "registry")
+    registry.start()
+    try:
+        registry.put("site/pilot", "1")
+        [link] = (tmp_path / "registry").glob("**/site/pilot/_manifests/tags/1/current/link")
+        digest = link.read_text().strip()
+        (host.root / "etc/containers").mkdir(exist_ok=True)
+        trust = '[[registry]]\nlocation = "127.0.0.1:5000"\ninsecure = true\n'
+        (host.root / "etc/containers/registries.conf").write_text(trust)
+        factory = make(kind={"root_image": f"docker://127.0.0.1:5000/site/pilot:1@{digest}"})
+        factory.start()
+        factory.wait("a machine", factory.running)
+        [pulled] = factory.events("image_pulled")
+        assert pulled["id"].startswith("/srv/factory/state/apptainer/images/")
+    finally:
+        registry.stop()
+
+
+def test_an_unpacked_image_in_a_repository(make: t.Callable[..., HostFactory]) -> None:
+    factory = make(
+        "#!/bin/sh\nls /cvmfs >$JOBOUTPUTS/cvmfs\nwhile :; do sleep 0.1; done\n",
+        kind={"root_image": "/cvmfs/images.example.org/busybox", "cvmfs_repositories": ["a.example.org"]},
+    )
+    factory.machine.run("mkdir", "-p", "/cvmfs/images.example.org", "/cvmfs/a.example.org/x")
+    factory.machine.run("cp", "-a", "/srv/busybox", "/cvmfs/images.example.org/")
+    folders = [f"/cvmfs/images.example.org/busybox/{one}" for one in ("dev", "proc", "sys", "var/tmp")]
+    factory.machine.run("mkdir", "-p", *folders)
+    try:
+        factory.start()
+        factory.wait("a machine", factory.running)
+        listed = outputs(factory) / "cvmfs"
+        assert factory.wait("its word", lambda: listed.exists() and listed.read_text()) == "a.example.org\n"
+    finally:
+        factory.stop()
+        factory.machine.run("rm", "-rf", "/cvmfs")
+
+
+def test_an_account_that_is_somebody_elses_is_refused(make: t.Callable[..., HostFactory]) -> None:
+    factory = make(apptainer_account="nobody2")
+    factory.start()
+    factory.wait("a red check", lambda: "this host has no such account" in factory.run("check").stdout)
+    assert factory.records() == []
+    factory.machine.run("useradd", "--system", "--shell", "/bin/bash", "nobody2")
+    factory.wait("the other reason", lambda: "somebody can log in to it" in factory.run("check").stdout)
+    factory.machine.run("usermod", "--shell", "/usr/sbin/nologin", "nobody2")
+    factory.wait("a machine", factory.running)
+    factory.stop()
+    factory.machine.run("pkill", "-KILL", "-u", "nobody2")
+    factory.wait("its end", lambda: not factory.processes("gridbox machine"))
+    factory.machine.run("userdel", "nobody2")
+
+
+def test_what_a_report_says(make: t.Callable[..., HostFactory]) -> None:
+    factory = make(
+        "#!/bin/sh\nwhile :; do :; done\n", machinetypes={"a": APPTAINER, "d": {**KIND, "target_share": 1.0}}
+    )
+    factory.start()
+    factory.wait("a machine", factory.running)
+    used = factory.wait(
+        "what it has used", lambda: [one for one in _machines(factory) if one.get("cpu_seconds", 0) >= 1], seconds=60
+    )
+    assert used[0]["machinetype"] == "a"
+    assert "gridbox_" in factory.run("metrics").stdout
+    assert factory.run("explain").returncode == 0
+
+
+def _machines(factory: HostFactory) -> list[dict[str, t.Any]]:
+    told = json.loads((factory.state / "report.json").read_text())
+    return [one for one in told["slots"] if one.get("state") == "running"]

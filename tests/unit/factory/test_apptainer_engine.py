@@ -1,0 +1,131 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_engine, catalogue
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from tests.unit.factory.test_configuration import SMALL
+
+NAME = "f1-00.example.org_0123abcd"
+RUNS = {"keeper": 6, "pid": 7, "started": 100}
+ENDED = {"exit_code": 3, "finished": 200, "out_of_memory": True}
+
+
+@pytest.fixture()
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ApptainerEngine:
+    monkeypatch.setattr(apptainer_engine, "LOCKS", str(tmp_path / "locks"))
+    (tmp_path / "locks").mkdir()
+    return ApptainerEngine(str(tmp_path), "vacsing", lambda *_: None)
+
+
+@pytest.fixture()
+def lock(engine: ApptainerEngine, tmp_path: Path) -> t.Iterator[t.Callable[[], None]]:
+    """Takes the machine's lock, as its keeper has it."""
+    held: list[int] = []
+
+    def take() -> None:
+        held.append(os.open(tmp_path / f"locks/{NAME}.lock", os.O_RDWR | os.O_CREAT))
+        fcntl.flock(held[0], fcntl.LOCK_EX)
+
+    yield take
+    for one in held:
+        os.close(one)
+
+
+def written(folder: Path, **files: t.Any) -> None:
+    (folder / "apptainer" / NAME).mkdir(parents=True)
+    for name, content in files.items():
+        (folder / "apptainer" / NAME / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("files", "held", "seen"),
+    [
+        ({}, False, Container(NAME, NAME, "u", "created")),
+        # Its keeper begins.
+        ({}, True, Container(NAME, NAME, "u", "created")),
+        ({"running": RUNS}, True, Container(NAME, NAME, "u", "running", 100, pid=7)),
+        # Its keeper was killed, or the host was.
+        ({"running": RUNS}, False, Container(NAME, NAME, "u", "dead", 100)),
+        ({"running": RUNS, "ended": ENDED}, False, Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True)),
+        # Its keeper has written that down, and is about to end itself.
+        ({"running": RUNS, "ended": ENDED}, True, Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True)),
+    ],
+)
+def test_what_has_become_of_a_machine(
+    engine: ApptainerEngine, tmp_path: Path, lock: t.Callable[[], None], files: t.Any, held: bool, seen: Container
+) -> None:
+    written(tmp_path, request={"uuid": "u"}, **files)
+    if held:
+        lock()
+    assert engine.container(NAME) == seen
+    assert (seen.alive, seen.over) == (seen.state == "running", seen.state in ("exited", "dead"))
+
+
+def test_a_folder_without_a_request_is_no_machine(engine: ApptainerEngine, tmp_path: Path) -> None:
+    assert engine.container(NAME) is None
+    written(tmp_path)  # whoever made it was killed
+    assert engine.container(NAME) is None
+    assert engine.signal(NAME, "SIGTERM") is False
+
+
+def test_a_lock_is_held_by_whoever_inherits_it(engine: ApptainerEngine) -> None:
+    with apptainer_engine._locked(NAME) as held:
+        assert apptainer_engine._held() == {NAME}
+        inherited = os.dup(held)
+    assert apptainer_engine._held() == {NAME}
+    os.close(inherited)
+    assert apptainer_engine._held() == set()
+
+
+def test_images_of_this_host_are_files_and_folders(engine: ApptainerEngine, tmp_path: Path) -> None:
+    image = str(tmp_path / "a.sif")
+    assert engine.image(image) is None
+    with pytest.raises(EngineError, match="there is no such file or folder"):
+        engine.pull(image)
+    Path(image).touch()
+    assert engine.image(image) == image
+    engine.pull(image)
+
+
+def test_an_image_from_elsewhere_has_one_place(engine: ApptainerEngine, tmp_path: Path) -> None:
+    assert engine.image("docker://busybox:1") is None
+    (tmp_path / "apptainer/images").mkdir(parents=True)
+    names = {engine._image(one) for one in ("docker://busybox:1", "docker://busybox:2", "https://a.org/b.sif")}
+    assert len(names) == 3
+    Path(engine._image("docker://busybox:1")).touch()
+    assert engine.image("docker://busybox:1") == engine._image("docker://busybox:1")
+
+
+def test_the_engine_is_the_configurations() -> None:
+    assert isinstance(engine_of(parse(SMALL)), MachineEngine)
+    made = engine_of(parse({**SMALL, "engine": "podman"}))
+    assert isinstance(made, MachineEngine) and made.engine == "podman"
+    apptainer = parse({**SMALL, "engine": "apptainer", "apptainer_account": "vacsing"})
+    assert isinstance(engine_of(apptainer), ApptainerEngine)
+    assert apptainer.models == ("apptainer",)
+
+
+def test_an_image_that_the_site_has_is_found_by_its_path(tmp_path: Path) -> None:
+    kind = {"machine_model": "apptainer", "user_data": "run", "target_share": 1}
+    factory = parse({
+        **SMALL, "engine": "apptainer", "apptainer_account": "vacsing", "state_folder": str(tmp_path),
+        "machinetypes": {"a": {**kind, "root_image": "pilot.sif"}, "b": {**kind, "root_image": "/cvmfs/c.org/d"}},
+    })  # fmt: skip
+    a, b = catalogue.read(factory, {}).machinetypes
+    assert a.root_image == f"{tmp_path}/machinetypes/a/files/pilot.sif"
+    assert (a.repositories, b.root_image, b.repositories) == ((), "/cvmfs/c.org/d", ("c.org",))
