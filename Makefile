@@ -72,7 +72,7 @@ DEMO := ANSIBLE_HOME=$(CURDIR)/.cache/ansible ANSIBLE_REMOTE_TMP=$(CURDIR)/.cach
 
 up: demo-root ## set-up and main job: bring up the demo, two VO-boxes and a vacuum factory on this machine
 	@scripts/bootstrap venv
-	@$(DEMO) hep.gridbox.site hep.gridbox.factory
+	@$(DEMO) hep.gridbox.demo
 
 status: demo-root ## print the tables of the demo's VO-boxes and slots
 	@scripts/bootstrap venv
@@ -80,7 +80,7 @@ status: demo-root ## print the tables of the demo's VO-boxes and slots
 
 down: demo-root ## take away all that `make up` made, except .venv and .cache
 	@scripts/bootstrap venv
-	@$(DEMO) hep.gridbox.remove --extra-vars gridbox_remove=yes
+	@$(DEMO) hep.gridbox.demo_remove --extra-vars gridbox_remove=yes
 
 .PHONY: up status down demo-root
 demo-root:

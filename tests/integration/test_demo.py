@@ -9,6 +9,7 @@ The tests look with other tools than the collection: docker, ip, curl, ssh. They
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -31,6 +32,8 @@ PORTS = (1975, 3128, 9100)
 SERVICES = {"vobox1": 4, "vobox2": 3}  # the first one publishes the factory's pipe as well
 SLOTS = [f"demo-0{number}.demo.example" for number in range(3)]
 MACHINES = Path("/var/lib/gridbox-factory/machines")
+AUTHORITY = "/var/lib/gridbox-outside/tls/ca.pem"
+ROOT_OF_MACHINES = "/cvmfs/demo.example.org/root"
 
 
 def make(*arguments: str, timeout: float = 1200) -> str:
@@ -161,7 +164,7 @@ def test_up_ends_with_a_table(up: str) -> None:
 def test_a_second_up_changes_nothing_and_says_so(up: str) -> None:
     first = ids()
     output = make("up")
-    assert re.findall(r"^demo +: ok=\d+ +changed=(\d+) ", output, re.MULTILINE) == ["0", "0"]
+    assert re.findall(r"^demo +: ok=\d+ +changed=(\d+) ", output, re.MULTILINE) == ["0"]
     assert output.rstrip().endswith("Nothing was changed.")
     assert ids() == first
 
@@ -195,11 +198,48 @@ def test_the_factory_fills_its_slots_again_and_again(up: str) -> None:
         assert time.monotonic() < deadline, f"after 120 s machines of {', '.join(printed) or 'no type'} have ended"
         time.sleep(1)
     assert re.search(r"\d+ primes below \d+", printed["demo-primes"])
-    assert re.search(r"pi is about 3\.1\d*", printed["demo-pi"])
+    found = re.search(r"pi is about 3\.1\d* after \d+ points\nso says (\S+) by (\S+)", printed["demo-pi"])
+    assert found and found.groups() == ("payload00", f"{ROOT_OF_MACHINES}/bin/awk"), printed["demo-pi"]
     running = docker("ps", "--format", "{{.Names}}").split()
     assert len([name for name in running if name.startswith("demo-0")]) >= 2  # the third may be changing
-    page = in_netns(PEER, "curl", "-sS", "-m", "10", "http://198.51.100.11:8080/demo.pipe").stdout
-    assert {one["suffix"] for one in json.loads(page)["machinetypes"]} == {"primes", "pi"}
+
+
+def test_the_pipe_comes_from_a_vobox_and_who_published_it_is_known(up: str) -> None:
+    """Over TLS: a client that does not know the demo's authority trusts nothing of it."""
+    for address in BOXES["vobox1"]:
+        there = f"::[{address}]:8443" if ":" in address else f"::{address}:8443"
+        get = ("curl", "-sS", "-m", "10", "--connect-to", there, "https://vobox1.demo.example:8443/demo.pipe")
+        assert "SSL certificate problem" in in_netns(PEER, *get, check=False).stderr
+        page = in_netns(PEER, *get, "--cacert", AUTHORITY).stdout
+        assert {one["suffix"] for one in json.loads(page)["machinetypes"]} == {"primes", "pi"}
+
+
+def test_a_machine_of_the_bootstrap_image_runs_out_of_the_repository(up: str) -> None:
+    """Its image is busybox; its programs are the repository's, read-only; its payload has an account of its own."""
+
+    def look() -> tuple[dict[str, t.Any], str, str]:
+        name = docker("ps", "--quiet", "--filter", "label=hep.gridbox.machinetype=demo-pi").split()[0]
+        top = docker("top", name, "-eo", "uid,args", check=False)
+        commands = "readlink /bin; touch /bin/x 2>&1; ls /cvmfs; sh -c '. /etc/os-release; echo $PRETTY_NAME'"
+        return inspect(name), top, docker("exec", name, "sh", "-c", commands, check=False)
+
+    deadline = time.monotonic() + 60
+    while True:  # it may be gone at any time, and another one comes
+        with contextlib.suppress(IndexError, RuntimeError):
+            seen, top, said = look()
+            if re.search(r"^40001 +awk ", top, re.MULTILINE) and said:
+                break
+        assert time.monotonic() < deadline, "no machine of demo-pi was seen at its work"
+        time.sleep(0.3)
+    assert json.loads(docker("image", "inspect", seen["Image"]))[0]["Size"] < 4 << 20
+    assert said.splitlines() == [
+        f"{ROOT_OF_MACHINES}/bin", "touch: /bin/x: Read-only file system", "demo.example.org",
+        "The root file system of the demo",
+    ]  # fmt: skip
+    mounts = {one["Destination"]: one for one in seen["Mounts"]}
+    repository = mounts["/cvmfs/demo.example.org"]
+    assert (repository["Source"], repository["RW"]) == ("/run/gridbox-cvmfs/demo.example.org", False)
+    assert not Path("/cvmfs").is_dir() or "demo.example.org" not in os.listdir("/cvmfs")
 
 
 @pytest.mark.parametrize("name", BOXES)
