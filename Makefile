@@ -65,10 +65,10 @@ clean: ## remove what the other targets made in the checkout
 
 # --- the demo: up, status, down -------------------------------------------------------------------------------------
 # Two VO-boxes and a factory on this machine, on a LAN and with an engine of the demo's own: inventories/demo says how.
-# Ansible keeps its files in .cache, so that nothing of the demo is left elsewhere.
+# Ansible keeps its files in .cache, so that nothing of the demo is left elsewhere; pipelining saves a tenth of a second a task.
 DEMO := ANSIBLE_HOME=$(CURDIR)/.cache/ansible ANSIBLE_REMOTE_TMP=$(CURDIR)/.cache/ansible/tmp \
 	ANSIBLE_ASYNC_DIR=$(CURDIR)/.cache/ansible/async ANSIBLE_DISPLAY_SKIPPED_HOSTS=false \
-	ANSIBLE_CALLBACKS_ENABLED=hep.gridbox.changes .venv/bin/ansible-playbook --inventory inventories/demo
+	ANSIBLE_PIPELINING=1 ANSIBLE_CALLBACKS_ENABLED=hep.gridbox.changes .venv/bin/ansible-playbook --inventory inventories/demo
 
 up: demo-root ## set-up and main job: bring up the demo, two VO-boxes and a vacuum factory on this machine
 	@scripts/bootstrap venv

@@ -33,6 +33,7 @@ SERVICES = {"vobox1": 4, "vobox2": 3}  # the first one publishes the factory's p
 SLOTS = [f"demo-0{number}.demo.example" for number in range(3)]
 MACHINES = Path("/var/lib/gridbox-factory/machines")
 AUTHORITY = "/var/lib/gridbox-outside/tls/ca.pem"
+REPOSITORY = Path("/var/lib/gridbox-outside/repository")
 ROOT_OF_MACHINES = "/cvmfs/demo.example.org/root"
 
 
@@ -51,7 +52,7 @@ def make(*arguments: str, timeout: float = 1200) -> str:
 
 def like_make() -> dict[str, str]:
     """The environment of playbooks as the Makefile has it: what Ansible keeps in a person's home is not the demo's."""
-    return {**os.environ, **kept_in(ROOT / ".cache/ansible")}
+    return {**os.environ, **kept_in(ROOT / ".cache/ansible"), "ANSIBLE_PIPELINING": "1"}
 
 
 def playbook(name: str, *arguments: str) -> str:
@@ -217,24 +218,26 @@ def test_the_pipe_comes_from_a_vobox_and_who_published_it_is_known(up: str) -> N
 def test_a_machine_of_the_bootstrap_image_runs_out_of_the_repository(up: str) -> None:
     """Its image is busybox; its programs are the repository's, read-only; its payload has an account of its own."""
 
-    def look() -> tuple[dict[str, t.Any], str, str]:
+    def look() -> tuple[dict[str, t.Any], bool, str]:
         name = docker("ps", "--quiet", "--filter", "label=hep.gridbox.machinetype=demo-pi").split()[0]
-        top = docker("top", name, "-eo", "uid,args", check=False)
-        commands = "readlink /bin; touch /bin/x 2>&1; ls /cvmfs; sh -c '. /etc/os-release; echo $PRETTY_NAME'"
-        return inspect(name), top, docker("exec", name, "sh", "-c", commands, check=False)
+        top = docker("top", name, "-eo", "pid,uid,args")
+        payload = re.findall(r"^(\d+) +40001 +/bin/awk ", top, re.MULTILINE)[0]
+        of_repository = os.path.samefile(f"/proc/{payload}/exe", REPOSITORY / "root/bin/awk")
+        commands = "readlink /bin; touch /bin/x 2>&1; ls /cvmfs; su payload00 -c 'touch $JOBOUTPUTS/x' 2>&1"
+        return inspect(name), of_repository, docker("exec", name, "/bin/sh", "-c", f"{commands}; true")
 
     deadline = time.monotonic() + 60
     while True:  # it may be gone at any time, and another one comes
-        with contextlib.suppress(IndexError, RuntimeError):
-            seen, top, said = look()
-            if re.search(r"^40001 +awk ", top, re.MULTILINE) and said:
-                break
+        with contextlib.suppress(IndexError, OSError, RuntimeError):
+            seen, of_repository, said = look()
+            break
         assert time.monotonic() < deadline, "no machine of demo-pi was seen at its work"
         time.sleep(0.3)
+    assert of_repository
     assert json.loads(docker("image", "inspect", seen["Image"]))[0]["Size"] < 4 << 20
     assert said.splitlines() == [
         f"{ROOT_OF_MACHINES}/bin", "touch: /bin/x: Read-only file system", "demo.example.org",
-        "The root file system of the demo",
+        "touch: /var/spool/joboutputs/x: Permission denied",
     ]  # fmt: skip
     mounts = {one["Destination"]: one for one in seen["Mounts"]}
     repository = mounts["/cvmfs/demo.example.org"]
@@ -283,6 +286,7 @@ def test_the_image_holds_no_key_and_no_password(up: str, tmp_path: Path) -> None
         names = [entry.name for entry in tar if entry.isfile()]
         shadow = t.cast("t.IO[bytes]", tar.extractfile("etc/shadow")).read().decode()
         machine_id = t.cast("t.IO[bytes]", tar.extractfile("etc/machine-id")).read()
+        dpkg = t.cast("t.IO[bytes]", tar.extractfile("etc/dpkg/dpkg.cfg.d/99mmdebstrap")).read().decode()
     keys = [name for name in names if re.search(r"ssh_host_|authorized_keys|id_(rsa|ed25519)|\.pem$|\.key$", name)]
     assert [name for name in keys if "share/ca-certificates" not in name and "etc/ssl/certs" not in name] == []
     with_password = [
@@ -290,6 +294,7 @@ def test_the_image_holds_no_key_and_no_password(up: str, tmp_path: Path) -> None
     ]
     assert with_password == []
     assert machine_id == b""
+    assert "path-exclude" in dpkg and "unsafe" not in dpkg  # what was installed fast is not installed so by others
 
 
 def test_host_keys_are_each_voboxes_own_and_last(up: str) -> None:
