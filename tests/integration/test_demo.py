@@ -165,7 +165,7 @@ def test_up_ends_with_a_table(up: str) -> None:
 def test_a_second_up_changes_nothing_and_says_so(up: str) -> None:
     first = ids()
     output = make("up")
-    assert re.findall(r"^demo +: ok=\d+ +changed=(\d+) ", output, re.MULTILINE) == ["0"]
+    assert re.findall(r"^demo +: ok=\d+ +changed=(\d+) ", output, re.MULTILINE) == ["0"], output
     assert output.rstrip().endswith("Nothing was changed.")
     assert ids() == first
 
@@ -199,7 +199,7 @@ def test_the_factory_fills_its_slots_again_and_again(up: str) -> None:
         assert time.monotonic() < deadline, f"after 120 s machines of {', '.join(printed) or 'no type'} have ended"
         time.sleep(1)
     assert re.search(r"\d+ primes below \d+", printed["demo-primes"])
-    found = re.search(r"pi is about 3\.1\d* after \d+ points\nso says (\S+) by (\S+)", printed["demo-pi"])
+    found = re.search(r"pi is about 3\.1\d* after \d+ points\n\S+ so says (\S+) by (\S+)", printed["demo-pi"])
     assert found and found.groups() == ("payload00", f"{ROOT_OF_MACHINES}/bin/awk"), printed["demo-pi"]
     running = docker("ps", "--format", "{{.Names}}").split()
     assert len([name for name in running if name.startswith("demo-0")]) >= 2  # the third may be changing
