@@ -65,14 +65,14 @@ clean: ## remove what the other targets made in the checkout
 
 # --- the demo: up, status, down -------------------------------------------------------------------------------------
 # Two VO-boxes and a factory on this machine, on a LAN and with an engine of the demo's own: inventories/demo says how.
-# Ansible keeps its files in .cache, so that nothing of the demo is left elsewhere.
+# Ansible keeps its files in .cache, so that nothing of the demo is left elsewhere; pipelining is quicker.
 DEMO := ANSIBLE_HOME=$(CURDIR)/.cache/ansible ANSIBLE_REMOTE_TMP=$(CURDIR)/.cache/ansible/tmp \
 	ANSIBLE_ASYNC_DIR=$(CURDIR)/.cache/ansible/async ANSIBLE_PIPELINING=true ANSIBLE_DISPLAY_SKIPPED_HOSTS=false \
 	ANSIBLE_CALLBACKS_ENABLED=hep.gridbox.changes .venv/bin/ansible-playbook --inventory inventories/demo
 
 up: demo-root ## set-up and main job: bring up the demo, two VO-boxes and a vacuum factory on this machine
 	@scripts/bootstrap venv
-	@$(DEMO) hep.gridbox.site hep.gridbox.factory
+	@$(DEMO) hep.gridbox.demo
 
 status: demo-root ## print the tables of the demo's VO-boxes and slots
 	@scripts/bootstrap venv
@@ -80,7 +80,7 @@ status: demo-root ## print the tables of the demo's VO-boxes and slots
 
 down: demo-root ## take away all that `make up` made, except .venv and .cache
 	@scripts/bootstrap venv
-	@$(DEMO) hep.gridbox.remove --extra-vars gridbox_remove=yes
+	@$(DEMO) hep.gridbox.demo_remove --extra-vars gridbox_remove=yes
 
 .PHONY: up status down demo-root
 demo-root:

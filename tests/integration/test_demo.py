@@ -9,6 +9,7 @@ The tests look with other tools than the collection: docker, ip, curl, ssh. They
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -31,6 +32,9 @@ PORTS = (1975, 3128, 9100)
 SERVICES = {"vobox1": 4, "vobox2": 3}  # the first one publishes the factory's pipe as well
 SLOTS = [f"demo-0{number}.demo.example" for number in range(3)]
 MACHINES = Path("/var/lib/gridbox-factory/machines")
+AUTHORITY = "/var/lib/gridbox-outside/tls/ca.pem"
+REPOSITORY = Path("/var/lib/gridbox-outside/repository")
+ROOT_OF_MACHINES = "/cvmfs/demo.example.org/root"
 
 
 def make(*arguments: str, timeout: float = 1200) -> str:
@@ -48,7 +52,7 @@ def make(*arguments: str, timeout: float = 1200) -> str:
 
 def like_make() -> dict[str, str]:
     """The environment of playbooks as the Makefile has it: what Ansible keeps in a person's home is not the demo's."""
-    return {**os.environ, **kept_in(ROOT / ".cache/ansible")}
+    return {**os.environ, **kept_in(ROOT / ".cache/ansible"), "ANSIBLE_PIPELINING": "1"}
 
 
 def playbook(name: str, *arguments: str) -> str:
@@ -161,7 +165,7 @@ def test_up_ends_with_a_table(up: str) -> None:
 def test_a_second_up_changes_nothing_and_says_so(up: str) -> None:
     first = ids()
     output = make("up")
-    assert re.findall(r"^demo +: ok=\d+ +changed=(\d+) ", output, re.MULTILINE) == ["0", "0"]
+    assert re.findall(r"^demo +: ok=\d+ +changed=(\d+) ", output, re.MULTILINE) == ["0"], output
     assert output.rstrip().endswith("Nothing was changed.")
     assert ids() == first
 
@@ -195,11 +199,50 @@ def test_the_factory_fills_its_slots_again_and_again(up: str) -> None:
         assert time.monotonic() < deadline, f"after 120 s machines of {', '.join(printed) or 'no type'} have ended"
         time.sleep(1)
     assert re.search(r"\d+ primes below \d+", printed["demo-primes"])
-    assert re.search(r"pi is about 3\.1\d*", printed["demo-pi"])
+    found = re.search(r"pi is about 3\.1\d* after \d+ points\n\S+ so says (\S+) by (\S+)", printed["demo-pi"])
+    assert found and found.groups() == ("payload00", f"{ROOT_OF_MACHINES}/bin/awk"), printed["demo-pi"]
     running = docker("ps", "--format", "{{.Names}}").split()
     assert len([name for name in running if name.startswith("demo-0")]) >= 2  # the third may be changing
-    page = in_netns(PEER, "curl", "-sS", "-m", "10", "http://198.51.100.11:8080/demo.pipe").stdout
-    assert {one["suffix"] for one in json.loads(page)["machinetypes"]} == {"primes", "pi"}
+
+
+def test_the_pipe_comes_from_a_vobox_and_who_published_it_is_known(up: str) -> None:
+    """Over TLS: a client that does not know the demo's authority trusts nothing of it."""
+    for address in BOXES["vobox1"]:
+        there = f"::[{address}]:8443" if ":" in address else f"::{address}:8443"
+        get = ("curl", "-sS", "-m", "10", "--connect-to", there, "https://vobox1.demo.example:8443/demo.pipe")
+        assert "SSL certificate problem" in in_netns(PEER, *get, check=False).stderr
+        page = in_netns(PEER, *get, "--cacert", AUTHORITY).stdout
+        assert {one["suffix"] for one in json.loads(page)["machinetypes"]} == {"primes", "pi"}
+
+
+def test_a_machine_of_the_bootstrap_image_runs_out_of_the_repository(up: str) -> None:
+    """Its image is busybox; its programs are the repository's, read-only; its payload has an account of its own."""
+
+    def look() -> tuple[dict[str, t.Any], bool, str]:
+        name = docker("ps", "--quiet", "--filter", "label=hep.gridbox.machinetype=demo-pi").split()[0]
+        top = docker("top", name, "-eo", "pid,uid,args")
+        payload = re.findall(r"^(\d+) +40001 +/bin/awk ", top, re.MULTILINE)[0]
+        of_repository = os.path.samefile(f"/proc/{payload}/exe", REPOSITORY / "root/bin/awk")
+        commands = "readlink /bin; touch /bin/x 2>&1; ls /cvmfs; su payload00 -c 'touch $JOBOUTPUTS/x' 2>&1"
+        return inspect(name), of_repository, docker("exec", name, "/bin/sh", "-c", f"{commands}; true")
+
+    deadline = time.monotonic() + 60
+    while True:  # it may be gone at any time, and another one comes
+        with contextlib.suppress(IndexError, OSError, RuntimeError):
+            seen, of_repository, said = look()
+            break
+        assert time.monotonic() < deadline, "no machine of demo-pi was seen at its work"
+        time.sleep(0.3)
+    assert of_repository
+    assert json.loads(docker("image", "inspect", seen["Image"]))[0]["Size"] < 4 << 20
+    assert said.splitlines() == [
+        f"{ROOT_OF_MACHINES}/bin", "touch: /bin/x: Read-only file system", "demo.example.org",
+        "touch: /var/spool/joboutputs/x: Permission denied",
+    ]  # fmt: skip
+    mounts = {one["Destination"]: one for one in seen["Mounts"]}
+    repository = mounts["/cvmfs/demo.example.org"]
+    assert (repository["Source"], repository["RW"]) == ("/run/gridbox-cvmfs/demo.example.org", False)
+    assert not Path("/cvmfs").is_dir() or "demo.example.org" not in os.listdir("/cvmfs")
 
 
 @pytest.mark.parametrize("name", BOXES)
@@ -243,6 +286,7 @@ def test_the_image_holds_no_key_and_no_password(up: str, tmp_path: Path) -> None
         names = [entry.name for entry in tar if entry.isfile()]
         shadow = t.cast("t.IO[bytes]", tar.extractfile("etc/shadow")).read().decode()
         machine_id = t.cast("t.IO[bytes]", tar.extractfile("etc/machine-id")).read()
+        dpkg = t.cast("t.IO[bytes]", tar.extractfile("etc/dpkg/dpkg.cfg.d/99mmdebstrap")).read().decode()
     keys = [name for name in names if re.search(r"ssh_host_|authorized_keys|id_(rsa|ed25519)|\.pem$|\.key$", name)]
     assert [name for name in keys if "share/ca-certificates" not in name and "etc/ssl/certs" not in name] == []
     with_password = [
@@ -250,6 +294,7 @@ def test_the_image_holds_no_key_and_no_password(up: str, tmp_path: Path) -> None
     ]
     assert with_password == []
     assert machine_id == b""
+    assert "path-exclude" in dpkg and "unsafe" not in dpkg  # what was installed fast is not installed so by others
 
 
 def test_host_keys_are_each_voboxes_own_and_last(up: str) -> None:

@@ -35,6 +35,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import cgroups
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.account import Account
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command
@@ -59,13 +60,14 @@ class ApptainerEngine:
 
     :param state_folder: the factory's.
     :param account: name of the machines' account.
+    :param cvmfs_root: where this host has the repositories of CernVM-FS.
     :param say: tells an event and its facts, for the journal.
     """
 
-    def __init__(self, state_folder: str, account: str, say: Say) -> None:
+    def __init__(self, state_folder: str, account: str, cvmfs_root: str, say: Say) -> None:
         self.root = os.path.join(os.path.realpath(state_folder), "apptainer")
         self._images = os.path.join(self.root, "images")
-        self._account, self._say = account, say
+        self._account, self._cvmfs_root, self._say = account, cvmfs_root, say
 
     def check(self) -> Account:
         """Whether machines can be made; the account that they are made for.
@@ -251,9 +253,11 @@ class ApptainerEngine:
         if _is_fetched(reference):
             path = self._image(reference)
             return path if os.path.exists(path) else None
+        path = reference
+        if path.startswith(f"{CVMFS}/"):
+            path = self._cvmfs_root + path[len(CVMFS) :]
         # It may be in a repository that does not answer.
-        argv = ["ls", "-d", "--", reference]
-        return reference if command.run(f"Looking for {reference}", argv, _LOOK, ok=(0, 2)) else None
+        return path if command.run(f"Looking for {path}", ["ls", "-d", "--", path], _LOOK, ok=(0, 2)) else None
 
     def pull(self, reference: str) -> None:
         """Make an image of one in a registry or on a server; one that is here is replaced."""

@@ -109,8 +109,9 @@ def of_machine(
     for number, path in enumerate(machinetype.tmp_binds):
         shown[f"tmp{number}"] = f"{folder}/mnt/tmp/{work_folder(path)}"
         binds.append(f"{SEEN}/tmp{number}:{path}")
-    binds += [f"{CVMFS}/{name}:{CVMFS}/{name}:ro" for name in machinetype.cvmfs_repositories]
-    if not image.startswith(f"{CVMFS}/"):
+    there = configuration.cvmfs_root
+    binds += [f"{there}/{name}:{CVMFS}/{name}:ro" for name in machinetype.cvmfs_repositories]
+    if not image.startswith(f"{there}/"):
         shown["image"], image = image, f"{SEEN}/image"
     argv = [
         "apptainer", "--quiet", "exec",

@@ -18,7 +18,6 @@ from dataclasses import replace
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, space
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
@@ -83,7 +82,8 @@ class ByHand:
         self.work_spaces.check()
         found = catalogue.read(self.configuration, {})
         kinds = [one for one in catalogue.meant(found, settings) if one.machine_model in self.configuration.models]
-        cvmfs = _repositories(sorted({name for one in kinds for name in one.repositories}))
+        names = sorted({name for one in kinds for name in one.repositories})
+        cvmfs = _repositories(self.configuration.cvmfs_root, names)
         kinds = [one for one in kinds if all(cvmfs[name].ok for name in one.repositories)]
         images = {reference: self.engine.image(reference) for reference in {one.root_image for one in kinds}}
         others, query = self.configuration.others, "machinetypes_query"
@@ -197,9 +197,9 @@ def silent(problem: GridboxError) -> bool:
     return isinstance(problem, EngineError) and problem.status is None
 
 
-def _repositories(names: t.Sequence[str]) -> dict[str, Finding]:
+def _repositories(root: str, names: t.Sequence[str]) -> dict[str, Finding]:
     async def touch() -> dict[str, Finding]:
-        looks = Repositories(CVMFS)
+        looks = Repositories(root)
         try:
             return await looks.touch(names)
         finally:

@@ -78,7 +78,8 @@ def _read(configuration: Configuration, source: PipeSource, before: PipeState) -
     try:
         if source.path:
             return PipeState(from_path(source.path, source.section), os.stat(source.path).st_mtime)
-        reading = from_url(source.url, source.section, Transfer(), os.path.join(configuration.state_folder, "pipes"))
+        transfer = Transfer(configuration.ca_path)
+        reading = from_url(source.url, source.section, transfer, os.path.join(configuration.state_folder, "pipes"))
     except (GridboxError, OSError) as exc:
         return PipeState(before.pipe, before.fetched_at, str(exc))
     return PipeState(reading.pipe, reading.fetched_at, " ".join(reading.problems))

@@ -31,12 +31,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import M
 
 PATH = "/etc/hep.gridbox/factory.json"
 STATE_FOLDER = "/var/lib/hep.gridbox/factory"
+CVMFS_ROOT = "/cvmfs"
 
 #: Kinds of work space: a logical volume, a file with a file system of its own, a folder without a limit.
 WORK_SPACES = ("lvm", "file", "folder")
 
 #: What a running daemon keeps: another value of these takes a restart of it.
-FIXED = ("name", "state_folder", "port", "key_file", "engine", "engine_url", "apptainer_account")
+FIXED = ("name", "state_folder", "port", "key_file", "engine", "engine_url", "apptainer_account", "cvmfs_root")
 
 #: By engine, the models of the machines that it makes.
 ENGINES = {
@@ -78,6 +79,9 @@ class Configuration:
     :ivar vacmon: monitors that are told.
     :ivar state_folder: machines, cached pipes, accounting.
     :ivar engine: ``docker``, ``podman``, ``apptainer``, or ``auto``: Docker, else Podman.
+    :ivar cvmfs_root: where this host has the repositories of CernVM-FS; machines have them in ``/cvmfs``.
+    :ivar ca_path: a file or a folder of CA certificates, the only ones that servers of pipes and user_data are trusted
+        by; empty: those of the system and of the Grid.
     :ivar engine_url: where Docker or Podman listens; empty: its usual socket.
     :ivar network: the engine's network that machines are on.
     :ivar grace_seconds: from TERM to KILL when a machine has to end.
@@ -108,6 +112,8 @@ class Configuration:
     vacmon: tuple[Monitor, ...] = ()
     state_folder: str = STATE_FOLDER
     engine: str = "auto"
+    cvmfs_root: str = CVMFS_ROOT
+    ca_path: str = ""
     engine_url: str = ""
     network: str = "bridge"
     grace_seconds: int = 60
@@ -272,6 +278,8 @@ def _read(reader: _Reader) -> Configuration:
         vacmon=reader.take("vacmon_hostport", (), parse_monitors, "HOST:PORT, several with spaces between"),
         state_folder=reader.text("state_folder", STATE_FOLDER, _ABSOLUTE, "an absolute path"),
         engine=reader.choice("engine", "auto", tuple(ENGINES)),
+        cvmfs_root=reader.text("cvmfs_root", CVMFS_ROOT, _ABSOLUTE, "an absolute path"),
+        ca_path=reader.text("ca_path", "", _ABSOLUTE, "an absolute path"),
         engine_url=reader.text("engine_url", "", re.compile(r"unix:///[^\s]+"), "unix:// and a socket's path"),
         network=reader.text("network", "bridge", re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"), "a network of the engine"),
         grace_seconds=reader.integer("grace_seconds", 60, 0, 86400),

@@ -330,7 +330,7 @@ class ConfigureWork:
             self._check_apptainer(wanted, observed)
 
     def _check_apptainer(self, wanted: Configuration, observed: Observed) -> None:
-        engine = ApptainerEngine(wanted.state_folder, wanted.apptainer_account, lambda *_: None)
+        engine = ApptainerEngine(wanted.state_folder, wanted.apptainer_account, wanted.cvmfs_root, lambda *_: None)
         try:
             account = engine.check()
         except RefusedError:

@@ -68,7 +68,10 @@ def body(
         _mount(f"{folder}/jobfeatures", JOBFEATURES, True),
         _mount(f"{folder}/mnt/joboutputs", JOBOUTPUTS, False),
         *(_mount(f"{folder}/mnt/tmp/{work_folder(path)}", path, False) for path in machinetype.tmp_binds),
-        *(_mount(f"{CVMFS}/{name}", f"{CVMFS}/{name}", True, "rslave") for name in machinetype.cvmfs_repositories),
+        *(
+            _mount(f"{configuration.cvmfs_root}/{name}", f"{CVMFS}/{name}", True, "rslave")
+            for name in machinetype.cvmfs_repositories
+        ),
     ]
     if machinetype.user_data:
         mounts.append(_mount(f"{folder}/user_data", USER_DATA, True))

@@ -59,9 +59,7 @@ class Repositories:
     :param clock: Unix time.
     """
 
-    def __init__(
-        self, root: str = "/cvmfs", seconds: float = ANSWER_SECONDS, clock: t.Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, root: str, seconds: float = ANSWER_SECONDS, clock: t.Callable[[], float] = time.time) -> None:
         self._root = root
         self._seconds = seconds
         self._clock = clock

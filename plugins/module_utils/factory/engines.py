@@ -72,5 +72,7 @@ def engine_of(configuration: Configuration, say: t.Callable[..., None] = _silent
     :param say: tells an event and its facts, for the journal.
     """
     if configuration.engine == "apptainer":
-        return ApptainerEngine(configuration.state_folder, configuration.apptainer_account, say)
+        return ApptainerEngine(
+            configuration.state_folder, configuration.apptainer_account, configuration.cvmfs_root, say
+        )
     return MachineEngine(configuration.engine_url, configuration.settings.name, engine=configuration.engine)

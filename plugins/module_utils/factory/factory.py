@@ -26,7 +26,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineEr
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
@@ -107,7 +106,7 @@ class Factory:
         self.boot_time = host_facts.boot_time()
         self.watching_since = int(time.time())
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
-        self._repositories = Repositories(CVMFS)
+        self._repositories = Repositories(configuration.cvmfs_root)
         self._tie = random.SystemRandom().random
         self._pool = ThreadPoolExecutor(WORKERS, "gridbox")
         self._busy: set[str] = set()

@@ -72,7 +72,7 @@ class Life:
     def _fill(self, machine: Machine, machinetype: Machinetype, folder: str) -> None:
         """All that the machine finds when it starts."""
         configuration = self.configuration
-        content = load_user_data(machinetype, configuration, Transfer())
+        content = load_user_data(machinetype, configuration, Transfer(configuration.ca_path))
         each = disk_bytes(configuration.settings, machinetype)
         size = self.work_spaces.size_for(machine.processors, each, configuration.settings.total_processors)
         mounted = self.work_spaces.make(machine, folder, size)

@@ -29,7 +29,7 @@ ENDED = {"exit_code": 3, "finished": 200, "out_of_memory": True}
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ApptainerEngine:
     monkeypatch.setattr(apptainer_engine, "LOCKS", str(tmp_path / "locks"))
     (tmp_path / "locks").mkdir()
-    return ApptainerEngine(str(tmp_path), "vacsing", lambda *_: None)
+    return ApptainerEngine(str(tmp_path), "vacsing", "/cvmfs", lambda *_: None)
 
 
 @pytest.fixture()

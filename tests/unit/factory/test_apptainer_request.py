@@ -74,6 +74,13 @@ def test_an_image_in_a_repository_is_taken_from_there() -> None:
     assert "image" not in request.shown
 
 
+def test_repositories_may_be_elsewhere_on_the_host() -> None:
+    request = made("/srv/cvmfs/b.example.org/images/x", cvmfs_root="/srv/cvmfs")
+    assert after(request, "--bind")[-1] == "/srv/cvmfs/a.example.org:/cvmfs/a.example.org:ro"
+    assert request.argv[-2] == "/srv/cvmfs/b.example.org/images/x"
+    assert "image" not in request.shown
+
+
 def test_limits_are_those_of_any_machine() -> None:
     request = made(pids_per_processor=100, nofile=1000)
     assert request.limits.processors == NEW.processors

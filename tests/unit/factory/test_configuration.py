@@ -67,6 +67,8 @@ def test_more_than_a_hundred_slots_have_names_of_one_length() -> None:
             "root_image: got \"'x.sif'\", expected docker:// and an image's name, for machine_model is docker",
         ),
         ({"state_folder": "relative"}, "state_folder: got 'relative'"),
+        ({"cvmfs_root": "/cvmfs/"}, "cvmfs_root: got '/cvmfs/'"),
+        ({"ca_path": "ca.pem"}, "ca_path: got 'ca.pem'"),
         ({"vacmon_hostport": "no port"}, "vacmon_hostport"),
         ({"no_such_option": 1}, "no_such_option: got 'an option'"),
         ({"machinetypes": {"a": {"root_image": "docker://b:1", "fizzle": 1}}}, "machinetypes.a.fizzle"),

@@ -42,6 +42,11 @@ def test_what_is_mounted() -> None:
     }
 
 
+def test_repositories_come_from_where_the_host_has_them() -> None:
+    mounts = made(cvmfs_root="/mnt/cvmfs")["HostConfig"]["Mounts"]
+    assert [one["Source"] for one in mounts if one["Target"] == "/cvmfs/a.example.org"] == ["/mnt/cvmfs/a.example.org"]
+
+
 def test_without_user_data_there_is_none() -> None:
     kind = replace(KIND, user_data="", container_command=("/bin/pilot", "-x"))
     request = made(kind)

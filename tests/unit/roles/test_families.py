@@ -132,8 +132,7 @@ def test_every_distribution_sets_the_same_variables(role: str) -> None:
 def bare(missing: list[str]) -> dict[str, t.Any]:
     """What the role's own looks at a bare host give."""
     return {
-        "__docker_engine_program": {"results": [{"stat": {"exists": False}}]},
-        "__docker_engine_apparmor_parser": {"results": [{"stat": {"exists": False}}]},
+        "__docker_engine_programs": {"files": []},
         "__docker_engine_python": {"stdout": json.dumps({"own": False, "missing": missing})},
         "__docker_engine_systemd": {"stat": {"exists": True}},
     }
@@ -161,7 +160,7 @@ def test_the_engine_comes_from_the_familys_packages(host: str, engine: list[str]
 @pytest.mark.parametrize("host", HOSTS)
 def test_what_is_there_is_not_installed_again(host: str) -> None:
     given = bare([])
-    given["__docker_engine_program"] = {"results": [{"stat": {"exists": False}}, {"stat": {"exists": True}}]}
+    given["__docker_engine_programs"] = {"files": [{"path": "/usr/sbin/dockerd"}]}
     assert evaluate("docker_engine", host, "__docker_engine_missing_packages", **given) == []
 
 
@@ -172,7 +171,7 @@ def test_what_loads_apparmors_profiles_comes_where_the_kernel_wants_it(status: s
     given["ansible_facts"] = {**facts("debian12"), "apparmor": {"status": status}}
     packages = evaluate("docker_engine", "debian12", "__docker_engine_missing_packages", **given)
     assert ("apparmor" in packages) == (status == "enabled")
-    given["__docker_engine_apparmor_parser"] = {"results": [{"stat": {"exists": True}}]}
+    given["__docker_engine_programs"] = {"files": [{"path": "/usr/sbin/apparmor_parser"}]}
     assert "apparmor" not in evaluate("docker_engine", "debian12", "__docker_engine_missing_packages", **given)
 
 

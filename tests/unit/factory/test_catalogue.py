@@ -1,0 +1,26 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A factory's pipes, of servers that it trusts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PipeSource
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Section
+from tests.unit.factory.told import configuration
+from tests.unit.vacuum.web_server import Web, make_ca, serving
+
+
+def test_a_pipes_server_is_trusted_by_the_authority_that_the_operator_names(tmp_path: Path) -> None:
+    authority, certificate = make_ca(tmp_path)
+    with serving(Web(b'{"machinetypes": []}'), certificate) as web:
+        made = configuration(state_folder=str(tmp_path), pipes=(PipeSource(Section("lhcb"), web.url),))
+        refused = catalogue.read(made, {}).pipes["lhcb"]
+        assert refused.pipe is None and "certificate verify failed" in refused.problem
+        trusting = configuration(state_folder=str(tmp_path), pipes=made.pipes, ca_path=str(authority))
+        read = catalogue.read(trusting, {}).pipes["lhcb"]
+        assert read.pipe is not None and not read.problem
