@@ -35,7 +35,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import
     MachinetypeStatus,
     Request,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import ANSWERED, Budget, Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import ANSWERED, Budget, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key

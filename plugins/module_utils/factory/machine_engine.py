@@ -210,17 +210,13 @@ class MachineEngine:
             request, "GET", "/events", stream=True, timeout=86400,
             params={"since": f"{since:.9f}", "filters": json.dumps(filters)},
         )  # fmt: skip
-        from http.client import HTTPException
-
-        from requests.exceptions import RequestException
-
         try:
             for line in response.iter_lines(chunk_size=1):
                 if line:
                     attributes = json.loads(line).get("Actor", {}).get("Attributes", {})
                     if attributes.get(MACHINE):
                         yield str(attributes[MACHINE])
-        except (RequestException, HTTPException, OSError, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             raise EngineError(request, f"the connection ended ({exc})") from exc
         finally:
             response.close()
