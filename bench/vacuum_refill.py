@@ -12,15 +12,15 @@ factory    a factory of one slot whose machines end by themselves: from the engi
            features made in between.
 
 Then a factory of many slots, empty: from its start until all run, beside as many containers by the engine alone, four
-at a time. Vac starts one machine a minute (spec 4.5), and refills a slot after about 31 s on average (spec 11). Last,
-what the daemon takes when nothing happens. Run it from the checkout, in its environment:
-``.venv/bin/python -m bench.vacuum_refill --help``.
+at a time. Vac starts one machine a minute (spec 4.5), and refills a slot after about 31 s on average (spec 11). Run it
+from the checkout, in its environment: ``.venv/bin/python -m bench.vacuum_refill --help``.
 """
 
 from __future__ import annotations
 
 import argparse
 import calendar
+import contextlib
 import os
 import statistics
 import tempfile
@@ -118,39 +118,22 @@ def refill(lab: Lab, folder: Path, rounds: int, work_space: str) -> float:
         factory.remove()
 
 
-def fill(lab: Lab, folder: Path, slots: int) -> tuple[float, float, float]:
-    """Seconds until all slots of an empty factory run; then the daemon's memory, MiB, and per cent of a processor."""
+@contextlib.contextmanager
+def full(lab: Lab, folder: Path, slots: int) -> t.Iterator[tuple[LabFactory, float]]:
+    """A factory that was empty, and all of whose slots run; with the seconds that this took."""
     factory = LabFactory(
-        lab,
-        folder,
-        "full.example.org",
-        total_processors=slots,
-        work_space="folder",
-        machinetypes={"a": KIND},
-        **OPTIONS,
-    )
+        lab, folder, "full.example.org", total_processors=slots, work_space="folder",
+        machinetypes={"a": KIND}, **OPTIONS,
+    )  # fmt: skip
     factory.file("a", "run", STAYS)
     began = time.monotonic()
     factory.start()
     try:
-        factory.wait("all slots", lambda: len(factory.events("machine_started")) == slots, 900)
-        took = time.monotonic() - began
-        pid = factory.pid
-        time.sleep(15)
-        used = cpu(pid)
-        time.sleep(60)
-        status = Path(f"/proc/{pid}/status").read_text()
-        resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-        return took, resident / 1024, (cpu(pid) - used) / 60 * 100
+        factory.wait("all slots", lambda: len(factory.events("machine_started")) == slots, 1800)
+        yield factory, time.monotonic() - began
     finally:
         factory.stop()
         factory.remove()
-
-
-def cpu(pid: int) -> float:
-    """Seconds of processor that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -169,14 +152,12 @@ def main() -> None:
                 took = refill(lab, folder / work_space, arguments.rounds, work_space)
                 ratios = f"{took / alone:.2f} x the engine's, 1/{VAC_SECONDS / took:.0f} of Vac's"
                 print(f"factory: slot refilled ({work_space:<6})      {took * 1000:8.0f} ms   {ratios}")
-            _each, full = by_the_engine(lab, folder / "many", arguments.slots, 4)
-            print(f"engine: {arguments.slots} containers               {full:8.1f} s")
+            _each, together = by_the_engine(lab, folder / "many", arguments.slots, 4)
+            print(f"engine: {arguments.slots} containers               {together:8.1f} s")
             (folder / "full").mkdir()
-            took, resident, idle = fill(lab, folder / "full", arguments.slots)
-            print(
-                f"factory: {arguments.slots} slots full              {took:8.1f} s    {took / full:.2f} x the engine's"
-            )
-            print(f"daemon of {arguments.slots} slots, idle           {resident:8.1f} MiB  {idle:.2f} % of a processor")
+            with full(lab, folder / "full", arguments.slots) as (_factory, took):
+                ratio = f"{took / together:.2f} x the engine's"
+                print(f"factory: {arguments.slots} slots full              {took:8.1f} s    {ratio}")
         finally:
             remove_lab(lab)
 

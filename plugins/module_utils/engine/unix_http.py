@@ -91,6 +91,8 @@ class Answer:
             yield from iter(read, b"")
         except http.client.HTTPException as exc:
             raise ConnectionError(str(exc) or type(exc).__name__) from exc
+        if self.raw.length:  # http.client takes that for an end
+            raise ConnectionError(f"{self.raw.length} bytes are missing")
         self.close()
 
 
