@@ -7,7 +7,7 @@
 Requests, one after the other, of each message type, plain and signed, to a responder in a process of its own with eight
 slots and three machinetypes, as Vac was measured with: milliseconds from sending a request to its last reply, and how
 many were not answered within two seconds. Then polls of 1,000 factories with 20 machinetypes each, all in one process:
-one in ten is dead, half of these silent and half refusing. The others have been asked before, so their replies are made.
+one in ten is dead, half of these silent and half refusing. The others have been asked before: their replies are made.
 The first poll knows nothing of them, the second knows who was silent. All on the loopback, over IPv4. Run it from the
 checkout, in its environment: ``.venv/bin/python -m bench.vacuum_query --help``.
 """
