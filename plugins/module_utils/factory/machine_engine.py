@@ -91,15 +91,18 @@ class MachineEngine:
         found = (self.container(one["Id"]) for one in listed)
         return [container for container in found if container is not None]
 
-    def listed(self) -> list[Container]:
+    def listed(self, unless: t.Container[str] = ()) -> list[Container]:
         """The same in one request, as long as all of them run; those that do not are looked at one by one. Of those
-        that run it is not known since when, nor their process."""
+        that run it is not known since when, nor their process.
+
+        :param unless: uuids of machines that are looked at all the same.
+        """
         found: list[t.Optional[Container]] = []
         for one in self.api.containers({"label": [f"{FACTORY}={self.factory}"]}):
             state = str(one.get("State", "")).lower()
-            if state in _ALIVE:
-                labels = one.get("Labels") or {}
-                found.append(Container(one["Id"], one["Names"][0].lstrip("/"), labels.get(MACHINE, ""), state))
+            uuid = (one.get("Labels") or {}).get(MACHINE, "")
+            if state in _ALIVE and uuid not in unless:
+                found.append(Container(one["Id"], one["Names"][0].lstrip("/"), uuid, state))
             else:
                 found.append(self.container(one["Id"]))
         return [container for container in found if container is not None]

@@ -17,6 +17,8 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import MACHINE
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
 
 VERSION = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n{"ApiVersion": "1.41"}'
 
@@ -25,7 +27,8 @@ class Engine:
     """Answers each request with the next of some texts, and closes; what a function says is sent as it says it."""
 
     def __init__(self, path: Path, *answers: bytes | t.Callable[[socket.socket], None]) -> None:
-        self.url, self.asked = f"unix://{path}", [b""] * 0
+        self.url = f"unix://{path}"
+        self.asked: list[bytes] = []
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(path))
         self._listening.listen()
@@ -170,3 +173,31 @@ def test_only_other_ways_than_a_unix_socket_take_the_library(path: Path, monkeyp
     assert Engine(path, VERSION, says(b"{}")).api().info() == {}
     with pytest.raises(GridboxError, match=r"docker is missing on this host, and tcp://192.0.2.1:1 is no Unix socket"):
         DockerApi("tcp://192.0.2.1:1", 1).info()
+
+
+def test_a_listing_looks_again_at_what_does_not_run_and_at_what_is_asked_for(path: Path) -> None:
+    def shown(name: str, state: str) -> dict[str, t.Any]:
+        return {"Id": name, "Names": [f"/{name}"], "State": state, "Labels": {MACHINE: name}}
+
+    def inspected(name: str, state: str, pid: int) -> bytes:
+        seen = {"Status": state, "Pid": pid, "StartedAt": "2026-11-28T12:00:00Z"}
+        labels = {"Labels": {MACHINE: name}}
+        return says(json.dumps({"Id": name, "Name": f"/{name}", "State": seen, "Config": labels}).encode())
+
+    listing = [shown("known", "running"), shown("new", "running"), shown("over", "exited")]
+    engine = Engine(
+        path,
+        VERSION,
+        says(json.dumps(listing).encode()),
+        inspected("new", "running", 7),
+        inspected("over", "exited", 0),
+    )
+    found = MachineEngine(engine.url, "f.example.org").listed({"new"})
+    assert [(one.uuid, one.alive, one.pid) for one in found] == [
+        ("known", True, 0),
+        ("new", True, 7),
+        ("over", False, 0),
+    ]
+    assert [line.split()[1] for line in engine.asked[2:]] == [
+        b"/v1.41/containers/new/json", b"/v1.41/containers/over/json",
+    ]  # fmt: skip
