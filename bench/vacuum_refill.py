@@ -72,7 +72,7 @@ def by_the_engine(lab: Lab, folder: Path, rounds: int, at_once: int = 1) -> tupl
     def one(number: int) -> str:
         api = DockerApi(lab.engine.url, 60)
         began = time.monotonic()
-        identity = api.create_container(f"bench{number}", request(folder, number))
+        identity = api.create_container(f"bench{number}", request(folder / str(number), number))
         api.start_container(identity)
         taken.append(time.monotonic() - began)
         return identity
