@@ -9,6 +9,7 @@ script's own; alternately in one run, each as a playbook, less an empty one:
 
 hep.gridbox.vacuum_slot               one task for all slots
 community.docker.docker_container     one task in a loop over the containers
+ansible.builtin.ping                  what any task takes that does nothing
 
 Run it from the checkout, in its environment: ``.venv/bin/python -m bench.vacuum_slot --help``.
 """
@@ -27,7 +28,7 @@ from bench.vacuum_refill import KIND, OPTIONS, STAYS
 from tests.lab.factory import LabFactory
 from tests.lab.lab import Lab, make_lab, remove_lab
 
-OURS, THEIRS = "hep.gridbox.vacuum_slot", "community.docker.docker_container"
+OURS, THEIRS, NOTHING = "hep.gridbox.vacuum_slot", "community.docker.docker_container", "ansible.builtin.ping"
 
 
 def theirs(lab: Lab, folder: Path, name: str) -> dict[str, t.Any]:
@@ -63,20 +64,22 @@ def measure(lab: Lab, folder: Path, slots: int, runs: int) -> None:
         tasks = {
             OURS: {"name": "All slots", OURS: ours},
             THEIRS: {"name": "All containers", THEIRS: theirs(lab, shared, "{{ item }}"), "loop": names},
+            NOTHING: {"name": "Nothing", NOTHING: {}},
         }
         empty: list[float] = []
-        seconds: dict[str, list[float]] = {OURS: [], THEIRS: []}
+        seconds: dict[str, list[float]] = {module: [] for module in tasks}
         for _turn in range(runs):
             empty.append(run_playbook(lab, folder))
             for module, task in tasks.items():
                 seconds[module].append(run_playbook(lab, folder, task))
         base = statistics.median(empty)
-        one, many = (statistics.median(seconds[module]) - base for module in (OURS, THEIRS))
+        one, many, nothing = (statistics.median(seconds[module]) - base for module in tasks)
         print(
             f"{slots} slots that are as they should be, seconds (median of {runs}), less an empty playbook's {base:.2f}"
         )
         print(f"{OURS:36} {one:8.2f}")
         print(f"{THEIRS:36} {many:8.2f}   {many / one:.1f} x")
+        print(f"{NOTHING:36} {nothing:8.2f}   {many / nothing:.1f} x")
     finally:
         factory.remove()
         for name in names:

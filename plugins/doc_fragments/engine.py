@@ -33,5 +33,6 @@ options:
     type: int
     default: 60
 requirements:
-  - the Python library C(docker), 5.0 or later, on the host (Debian, Ubuntu, EPEL C(python3-docker))
+  - the Python library C(docker), 5.0 or later, on the host (Debian, Ubuntu, EPEL C(python3-docker)), if the engine is not asked
+    over a Unix socket
 """

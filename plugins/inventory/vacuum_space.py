@@ -90,7 +90,8 @@ from ansible.utils.unsafe_proxy import wrap_var
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import peers_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Key, load_key
 

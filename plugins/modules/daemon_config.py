@@ -60,8 +60,6 @@ notes:
     C(registry-mirrors) and C(runtimes); for the other keys there is only its log.
 extends_documentation_fragment:
   - hep.gridbox.plan
-requirements:
-  - the Python library C(docker), 5.0 or later, on the host, if the daemon runs
 seealso:
   - module: hep.gridbox.dockerd
   - module: hep.gridbox.live_restore

@@ -81,7 +81,6 @@ notes:
 extends_documentation_fragment:
   - hep.gridbox.plan
 requirements:
-  - the Python library C(docker), 5.0 or later, on the host
   - C(nsenter) if O(netns) is given
 seealso:
   - module: hep.gridbox.daemon_config

@@ -42,8 +42,6 @@ notes:
   - Keys of the configuration file that wait for a restart are known if M(hep.gridbox.daemon_config) changed them.
 extends_documentation_fragment:
   - hep.gridbox.plan.info
-requirements:
-  - the Python library C(docker), 5.0 or later, on the host, if the daemon runs
 seealso:
   - module: hep.gridbox.dockerd
   - module: hep.gridbox.daemon_config

@@ -21,8 +21,9 @@ options:
   name:
     description:
       - Which one. V(gridbox-reconcile) starts the VO-boxes that the engine could not start and does not try again; it
-        needs the Python library C(docker), and C(pyroute2) for VO-boxes on macvlan networks.
-      - V(gridbox) is a vacuum factory, and what people ask of it; it needs the Python library C(docker).
+        needs the Python library C(pyroute2) for VO-boxes on macvlan networks, and C(docker) for an engine without a Unix
+        socket.
+      - V(gridbox) is a vacuum factory, and what people ask of it.
     type: str
     choices: [gridbox, gridbox-reconcile]
     required: true

@@ -54,7 +54,6 @@ extends_documentation_fragment:
   - hep.gridbox.plan
 requirements:
   - C(nsenter) if O(netns) is given
-  - the Python library C(docker), 5.0 or later, on the host
 seealso:
   - module: hep.gridbox.vacuum_factory
   - module: ansible.builtin.systemd_service

@@ -34,8 +34,6 @@ options:
     default: 5
 extends_documentation_fragment:
   - hep.gridbox.plan.info
-requirements:
-  - the Python library C(docker), 5.0 or later, on the host, where no daemon works
 seealso:
   - module: hep.gridbox.vacuum_slot
 """

@@ -68,8 +68,6 @@ notes:
   - If a step fails, nothing is put back, for each slot has a machine of its own; RV(actions) tells what was done.
 extends_documentation_fragment:
   - hep.gridbox.plan
-requirements:
-  - the Python library C(docker), 5.0 or later, on the host (Debian, Ubuntu, EPEL C(python3-docker))
 seealso:
   - module: hep.gridbox.vacuum_info
   - module: hep.gridbox.vacuum_pipe

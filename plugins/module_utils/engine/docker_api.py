@@ -2,19 +2,22 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The engine, spoken to through the ``docker`` SDK's low-level client.
+"""The engine, spoken to in the plain JSON of the Engine API.
 
 One thin layer: it connects on first use, puts a time-out on every request, turns refusals into :class:`EngineError`
-and "not found" into ``None``, and hands the engine's own JSON on. Requests that the SDK wraps differently from version
-to version (5.0 of Debian 12 to 7.2) are sent as the plain JSON of the Engine API.
+and "not found" into ``None``, and hands the engine's own JSON on. Over a Unix socket it needs Python alone
+(:mod:`.unix_http`); for engines that are reached otherwise it takes the low-level client of the ``docker`` SDK, 5.0 of
+Debian 12 to 7.2.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.unix_http import Answer, ask
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
 
 if t.TYPE_CHECKING:
@@ -53,14 +56,35 @@ class DockerApi:
     def __init__(self, url: str, timeout: int) -> None:
         self.url = url
         self.timeout = timeout
+        scheme, _separator, rest = url.partition("://")
+        self._socket = rest if scheme == "unix" else ""
         self._client: t.Any = None
+        self._api_version: t.Optional[str] = None
         self._platform: t.Optional[Platform] = None
 
     # ---- the connection -------------------------------------------------------------------------------------------
 
     @property
-    def client(self) -> t.Any:
-        """The SDK's ``APIClient``, for what this class does not wrap.
+    def api_version(self) -> str:
+        """The version of the Engine API in use: the newest that the engine has. Asked once.
+
+        :raises EngineError: if the engine does not answer.
+        """
+        if self._api_version is None:
+            request = "Talking to the engine"
+            if self._socket:
+                answer = self._over_the_socket(request, "GET", "/version", self.timeout)
+                try:
+                    self._api_version = str(answer.json()["ApiVersion"])
+                except (ValueError, KeyError, TypeError) as exc:
+                    raise EngineError(request, f"no engine is at {self.url}: {_refusal(answer):.200}") from exc
+            else:
+                self._api_version = str(self._sdk.api_version)
+        return self._api_version
+
+    @property
+    def _sdk(self) -> t.Any:
+        """The SDK's ``APIClient``.
 
         :raises EngineError: if the engine does not answer.
         :raises GridboxError: if the SDK is missing.
@@ -72,14 +96,26 @@ class DockerApi:
                 from docker.errors import DockerException
             except ImportError as exc:
                 raise GridboxError(
-                    "The Python library docker is missing on this host. Install the package python3-docker"
-                    f" (Debian, Ubuntu, EPEL) or docker from PyPI for the interpreter in use. ({exc})"
+                    f"The Python library docker is missing on this host, and {self.url} is no Unix socket. Install the"
+                    " package python3-docker (Debian, Ubuntu, EPEL) or docker from PyPI for the interpreter in use."
+                    f" ({exc})"
                 ) from exc
             try:
                 self._client = APIClient(base_url=self.url, version="auto", timeout=self.timeout)
             except DockerException as exc:
                 raise EngineError("Talking to the engine", f"no answer at {self.url} ({exc})") from exc
         return self._client
+
+    def _over_the_socket(
+        self, request: str, method: str, target: str, timeout: float, stream: bool = False, **more: t.Any
+    ) -> Answer:
+        try:
+            answer = ask(self._socket, method, target, timeout, **more)
+            if not stream:
+                _all = answer.content
+        except OSError as exc:
+            raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
+        return answer
 
     def reset(self) -> None:
         """Forget the connection; the next request makes a new one. For a forked process."""
@@ -123,27 +159,38 @@ class DockerApi:
         params: t.Optional[t.Mapping[str, t.Any]] = None,
         stream: bool = False,
     ) -> t.Any:
-        """Like :meth:`call`, but returns the ``requests.Response``; for streams in either direction.
+        """Like :meth:`call`, but returns the :class:`Answer`, or from the SDK the ``requests.Response``; for streams in
+        either direction. What breaks while it is read is an :class:`OSError`.
 
-        :param data: a request body that is sent as it is: bytes, or an iterator of bytes (sent in chunks).
+        :param data: a request body that is sent as it is: bytes; where there is no Unix socket also an iterator of
+            bytes, which are sent in chunks.
+        :param stream: the answer is read as it comes; else it is here already.
         """
-        client = self.client
-        try:
-            # Inside the try, for the SDK has imported them already.
+        target = f"/v{_LIBPOD if path.startswith('/libpod/') else self.api_version}{path}"
+        if self._socket:
+            sent = {**(headers or {}), **({} if body is None else {"Content-Type": "application/json"})}
+            raw = data if body is None else json.dumps(body).encode()
+            response: t.Any = self._over_the_socket(
+                request, method, target, timeout or self.timeout, stream, params=params, body=raw, headers=sent
+            )
+        else:
+            client = self._sdk
+            # The SDK has imported it already.
             from requests.exceptions import RequestException
 
-            response = client.request(
-                method,
-                f"{client.base_url}/v{_LIBPOD if path.startswith('/libpod/') else client.api_version}{path}",
-                json=body,
-                data=data,
-                headers=headers,
-                params={key: value for key, value in (params or {}).items() if value is not None},
-                timeout=timeout or self.timeout,
-                stream=stream,
-            )
-        except RequestException as exc:
-            raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
+            try:
+                response = client.request(
+                    method,
+                    f"{client.base_url}{target}",
+                    json=body,
+                    data=data,
+                    headers=headers,
+                    params={key: value for key, value in (params or {}).items() if value is not None},
+                    timeout=timeout or self.timeout,
+                    stream=stream,
+                )
+            except RequestException as exc:
+                raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
         if response.status_code >= 400 and response.status_code not in ok:
             raise EngineError(request, _refusal(response), response.status_code)
         return response
@@ -157,7 +204,7 @@ class DockerApi:
             answer = self.call("Asking the engine for its version", "GET", "/version")
             parts = [part.get("Name", "") for part in answer.get("Components") or []]
             name = "podman" if any("Podman" in part for part in parts) else "docker"
-            self._platform = Platform(name, version_tuple(answer["Version"]), version_tuple(self.client.api_version))
+            self._platform = Platform(name, version_tuple(answer["Version"]), version_tuple(self.api_version))
         return self._platform
 
     def info(self, timeout: t.Optional[float] = None) -> Json:
@@ -172,8 +219,6 @@ class DockerApi:
         timeout: t.Optional[float] = None,
     ) -> list[Json]:
         """What happened between two times (seconds since the epoch); the engine remembers the last 256 events."""
-        import json
-
         response = self.send(
             "Asking the engine for its events",
             "GET",
@@ -277,20 +322,16 @@ class DockerApi:
         :param timestamps: each line with its time.
         :raises EngineError: as all requests; also if the stream breaks.
         """
-        from http.client import HTTPException
-
         request = f"Reading the output of container {name}"
         params = {"stdout": "true", "stderr": "true", "tail": lines, "timestamps": "true" if timestamps else None}
         response = self.send(
             request, "GET", f"/containers/{name}/logs", params=params, ok=(404, 409, 500, 501), stream=True
         )
-        from urllib3.exceptions import HTTPError
-
         try:
             with response:
                 if response.status_code == 200:
-                    yield from pieces(response.raw)
-        except (HTTPError, HTTPException, OSError) as exc:
+                    yield from pieces(io.BufferedReader(_Stream(response.iter_content(1 << 16))))
+        except OSError as exc:
             raise EngineError(request, f"the connection ended ({exc})") from exc
 
     def last_words(self, name: str, lines: int = 5) -> str:
@@ -336,18 +377,14 @@ class DockerApi:
 
         :param timeout: seconds of silence after which it is given up.
         """
-        from http.client import HTTPException
-
         request = f"Pulling {reference}"
         repository, tag = (reference, None) if "@" in reference else split_tag(reference)
         params = {"fromImage": repository, "tag": tag}
         response = self.send(request, "POST", "/images/create", params=params, stream=True, timeout=timeout)
-        from requests.exceptions import RequestException
-
         try:
             with response:
                 read_messages(request, response.iter_lines(), response.status_code)
-        except (RequestException, HTTPException, OSError, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             raise EngineError(request, f"the connection ended ({exc})") from exc
 
     def remove_image(self, reference: str) -> None:
@@ -369,11 +406,11 @@ class DockerApi:
         from ansible_collections.hep.gridbox.plugins.module_utils.engine.upload import upload
 
         headers = {"Content-Type": "application/x-tar"}
-        if self.url.startswith("unix://"):
+        if self._socket:
             query = urlencode(params, doseq=True)
-            target = f"/v{self.client.api_version}{path}?{query}"
+            target = f"/v{self.api_version}{path}?{query}"
             try:
-                status, text = upload(self.url[len("unix://") :], target, headers, chunks, self.timeout)
+                status, text = upload(self._socket, target, headers, chunks, self.timeout)
             except (OSError, HTTPException) as exc:
                 raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
             if status >= 400:
@@ -451,8 +488,6 @@ def read_messages(request: str, lines: t.Iterable[t.Union[str, bytes]], status: 
 
     :raises EngineError: if there is one, with the last words before it.
     """
-    import json
-
     said: list[str] = []
     for line in lines:
         message = json.loads(line) if line.strip() else {}
@@ -482,8 +517,6 @@ def version_tuple(text: str) -> tuple[int, ...]:
 def _filters(filters: t.Optional[t.Mapping[str, t.Sequence[str]]]) -> t.Optional[str]:
     if not filters:
         return None
-    import json
-
     return json.dumps({key: list(values) for key, values in filters.items()})
 
 
@@ -492,6 +525,22 @@ class _Readable(t.Protocol):
 
     def read(self, size: int) -> bytes:
         """As many bytes; fewer at the end only."""
+
+
+class _Stream(io.RawIOBase):
+    """A file of bytes that come one after the other."""
+
+    def __init__(self, found: t.Iterator[bytes]) -> None:
+        self._found, self._left = found, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: t.Any) -> int:
+        self._left = self._left or next(self._found, b"")
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
 
 
 def pieces(stream: _Readable) -> t.Iterator[bytes]:
@@ -521,8 +570,6 @@ def _refusal(response: t.Any) -> str:
 
 
 def _message(text: str) -> str:
-    import json
-
     try:
         return str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):

@@ -16,6 +16,8 @@ import http.client
 import socket
 import typing as t
 
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.unix_http import UnixConnection
+
 #: Bytes that the socket may hold.
 BUFFER = 4 << 20
 
@@ -25,20 +27,14 @@ _SO_SNDBUFFORCE = 32
 Chunk = t.Union[bytes, memoryview]
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, seconds: float) -> None:
-        super().__init__("localhost", timeout=seconds)
-        self._path = path
-
+class _WideConnection(UnixConnection):
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
+        super().connect()
         try:
             # More than net.core.wmem_max, which CAP_NET_ADMIN may.
             self.sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
         except PermissionError:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        self.sock.connect(self._path)
 
 
 def upload(
@@ -54,7 +50,7 @@ def upload(
     :raises OSError: if the engine does not answer.
     :raises http.client.HTTPException: if what it answers is no HTTP.
     """
-    with contextlib.closing(_UnixConnection(socket_path, seconds)) as connection:
+    with contextlib.closing(_WideConnection(socket_path, seconds)) as connection:
         connection.putrequest("POST", target)
         for name, value in {**headers, "Transfer-Encoding": "chunked"}.items():
             connection.putheader(name, value)

@@ -15,16 +15,15 @@ import time
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, space
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine, planned
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, planned
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances, Mending
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, expired
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
@@ -36,43 +35,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of
 POLL, KILLED = 2.0, 30.0
 
 
-class ByHand:
+class ByHand(Look):
     """The machines of this host. For several threads, each with another machine."""
 
     def __init__(self, configuration: Configuration) -> None:
-        self.configuration = configuration
-        self.store = Store(configuration.state_folder)
-        self.engine = engine_of(configuration)
+        super().__init__(configuration)
         self.work_spaces = WorkSpaces(configuration)
         self.life = Life(configuration, self.store, self.engine, self.work_spaces)
-        self.boot_time = host_facts.boot_time()
-
-    # ---- looking -------------------------------------------------------------------------------------------------
-
-    def look(self, now: int) -> tuple[list[Machine], Mending, list[str]]:
-        """The machines as they are, what has to be put right, and a sentence for each record that is none.
-
-        :raises GridboxError: if the engine does not answer: nobody can tell then.
-        """
-        recorded, problems = self.store.load()
-        found = mend.compare(recorded, self.engine.listed(), (), now)
-        machines = {one.uuid: one for one in recorded}
-        adopted = tuple(one for one in found.running if machines[one.uuid].state != RUNNING)
-        over = tuple(
-            (mend.ended(one, container, self.store.shutdown_message(one), self.boot_time, now), container)
-            for one, container in found.over
-        )
-        ended = [one for one in recorded if one.state == ENDED]
-        # An ended machine's container goes with the machine.
-        strays = tuple(one for one in found.strays if one.uuid not in machines)
-        machines.update({one.uuid: one for one in (*found.running, *(one for one, _container in over))})
-        for one in found.unborn:
-            del machines[one.uuid]
-        mending = Mending(
-            adopted, over, found.unborn, tuple(one for one in ended if not one.cleaned),
-            tuple(one for one in ended if expired(one, now, self.configuration.machines_days)), strays,
-        )  # fmt: skip
-        return list(machines.values()), mending, problems
 
     def chances(self, settings: FactorySettings, machines: t.Iterable[Machine], now: int) -> Chances:
         """What can be started here: pipes, images, repositories, the space and the host are asked.
@@ -190,11 +159,6 @@ class ByHand:
         if machine.state == ENDED:
             self.clean(machine)
         return machine
-
-
-def silent(problem: GridboxError) -> bool:
-    """Whether the engine did not answer, so that there is no sense in going on."""
-    return isinstance(problem, EngineError) and problem.status is None
 
 
 def _repositories(root: str, names: t.Sequence[str]) -> dict[str, Finding]:

@@ -23,11 +23,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinetype_keys as keys
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Network
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Section
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Peer
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import PORT
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import PORT, Monitor, Peer, parse_monitors
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Monitor, parse_monitors
 
 PATH = "/etc/hep.gridbox/factory.json"
 STATE_FOLDER = "/var/lib/hep.gridbox/factory"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
@@ -72,6 +71,9 @@ def engine_of(configuration: Configuration, say: t.Callable[..., None] = _silent
     :param say: tells an event and its facts, for the journal.
     """
     if configuration.engine == "apptainer":
+        # Here, for a host with another engine needs none of it, and a run that changes nothing is mostly imports.
+        from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
+
         return ApptainerEngine(
             configuration.state_folder, configuration.apptainer_account, configuration.cvmfs_root, say
         )

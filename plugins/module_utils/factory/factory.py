@@ -225,7 +225,9 @@ class Factory:
 
     async def _look(self) -> None:
         try:
-            containers = await self.in_thread(self.engine.containers)
+            # Whose process is known is not asked for it again: of hundreds of machines that would be most of the work.
+            unknown = frozenset(uuid for uuid in self.machines if uuid not in self._pids)
+            containers = await self.in_thread(self.engine.listed, unknown)
         except GridboxError as exc:
             self._silent(exc)
             return
@@ -258,7 +260,7 @@ class Factory:
             self._take(mend.compare([machine], containers, self._busy, int(time.time())), containers)
 
     def _take(self, found: mend.Found, containers: t.Iterable[Container]) -> None:
-        self._pids.update({container.uuid: container.pid for container in containers if container.alive})
+        self._pids.update({one.uuid: one.pid for one in containers if one.alive and one.pid})
         for machine in found.running:
             before = self.machines[machine.uuid]
             self.machines[machine.uuid] = replace(machine, cpu_seconds=before.cpu_seconds)

@@ -9,9 +9,25 @@ from __future__ import annotations
 import os
 import platform
 import typing as t
+from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.state import HostFacts
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What a factory says of its host beside its machines. Memory, swap and disks in KiB, times in Unix seconds."""
+
+    load_average: float
+    boot_time: int
+    kernel_version: str
+    os_issue: str
+    root_disk: tuple[int, int]
+    state_disk: tuple[int, int]
+    memory_total: int
+    memory_used: int
+    swap_used: int
+    swap_free: int
 
 
 def memory() -> dict[str, int]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import typing as t
 from dataclasses import fields, is_dataclass
@@ -25,7 +26,7 @@ def read(kind: t.Any, value: t.Any) -> t.Any:
     if origin is t.Union:  # Optional, all of them
         return None if value is None else read(arguments[0], value)
     if is_dataclass(kind):
-        hints, given = t.get_type_hints(kind), _object(value)
+        hints, given = _hints(t.cast(type, kind)), _object(value)
         make = t.cast("t.Callable[..., t.Any]", kind)
         return make(**{one.name: read(hints[one.name], given[one.name]) for one in fields(kind) if one.name in given})
     if origin is tuple:
@@ -38,6 +39,12 @@ def read(kind: t.Any, value: t.Any) -> t.Any:
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool) or not _is_finite(value):
         raise ValueError(f"{value!r:.60} is no {kind.__name__}")
     return value
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, t.Any]:
+    """The types of a class. Once: they are texts that Python compiles, and a factory has hundreds of records."""
+    return t.get_type_hints(kind)
 
 
 def _object(value: t.Any) -> dict[str, t.Any]:

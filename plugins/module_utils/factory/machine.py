@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, OwnMachine
+
+if t.TYPE_CHECKING:
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 
 STARTING, RUNNING, ENDED = "starting", "running", "ended"
 

@@ -97,15 +97,18 @@ class MachineEngine:
         found = (self.container(one["Id"]) for one in listed)
         return [container for container in found if container is not None]
 
-    def listed(self) -> list[Container]:
+    def listed(self, unless: t.Container[str] = ()) -> list[Container]:
         """The same in one request, as long as all of them run; those that do not are looked at one by one. Of those
-        that run it is not known since when, nor their process."""
+        that run it is not known since when, nor their process.
+
+        :param unless: uuids of machines that are looked at all the same.
+        """
         found: list[t.Optional[Container]] = []
         for one in self.api.containers({"label": [f"{FACTORY}={self.factory}"]}):
             state = str(one.get("State", "")).lower()
-            if state in _ALIVE:
-                labels = one.get("Labels") or {}
-                found.append(Container(one["Id"], one["Names"][0].lstrip("/"), labels.get(MACHINE, ""), state))
+            uuid = (one.get("Labels") or {}).get(MACHINE, "")
+            if state in _ALIVE and uuid not in unless:
+                found.append(Container(one["Id"], one["Names"][0].lstrip("/"), uuid, state))
             else:
                 found.append(self.container(one["Id"]))
         return [container for container in found if container is not None]
@@ -219,17 +222,13 @@ class MachineEngine:
             request, "GET", "/events", stream=True, timeout=86400,
             params={"since": f"{since:.9f}", "filters": json.dumps(filters)},
         )  # fmt: skip
-        from http.client import HTTPException
-
-        from requests.exceptions import RequestException
-
         try:
             for line in response.iter_lines(chunk_size=1):
                 if line:
                     attributes = json.loads(line).get("Actor", {}).get("Attributes", {})
                     if attributes.get(MACHINE):
                         yield str(attributes[MACHINE])
-        except (RequestException, HTTPException, OSError, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             raise EngineError(request, f"the connection ended ({exc})") from exc
         finally:
             response.close()

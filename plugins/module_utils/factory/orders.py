@@ -80,12 +80,16 @@ class Orders:
 
         :param order: :data:`NONE`: none.
         """
-        changed = dict(self.slots)
-        for slot in slots:
-            changed.pop(slot, None)
-            if order.state or order.machinetype:
-                changed[slot] = order
-        return replace(self, slots=dict(sorted(changed.items())))
+        return self.changed(dict.fromkeys(slots, order))
+
+    def changed(self, wanted: t.Mapping[str, SlotOrder]) -> Orders:
+        """The same with other orders for slots.
+
+        :param wanted: by slot; :data:`NONE`: none.
+        """
+        slots = {**self.slots, **wanted}
+        given = {slot: order for slot, order in sorted(slots.items()) if order.state or order.machinetype}
+        return replace(self, slots=given)
 
     def over(self, settings: FactorySettings) -> FactorySettings:
         """The settings with the orders over them. Pure.

@@ -10,7 +10,6 @@ down what has ended and clean up after it, end machines, make machines.
 
 from __future__ import annotations
 
-import random
 import typing as t
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +21,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     Machine,
     last_in_slots,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import (
     DRAINED,
     NONE,
@@ -30,13 +28,16 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import 
     Orders,
     SlotOrder,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, decide_all
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
+
+if t.TYPE_CHECKING:
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
 
 ABSENT = "absent"
 
@@ -193,6 +194,11 @@ def filling(wish: Wish, configuration: Configuration, observed: Observed, tried:
     chances = observed.chances
     if chances is None:
         return Filling()
+    # Imported when there is something to fill: most runs find all as it should be, and end sooner without.
+    import random
+
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import decide_all
+
     empty, over = to_fill(wish, configuration, observed, tried), ending(wish, configuration, observed)
     settings = _ordered(wish, observed).over(configuration.settings)
     others = frozenset(slot for slot in settings.slots if slot not in empty)
@@ -247,10 +253,8 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
 
 def _ordered(wish: Wish, observed: Observed) -> Orders:
     """The orders as they are wanted."""
-    orders = observed.orders
-    for slot in wish.slots:
-        orders = orders.with_slots([slot], wish.order(observed.orders.of(slot), observed.now))
-    return orders
+    given = observed.orders
+    return given.changed({slot: wish.order(given.of(slot), observed.now) for slot in wish.slots})
 
 
 def _mend(mending: Mending, configuration: Configuration) -> list[Step]:

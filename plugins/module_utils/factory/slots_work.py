@@ -15,18 +15,18 @@ import os
 import re
 import time
 import typing as t
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    EngineError,
     GridboxError,
     InputError,
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, report, slots
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand, silent
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, slots
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
     ENDED,
     RUNNING,
@@ -40,6 +40,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
+
+if t.TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory import report
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 
 #: Of each action, how many are done at a time. Who stops a machine waits, mostly.
 _AT_A_TIME = {"stop_machine": 32, "pull_image": 2}
@@ -77,7 +83,8 @@ class SlotsWork:
         self.subject = f"slots of {self._factory}: {', '.join(wish.slots)}"
         self._check_mode, self._held = check_mode, held
         self._store = Store(configuration.state_folder)
-        self._by_hand: t.Optional[ByHand] = None
+        self._look: t.Optional[Look] = None
+        self._hand: t.Optional[ByHand] = None
         self._looked = False
         self._plan = Plan()
         self._started: dict[str, Machine] = {}
@@ -121,16 +128,16 @@ class SlotsWork:
             self._looked = True
             self._take_the_daemons_place()
         given, now = orders.load(self.configuration.state_folder), int(time.time())
-        if self._by_hand is None:
+        if self._look is None:
             return Observed(given, tuple(self._machines()), now)
-        machines, mending, problems = self._by_hand.look(now)
+        machines, mending, problems = self._look.look(now)
         seen = Observed(given, tuple(machines), now, mending, None, tuple(problems))
         if not slots.to_fill(self.wish, self.configuration, seen, Tried(self._started)):
             return seen
         settings = given.with_slots(self.wish.slots, self.wish.order(orders.NONE, now)).over(
             self.configuration.settings
         )
-        chances = self._by_hand.chances(settings, [*machines, *mending.unborn], now)
+        chances = self._hands().chances(settings, [*machines, *mending.unborn], now)
         return Observed(given, seen.machines, now, mending, chances, seen.problems)
 
     def _take_the_daemons_place(self) -> None:
@@ -139,8 +146,17 @@ class SlotsWork:
             turn.enter_context(Lock(f"vacuum_slot on {self._factory}"))
             with contextlib.suppress(WaitError):
                 turn.enter_context(at_work(self.configuration.state_folder))
-                self._by_hand = ByHand(self.configuration)
+                self._look = Look(self.configuration)
                 self._held.push(turn.pop_all())
+
+    def _hands(self) -> ByHand:
+        """What makes machines and takes them away."""
+        if self._hand is None:
+            # Imported when there is something to do: it takes longer than to find that there is nothing.
+            from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
+
+            self._hand = ByHand(self.configuration)
+        return self._hand
 
     def _machines(self) -> t.Iterable[Machine]:
         """The records that count: all of a slot that is to be absent, else the last of each."""
@@ -167,13 +183,19 @@ class SlotsWork:
 
     def _is_known(self, machinetype: str) -> None:
         """The daemon says which machinetypes it has."""
-        told = report.load(self.configuration.state_folder)
+        told = self._told()
         pipes = told.pipes.values() if told is not None else ()
         known = {one.name for one in self.configuration.machinetypes}
         known.update(name for pipe in pipes for name in pipe.machinetypes)
         if machinetype not in known:
             names = ", ".join(sorted(known)) or "none"
             raise InputError("machinetype", machinetype, f"one that the factory has: {names}")
+
+    def _told(self) -> t.Optional[report.Report]:
+        """What the daemon says of itself."""
+        from ansible_collections.hep.gridbox.plugins.module_utils.factory import report
+
+        return report.load(self.configuration.state_folder)
 
     # ---- apply ---------------------------------------------------------------------------------------------------
 
@@ -182,20 +204,15 @@ class SlotsWork:
         is told at the end. Nothing is undone: each slot's machine is one of its own."""
         if step.action == "give_order":
             wanted: t.Mapping[str, orders.SlotOrder] = step.details["wanted"]
-
-            def changed(given: orders.Orders) -> orders.Orders:
-                for slot, order in wanted.items():
-                    given = given.with_slots([slot], order)
-                return given
-
-            orders.change(self.configuration.state_folder, changed)  # those of all slots, with the first of them
+            # Those of all slots, with the first of them.
+            orders.change(self.configuration.state_folder, lambda given: given.changed(wanted))
             return
         if id(step) not in self._doing:
             self._begin(step.action)
         try:
             self._doing[id(step)].result()
         except GridboxError as exc:
-            if silent(exc):
+            if _silent(exc):
                 self._end_all()
                 raise
             self._troubles[step.target] = str(exc)
@@ -207,6 +224,9 @@ class SlotsWork:
         steps = [step for step in self._plan.steps if step.action == action]
         if self._pool is not None:
             self._pool.shutdown()
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._hands()  # before the threads, which share it
         self._pool = ThreadPoolExecutor(_AT_A_TIME.get(action, _STARTS), "vacuum_slot")
         for step in steps:
             self._doing[id(step)] = self._pool.submit(self._carry_out, step)
@@ -223,13 +243,13 @@ class SlotsWork:
             raise GridboxError(f"The host says: {exc}.") from exc
 
     def _one(self, step: Step) -> None:
-        hand = self._by_hand
+        hand = self._hands()
         machine: t.Any = step.details.get("machine")
         if step.action == "remove_folders":
-            if hand is None:
+            if self._look is None:
                 self._wait({step.target})
-            (hand or ByHand(self.configuration)).remove_folders(step.target)
-        elif hand is None:
+            hand.remove_folders(step.target)
+        elif self._look is None:
             raise GridboxError(f"{step.action} is the daemon's.")
         elif step.action == "adopt_machine":
             hand.adopt(machine)
@@ -284,11 +304,11 @@ class SlotsWork:
         """By slot, what is not yet as wanted; and of those that stay empty, why."""
         folder = self.configuration.state_folder
         alive: t.Optional[set[str]] = None
-        if self._by_hand is not None:
-            alive = {one.uuid for one in self._by_hand.engine.listed() if one.alive}
+        if self._look is not None:
+            alive = {one.uuid for one in self._look.engine.listed() if one.alive}
         last = self._store.last(wanted)
-        told = report.load(folder) if self._by_hand is None else None
-        obeyed = self._by_hand is not None or (told is not None and told.orders == orders.load(folder))
+        told = self._told() if self._look is None else None
+        obeyed = self._look is not None or (told is not None and told.orders == orders.load(folder))
         settled = told is not None and obeyed and self._has_decided(told)
         begun = {one["slot"]: one.get("uuid") for one in told.slots if one.get("state") == STARTING} if told else {}
         left, why = {}, {}
@@ -326,7 +346,7 @@ class SlotsWork:
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
         why: dict[str, str] = {}
         waits = self.patience.wait and not self._check_mode
-        if waits and (self._by_hand is None or self.wish.state == orders.DRAINED):
+        if waits and (self._look is None or self.wish.state == orders.DRAINED):
             why = self._wait(self.wish.slots)
             observed = self.observe()
         elif self.wish.state == RUNNING and observed.chances is not None:
@@ -343,7 +363,7 @@ class SlotsWork:
             reasons = sorted(set(why.values()))
             warnings.append(f"{len(why)} of {len(self.wish.slots)} slots stay empty: {'; '.join(reasons)}")
         return {
-            "daemon": self._by_hand is None,
+            "daemon": self._look is None,
             "slots": list(told.values()),
             "warnings": warnings,
         }
@@ -360,3 +380,8 @@ def _why(told: t.Optional[report.Report], slot: str) -> str:
         if one.get("slot") == slot:
             return str(one.get("reason"))
     return str(decision.get("factory") or "nothing has been decided yet")
+
+
+def _silent(problem: GridboxError) -> bool:
+    """Whether the engine did not answer, so that there is no sense in going on."""
+    return isinstance(problem, EngineError) and problem.status is None

@@ -14,7 +14,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Outcome, Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Outcome, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import load_key
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import PeerUsage

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.host_facts import HostFacts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
@@ -23,22 +23,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import
     MachinetypeStatus,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Snapshot
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """What a factory says of its host beside its machines. Memory, swap and disks in KiB, times in Unix seconds."""
-
-    load_average: float
-    boot_time: int
-    kernel_version: str
-    os_issue: str
-    root_disk: tuple[int, int]
-    state_disk: tuple[int, int]
-    memory_total: int
-    memory_used: int
-    swap_used: int
-    swap_free: int
 
 
 def snapshot(

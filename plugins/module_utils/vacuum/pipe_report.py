@@ -11,9 +11,10 @@ from dataclasses import asdict
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pipe, Section, parse
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pipe, parse
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import from_path, from_url
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 
 
 def info(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

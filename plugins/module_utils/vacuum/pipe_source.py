@@ -26,8 +26,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import Unfit, check_url
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import MAX_BYTES, Pipe, Section, parse
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import MAX_BYTES, Pipe, parse
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer, fetch, read_file
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 
 #: Seconds after which a source that is down is asked again, as long as there is a copy.
 RETRY_SECONDS = 60

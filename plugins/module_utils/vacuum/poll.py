@@ -37,8 +37,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import
     on_our_clock,
     parse_reply,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Found, HostAddress, Resolver
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import PORT
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Key
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import (
     SocketAddress,
@@ -57,21 +57,6 @@ _BATCH, _PAUSE = 32, 0.003
 _TURN = 64
 #: Refusals of an address after which it is not asked again: one may be of a factory that is just being restarted.
 _REFUSALS = 2
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A factory to ask.
-
-    :ivar factory: its FQDN, as it names itself.
-    :ivar host: name or address to send to; empty: the FQDN.
-    :ivar signed: whether only signed answers of it count.
-    """
-
-    factory: str
-    host: str = ""
-    port: int = PORT
-    signed: bool = False
 
 
 @dataclass(frozen=True)

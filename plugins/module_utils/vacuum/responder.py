@@ -39,6 +39,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import
     fit,
     parse_request,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import PORT
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import SIGNATURE, Guard
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import (
     SocketAddress,
@@ -47,9 +48,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import (
     open_socket,
     receive,
 )
-
-#: Where factories listen (spec 7.1).
-PORT = 995
 
 #: Bytes of a request, as Vac reads them. A signed one of ours has some 450.
 REQUEST_LIMIT = 1024

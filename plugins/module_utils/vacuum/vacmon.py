@@ -13,44 +13,20 @@ Here it says ``Shut down``, with message and time.
 
 from __future__ import annotations
 
-import re
 import socket
 import typing as t
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import dump
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import SHUT_DOWN, MachineStatus, Reply, fit
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Monitor
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Snapshot
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import open_socket
 
 _COOKIE, _PROCESS = "0", "factory"
-
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """Where one listens."""
-
-    host: str
-    port: int
-
-
-def parse_monitors(text: str) -> tuple[Monitor, ...]:
-    """Monitors from ``vacmon_hostport``: ``HOST:PORT``, several with spaces between; an IPv6 address in brackets.
-
-    :raises InputError: if one is none.
-    """
-    monitors = []
-    for word in text.split():
-        found = _HOST_PORT.fullmatch(word)
-        if found is None or not 0 < int(found["port"]) < 65536:
-            raise InputError("vacmon_hostport", word, "HOST:PORT in lower case, as monitor.example.com:8884")
-        monitors.append(Monitor(found["v6"] or found["host"], int(found["port"])))
-    return tuple(monitors)
 
 
 def status_messages(snapshot: Snapshot, now: float) -> list[bytes]:

@@ -15,8 +15,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data import Content
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import MAX_BYTES, folder_of, load
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Section
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from tests.unit.factory.told import configuration, machinetype
 from tests.unit.vacuum.web_server import Web, make_ca, send, serving
 

@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Section
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 
 #: Unix s: when the machine of the specification's listing was made (spec 5.3).

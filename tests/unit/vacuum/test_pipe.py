@@ -20,7 +20,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputErr
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import pipe as pipes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import KEYS
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Dropped, Pipe, Section, parse
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Dropped, Pipe, parse
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from tests.unit.vacuum.bad_values import BAD
 
 IMAGE = "docker://registry.example.org/lhcb/pilot:el9"

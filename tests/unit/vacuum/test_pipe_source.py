@@ -23,9 +23,10 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import pipe_fetch, pipe_source
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import MAX_BYTES, Section
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import MAX_BYTES
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import Reading, from_path, from_url
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from tests.unit.vacuum.web_server import Web, make_ca, send, serving
 
 SECTION = Section("lhcb", 1.0)

@@ -20,7 +20,8 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Peer, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import HostAddress, Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key

@@ -21,12 +21,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import
     Reply,
     parse_reply_bytes,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Monitor, parse_monitors
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import (
-    Monitor,
     Sender,
     end_message,
-    parse_monitors,
     status_messages,
 )
 from tests.unit.vacuum.loopback import snapshot

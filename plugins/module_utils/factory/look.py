@@ -1,0 +1,53 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How the machines of this host are, where no daemon knows: the records, and one listing of the engine's containers.
+
+Apart from what makes machines and takes them away (``by_hand.py``), for that takes longer to import than this to look,
+and a run that finds all as it should be needs no more.
+"""
+
+from __future__ import annotations
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, mend
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Mending
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, expired
+
+
+class Look:
+    """Where the machines of this host are written down, and where they run."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.store = Store(configuration.state_folder)
+        self.engine = engine_of(configuration)
+        self.boot_time = host_facts.boot_time()
+
+    def look(self, now: int) -> tuple[list[Machine], Mending, list[str]]:
+        """The machines as they are, what has to be put right, and a sentence for each record that is none.
+
+        :raises GridboxError: if the engine does not answer: nobody can tell then.
+        """
+        recorded, problems = self.store.load()
+        found = mend.compare(recorded, self.engine.listed(), (), now)
+        machines = {one.uuid: one for one in recorded}
+        adopted = tuple(one for one in found.running if machines[one.uuid].state != RUNNING)
+        over = tuple(
+            (mend.ended(one, container, self.store.shutdown_message(one), self.boot_time, now), container)
+            for one, container in found.over
+        )
+        ended = [one for one in recorded if one.state == ENDED]
+        # An ended machine's container goes with the machine.
+        strays = tuple(one for one in found.strays if one.uuid not in machines)
+        machines.update({one.uuid: one for one in (*found.running, *(one for one, _container in over))})
+        for one in found.unborn:
+            del machines[one.uuid]
+        mending = Mending(
+            adopted, over, found.unborn, tuple(one for one in ended if not one.cleaned),
+            tuple(one for one in ended if expired(one, now, self.configuration.machines_days)), strays,
+        )  # fmt: skip
+        return list(machines.values()), mending, problems

@@ -1,0 +1,203 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An engine on a Unix socket: what it is asked, byte for byte, and what becomes of each way in which it can answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import MACHINE
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
+
+VERSION = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n{"ApiVersion": "1.41"}'
+
+
+class Engine:
+    """Answers each request with the next of some texts, and closes; what a function says is sent as it says it."""
+
+    def __init__(self, path: Path, *answers: bytes | t.Callable[[socket.socket], None]) -> None:
+        self.url = f"unix://{path}"
+        self.asked: list[bytes] = []
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self._answers = answers
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for answer in self._answers:
+            connection, _address = self._listening.accept()
+            with connection, connection.makefile("rb") as file:
+                head = b"".join(iter(file.readline, b"\r\n"))
+                length = next((int(line[15:]) for line in head.splitlines() if line.startswith(b"Content-Length:")), 0)
+                self.asked.append(head + b"\r\n" + file.read(length))
+                if callable(answer):
+                    answer(connection)
+                else:
+                    connection.sendall(answer)
+
+    def api(self, timeout: int = 10) -> DockerApi:
+        return DockerApi(self.url, timeout)
+
+
+@pytest.fixture()
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("s") / "s"
+
+
+def says(text: bytes, status: bytes = b"200 OK", kind: bytes = b"application/json") -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (status, kind, len(text), text)
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body + end
+
+
+def test_a_question_is_quoted_and_what_is_none_is_left_out(path: Path) -> None:
+    engine = Engine(path, VERSION, says(b'[{"Id": "a"}]'))
+    assert engine.api().containers({"label": ["a=b c"]}) == [{"Id": "a"}]
+    assert engine.asked[0].startswith(b"GET /version HTTP/1.1\r\n")
+    line = b"GET /v1.41/containers/json?all=true&filters=%7B%22label%22%3A+%5B%22a%3Db+c%22%5D%7D HTTP/1.1\r\n"
+    assert engine.asked[1].startswith(line)
+    assert b"body" not in engine.asked[1]
+
+
+def test_an_image_keeps_its_slashes_and_colons_and_nothing_else_gets_through(path: Path) -> None:
+    engine = Engine(path, VERSION, says(b"{}"), says(b"{}"))
+    api = engine.api()
+    api.image("registry.example.org:5000/a/b@sha256:00")
+    api.container("a b?c\r\nX: y")
+    assert engine.asked[1].startswith(b"GET /v1.41/images/registry.example.org:5000/a/b@sha256:00/json HTTP/1.1\r\n")
+    assert engine.asked[2].startswith(b"GET /v1.41/containers/a%20b%3Fc%0D%0AX:%20y/json HTTP/1.1\r\n")
+
+
+def test_a_body_is_json(path: Path) -> None:
+    engine = Engine(path, VERSION, says(b'{"Id": "x"}', b"201 Created"))
+    assert engine.api().create_container("n", {"Image": "i"}) == "x"
+    head, _empty, body = engine.asked[1].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1.41/containers/create?name=n HTTP/1.1\r\n")
+    assert b"\r\nContent-Type: application/json" in head
+    assert json.loads(body) == {"Image": "i"}
+
+
+def test_nothing_to_say_and_nothing_there_are_none(path: Path) -> None:
+    engine = Engine(path, VERSION, b"HTTP/1.1 204 No Content\r\n\r\n", says(b'{"message": "no"}', b"404 Not Found"))
+    api = engine.api()
+    api.start_container("x")
+    assert api.container("x") is None
+
+
+def test_a_refusal_is_told_in_the_engines_words(path: Path) -> None:
+    engine = Engine(path, VERSION, says(b'{"message": "no space"}', b"500 Internal Server Error"))
+    with pytest.raises(EngineError, match="no space") as caught:
+        engine.api().info()
+    assert caught.value.status == 500
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"nonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n[]",
+        chunked(b'{"a"', end=b""),
+        chunked(b'{"a"', end=b"ff\r\nxx"),
+    ],
+)
+def test_an_answer_that_breaks_off_is_no_answer(path: Path, answer: bytes) -> None:
+    with pytest.raises(EngineError, match=f"no answer at unix://{path}") as caught:
+        Engine(path, VERSION, answer).api().info()
+    assert caught.value.status is None
+
+
+def test_silence_has_its_limit_and_an_empty_place_is_no_answer(path: Path) -> None:
+    over = threading.Event()
+    engine = Engine(path, VERSION, lambda _connection: over.wait(60) and None)
+    with pytest.raises(EngineError, match="timed out"):
+        engine.api(1).info()
+    over.set()
+    with pytest.raises(EngineError, match="No such file"):
+        DockerApi(f"unix://{path}.gone", 1).info()
+
+
+@pytest.mark.parametrize("answer", [says(b"<html>", kind=b"text/html"), says(b'{"message": "who?"}', b"403 Forbidden")])
+def test_what_is_no_engine_is_told(path: Path, answer: bytes) -> None:
+    with pytest.raises(EngineError, match=r"no engine is at .*(html|who)"):
+        Engine(path, answer).api().info()
+
+
+def test_a_line_is_there_as_soon_as_it_is_said(path: Path) -> None:
+    heard = threading.Event()
+
+    def say(connection: socket.socket) -> None:
+        connection.sendall(chunked(b'{"n": 1}\n', end=b""))
+        assert heard.wait(10)
+        connection.sendall(b"9\r\n" + b'{"n": 2}\n\r\n' + b"0\r\n\r\n")
+
+    response = Engine(path, VERSION, say).api().send("Listening", "GET", "/events", stream=True)
+    lines = response.iter_lines()
+    assert next(lines) == b'{"n": 1}'
+    heard.set()
+    assert list(lines) == [b'{"n": 2}']
+
+
+def frame(text: bytes) -> bytes:
+    return b"\1\0\0\0" + len(text).to_bytes(4, "big") + text
+
+
+def test_output_is_read_across_chunks_and_told_when_it_breaks_off(path: Path) -> None:
+    whole = frame(b"first\n") + frame(b"second\n")
+    cut = chunked(whole[:3], whole[3:17], end=b"ff\r\nxx")
+    engine = Engine(path, VERSION, chunked(whole[:3], whole[3:17], whole[17:]), cut)
+    api = engine.api()
+    assert list(api.output("x", 10)) == [b"first\n", b"second\n"]
+    with pytest.raises(EngineError, match="the connection ended"):
+        list(api.output("x", 10))
+
+
+def test_only_other_ways_than_a_unix_socket_take_the_library(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "docker", None)
+    assert Engine(path, VERSION, says(b"{}")).api().info() == {}
+    with pytest.raises(GridboxError, match=r"docker is missing on this host, and tcp://192.0.2.1:1 is no Unix socket"):
+        DockerApi("tcp://192.0.2.1:1", 1).info()
+
+
+def test_a_listing_looks_again_at_what_does_not_run_and_at_what_is_asked_for(path: Path) -> None:
+    def shown(name: str, state: str) -> dict[str, t.Any]:
+        return {"Id": name, "Names": [f"/{name}"], "State": state, "Labels": {MACHINE: name}}
+
+    def inspected(name: str, state: str, pid: int) -> bytes:
+        seen = {"Status": state, "Pid": pid, "StartedAt": "2026-11-28T12:00:00Z"}
+        labels = {"Labels": {MACHINE: name}}
+        return says(json.dumps({"Id": name, "Name": f"/{name}", "State": seen, "Config": labels}).encode())
+
+    listing = [shown("known", "running"), shown("new", "running"), shown("over", "exited")]
+    engine = Engine(
+        path,
+        VERSION,
+        says(json.dumps(listing).encode()),
+        inspected("new", "running", 7),
+        inspected("over", "exited", 0),
+    )
+    found = MachineEngine(engine.url, "f.example.org").listed({"new"})
+    assert [(one.uuid, one.alive, one.pid) for one in found] == [
+        ("known", True, 0),
+        ("new", True, 7),
+        ("over", False, 0),
+    ]
+    assert [line.split()[1] for line in engine.asked[2:]] == [
+        b"/v1.41/containers/new/json", b"/v1.41/containers/over/json",
+    ]  # fmt: skip
