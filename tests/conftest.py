@@ -47,8 +47,8 @@ LONGEST = (
 #: Parts that make namespaces and start engines.
 ON_HOSTS = ("integration", "molecule", "fleet")
 
-#: Those of them that the demo does not see: the kernel of a virtual machine is its own. They fill the time that the demo
-#: spends waiting.
+#: Those of them that the demo does not see: the kernel of a virtual machine is its own. They fill the time that the
+#: demo spends waiting.
 BESIDE_THE_DEMO = ("test_scenario[power]",)
 
 #: Parts whose tests take long enough, one by one, that a person wants to know which is running.
