@@ -77,7 +77,7 @@ def test_a_host_with_apptainer_becomes_a_factory_as_foreseen(site: Site) -> None
     assert sorted(changed_tasks(foreseen.stdout, HOST)) == sorted(changed_tasks(done.stdout, HOST))
     assert "host1: OK: Factory ok" in done.stdout
     machine = site.fleet.machine(HOST)
-    assert machine.run("getent", "passwd", ACCOUNT).stdout.endswith(":/nonexistent:/usr/sbin/nologin\n")
+    assert machine.run("getent", "passwd", ACCOUNT).stdout.endswith(":/usr/sbin/nologin\n")
     assert machine.run("sh", "-c", "command -v dockerd", check=False).stdout == ""
     again = site.run("hep.gridbox.factory", *asked)
     assert recap(again.stdout)[HOST]["changed"] == 0
