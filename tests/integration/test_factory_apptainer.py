@@ -315,6 +315,27 @@ def test_an_unpacked_image_in_a_repository(make: t.Callable[..., HostFactory]) -
         factory.machine.run("rm", "-rf", "/cvmfs")
 
 
+def test_its_work_space_is_all_that_it_can_write_to(make: t.Callable[..., HostFactory], host: Machine) -> None:
+    script = (
+        "#!/bin/sh\nfor folder in /tmp /var/tmp $HOME $JOBOUTPUTS; do df -k $folder | tail -1; done >$JOBOUTPUTS/seen\n"
+        "dd if=/dev/zero of=/tmp/big bs=1M count=2000 && exit\nrm /tmp/big\necho 200 Full >$JOBOUTPUTS/shutdown_message\n"
+    )
+    host.run("mknod", "/dev/loop-control", "c", "10", "237")
+    for number in range(64):
+        host.run("mknod", f"/dev/loop{number}", "b", "7", str(number))
+    factory = make(script, work_space="file", disk_gb_per_processor=1)
+    factory.start()
+    assert ended(factory)[0]["message"] == "200 Full"
+    first = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r)
+    kept = next(factory.state.glob(f"machines/*{first['uuid'][:8]}/joboutputs/seen"))
+    [seen] = {tuple(line.split()[:2]) for line in kept.read_text().splitlines()}
+    assert seen[0].startswith("/dev/loop") and 900_000 < int(seen[1]) < 1_000_000
+    factory.write(draining=True)
+    factory.wait("all to be over", lambda: all(one["cleaned"] for one in factory.records()))
+    assert host.run("losetup", "--all").stdout.count("/srv/factory/") == 0
+    assert list((factory.state / "volumes").iterdir()) == []
+
+
 def test_an_account_that_is_somebody_elses_is_refused(make: t.Callable[..., HostFactory]) -> None:
     factory = make(apptainer_account="nobody2")
     factory.start()
