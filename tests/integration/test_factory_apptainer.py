@@ -318,7 +318,8 @@ def test_an_unpacked_image_in_a_repository(make: t.Callable[..., HostFactory]) -
 def test_its_work_space_is_all_that_it_can_write_to(make: t.Callable[..., HostFactory], host: Machine) -> None:
     script = (
         "#!/bin/sh\nfor folder in /tmp /var/tmp $HOME $JOBOUTPUTS; do df -k $folder | tail -1; done >$JOBOUTPUTS/seen\n"
-        "dd if=/dev/zero of=/tmp/big bs=1M count=2000 && exit\nrm /tmp/big\necho 200 Full >$JOBOUTPUTS/shutdown_message\n"
+        "dd if=/dev/zero of=/tmp/big bs=1M count=2000 && exit\nrm /tmp/big\n"
+        "echo 200 Full >$JOBOUTPUTS/shutdown_message\n"
     )
     host.run("mknod", "/dev/loop-control", "c", "10", "237")
     for number in range(64):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PipeSource
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Section
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from tests.unit.factory.told import configuration
 from tests.unit.vacuum.web_server import Web, make_ca, serving
 
