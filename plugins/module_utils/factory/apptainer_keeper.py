@@ -137,7 +137,7 @@ def _begin(request: Request, groups: t.Sequence[str]) -> tuple[subprocess.Popen[
     finally:
         os.close(pen)
     # At a host's shutdown everybody is told; from the factory this process alone is.
-    signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_given: child.send_signal(signal.SIGTERM))
     return child, words
 
 
