@@ -131,7 +131,7 @@ def test_the_life_of_a_machine(make: t.Callable[..., HostFactory]) -> None:
     second = factory.wait("the next one", lambda: [one for one in factory.running() if one != before])
     assert second[0]["request"]["uuid"] != before["request"]["uuid"]
     assert name not in {path.name for path in groups(factory)}
-    assert factory.run("check").returncode == 0
+    factory.wait("a good word", lambda: factory.run("check").returncode == 0)
 
 
 def _files(factory: HostFactory, name: str, *files: str) -> list[str]:
@@ -188,9 +188,9 @@ def test_what_leaves_its_parent_and_its_session_does_not_leave_its_group(
 def test_nothing_of_a_machine_is_left(make: t.Callable[..., HostFactory]) -> None:
     script = (
         "#!/bin/sh\n(setsid sh -c '(setsid sleep 4242 &)' &)\nsleep 4243 &\n"
-        "while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done\n"
+        "while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done\necho 300 Nothing to do >$JOBOUTPUTS/shutdown_message\n"
     )
-    factory = make(script)
+    factory = make(script)  # no other follows it
     factory.start()
     folder = outputs(factory)
     factory.wait("its children", lambda: factory.processes("^sleep 424[23]").__len__() == 2)

@@ -52,7 +52,7 @@ def _fetch(folder: Path) -> None:
 
 def equip(machine: Machine) -> None:
     """Put Apptainer, its account and an image into a host that runs."""
-    machine.install("squashfuse", "squashfs-tools")
+    machine.install("squashfuse", "squashfs-tools", "e2fsprogs")
     # Its dependencies that matter are there; others are for set-ups with more privileges.
     run("dpkg-deb", "--extract", str(package()), str(machine.root))
     # What hides parts of /proc from the host (tests/lab/hosts.py) would keep a user from mounting one.
