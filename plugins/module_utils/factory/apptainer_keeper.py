@@ -157,7 +157,7 @@ def _wait(pid: int, words: int, log: Log) -> None:
     try:
         watched = [ended, words]
         while True:
-            ready, _, _ = select.select(watched, [], [])
+            ready = select.select(watched, [], [])[0]
             if ended in ready:  # first: what it has left behind may print without end
                 return
             piece = os.read(words, _PIECE)
