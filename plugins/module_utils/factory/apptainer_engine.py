@@ -48,9 +48,9 @@ LOCKS = "/run/hep.gridbox.apptainer"
 #: Programs that machines take.
 PROGRAMS = ("apptainer", "setpriv", "setsid", "unshare", "mount")
 
-#: Seconds: between two looks for processes that are in no machine; for a keeper to say that its machine runs, and to
-#: be gone when its machine is killed; for a repository to say whether an image is there; for a pull.
-SWEEP, _START, _END, _LOOK, _PULL = 5.0, 60.0, 60.0, 30.0, 3600.0
+#: Seconds: between two looks for processes that are in no machine; for a keeper to say that its machine runs, to end
+#: when its machine is killed, and to be gone after that; for a repository to say whether an image is there; for a pull.
+SWEEP, _START, _END, _LEAVING, _LOOK, _PULL = 5.0, 60.0, 60.0, 2.0, 30.0, 3600.0
 
 Say = t.Callable[..., None]
 
@@ -75,7 +75,8 @@ class ApptainerEngine:
         :raises GridboxError: if not, with what is missing.
         """
         if os.geteuid() != 0:
-            raise RefusedError("engine: apptainer", "only root can start something as another account", "Be root.")
+            found = "only root can start something as another account"
+            raise RefusedError("engine: apptainer", found, "Run the factory as root.")
         missing = [one for one in PROGRAMS if not shutil.which(one, path=command.SYSTEM_PATH)]
         if missing:
             found = f"this host has no {', no '.join(missing)}"
@@ -193,12 +194,16 @@ class ApptainerEngine:
         groups, keepers = self._groups(container), self._groups(cgroups.SUPERVISORS)
         own = (_read(self._folder(container), keeper.RUNS) or {}).get("keeper")
         deadline = time.monotonic() + _END
-        # Again and again: its keeper may be just about to start it. A keeper has let go of the work space, which it has
-        # in its mount namespace, when the kernel has taken it out of its group.
-        while _is_held(container) or cgroups.members(groups) or own in cgroups.members(keepers):
+        # Again and again: its keeper may be just about to start it.
+        while _is_held(container) or cgroups.members(groups):
             cgroups.empty(groups, 1)
             if time.monotonic() > deadline:
-                raise GridboxError(f"{container} is not removed: something of it has not ended {_END:g} s after KILL.")
+                raise GridboxError(f"{container} is not removed: something of it is there {_END:g} s after KILL.")
+            time.sleep(0.02)
+        # A keeper has let go of the work space, which it has in its mount namespace, when the kernel has taken it out of
+        # its group. A number that is another keeper's by now, after a reboot, is not waited for long.
+        deadline = time.monotonic() + _LEAVING
+        while own in cgroups.members(keepers) and time.monotonic() < deadline:
             time.sleep(0.02)
         cgroups.remove(groups)
         shutil.rmtree(self._folder(container), ignore_errors=True)
@@ -218,9 +223,15 @@ class ApptainerEngine:
     def ends(self, since: float) -> t.Iterator[str]:
         """The uuids of machines as they end. In between, what is in no machine is killed.
 
-        :param since: what ended before is found by looking, and is not told here.
+        :param since: what ended before is told as well.
+        :raises EngineError: if nobody can tell, for something is missing.
         """
-        del since
+        try:
+            yield from self._ends()
+        except RefusedError as exc:
+            raise EngineError("Waiting for ends", str(exc)) from exc
+
+    def _ends(self) -> t.Iterator[str]:
         self._make_root()
         path = os.path.join(self.root, keeper.ENDS)
         with contextlib.suppress(FileExistsError):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_engine, catalogue
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_engine, catalogue, cgroups
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
@@ -81,6 +81,29 @@ def test_a_folder_without_a_request_is_no_machine(engine: ApptainerEngine, tmp_p
     written(tmp_path)  # whoever made it was killed
     assert engine.container(NAME) is None
     assert engine.signal(NAME, "SIGTERM") is False
+
+
+def test_a_host_on_which_nothing_can_be_made_is_an_engine_that_does_not_answer(
+    engine: ApptainerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> t.NoReturn:
+        raise RefusedError("engine: apptainer", "this host has no apptainer", "Install it.")
+
+    monkeypatch.setattr(engine, "check", refuse)
+    with pytest.raises(EngineError, match="this host has no apptainer") as found:
+        next(iter(engine.ends(0)))
+    assert found.value.status is None
+
+
+def test_another_keeper_with_the_number_of_one_before_a_reboot_is_not_waited_for(
+    engine: ApptainerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, request={"uuid": "u"}, running=RUNS)
+    monkeypatch.setattr(engine, "_groups", lambda name: [name])
+    monkeypatch.setattr(cgroups, "members", lambda groups: {RUNS["keeper"]} if "supervisors" in groups else set())
+    monkeypatch.setattr(apptainer_engine, "_LEAVING", 0.1)
+    engine.remove(NAME)
+    assert engine.container(NAME) is None
 
 
 def test_a_lock_is_held_by_whoever_inherits_it(engine: ApptainerEngine) -> None:
