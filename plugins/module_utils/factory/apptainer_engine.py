@@ -200,8 +200,8 @@ class ApptainerEngine:
             if time.monotonic() > deadline:
                 raise GridboxError(f"{container} is not removed: something of it is there {_END:g} s after KILL.")
             time.sleep(0.02)
-        # A keeper has let go of the work space, which it has in its mount namespace, when the kernel has taken it out of
-        # its group. A number that is another keeper's by now, after a reboot, is not waited for long.
+        # A keeper has let go of the work space, which it has in its mount namespace, when the kernel has taken it out
+        # of its group. A number that is another keeper's by now, after a reboot, is not waited for long.
         deadline = time.monotonic() + _LEAVING
         while own in cgroups.members(keepers) and time.monotonic() < deadline:
             time.sleep(0.02)
