@@ -21,8 +21,11 @@ class Engine(t.Protocol):
     def containers(self) -> list[Container]:
         """Containers of this factory's machines."""
 
-    def listed(self) -> list[Container]:
-        """The same, quicker; of those that run it need not be known since when, nor their process."""
+    def listed(self, unless: t.Container[str] = (), /) -> list[Container]:
+        """The same, quicker; of those that run it need not be known since when, nor their process.
+
+        :param unless: uuids of machines of which it is.
+        """
 
     def container(self, identity: str) -> t.Optional[Container]:
         """One of them, by name or id; None: there is none."""
