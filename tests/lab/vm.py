@@ -264,10 +264,9 @@ class VirtualMachine:
                     f" {state or 'nothing'}. {(self.folder / 'qemu.log').read_text()[-500:]}"
                     f" {(self.folder / 'console').read_text(errors='replace')[-1500:]}"
                 )
-            # It waits there: each connection is seconds of work for an emulated processor.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                state = self.run("systemctl", "is-system-running", "--wait", timeout=120, check=False).stdout.strip()
-            time.sleep(0.5)
+                state = self.run("systemctl", "is-system-running", timeout=60, check=False).stdout.strip()
+            time.sleep(2)  # each connection is seconds of work for an emulated processor
 
     # ---- the way in ---------------------------------------------------------------------------------------------
 
