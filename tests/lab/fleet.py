@@ -227,13 +227,17 @@ def parse(words: t.Iterable[str]) -> list[Host]:
 
 def greet(fleet: Fleet) -> str:
     """How a person gets to what was made."""
-    start = f"python -m tests.lab.fleet ssh {fleet.name}"
-    rows = [f"  {h.name:8} {h.kind:7} {h.suite:9} {h.addresses[0]:15} {start} {h.name}" for h in fleet.hosts]
+    # The interpreter that knows the collection, as it is typed from here.
+    program = f"{os.path.relpath(sys.executable)} -m tests.lab.fleet"
+    rows = [
+        f"  {h.name:8} {h.kind:7} {h.suite:9} {h.addresses[0]:15} {program} ssh {fleet.name} {h.name}"
+        for h in fleet.hosts
+    ]
     return "\n".join(
         [
             f"The fleet {fleet.name} is up:", *rows,
             f"  the peer on their LAN is 10.213.0.{PEER}: nsenter --net=/run/netns/{fleet.peer} ping 10.213.0.1",
-            f"  for Ansible: python -m tests.lab.fleet inventory {fleet.name} >fleet.yml",
+            f"  for Ansible: {program} inventory {fleet.name} >fleet.yml",
         ]
     )  # fmt: skip
 
