@@ -173,19 +173,8 @@ class ApptainerEngine:
         if signal == "SIGKILL":
             cgroups.empty(self._groups(container), 0)
             return True
-        try:
-            handle = os.pidfd_open(runs["keeper"])
-        except ProcessLookupError:
-            return False
-        try:
-            if not _is_held(container):  # the number may be another's by now
-                return False
-            signals.pidfd_send_signal(handle, signals.Signals[signal])
-        except ProcessLookupError:
-            return False
-        finally:
-            os.close(handle)
-        return True
+        # By whether the lock is still held: the number may be another's by now.
+        return cgroups.kill(int(runs["keeper"]), lambda _pid: _is_held(container), signals.Signals[signal])
 
     def written(self, container: str) -> t.Optional[int]:
         """Nothing: all that a machine can write to is its work space, or memory."""

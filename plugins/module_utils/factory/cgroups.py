@@ -196,19 +196,24 @@ def empty(folders: t.Sequence[str], seconds: float) -> bool:
         time.sleep(0.01)
 
 
-def kill(pid: int, meant: t.Callable[[int], bool]) -> None:
-    """Kill a process if it is the one that is meant: once it has ended, its number is soon another's."""
+def kill(pid: int, meant: t.Callable[[int], bool], number: signal.Signals = signal.SIGKILL) -> bool:
+    """Signal a process if it is the one that is meant: once it has ended, its number is soon another's.
+
+    :returns: whether it was there, and meant.
+    """
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return False
     try:
-        if meant(pid):
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        if not meant(pid):
+            return False
+        signal.pidfd_send_signal(handle, number)
     except ProcessLookupError:
-        pass
+        return False
     finally:
         os.close(handle)
+    return True
 
 
 def remove(folders: t.Iterable[str]) -> None:
