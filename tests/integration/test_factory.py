@@ -57,6 +57,33 @@ def ended(factory: LabFactory, many: int = 1) -> list[dict[str, t.Any]]:
     )
 
 
+def ends_by_the_time_limit(factory: LabFactory, message: str, killed: bool) -> None:
+    """On any engine: its machine has a limit of seconds, and obeys TERM or is killed."""
+    factory.start()
+    end = ended(factory)[0]
+    assert end["message"].startswith(message)
+    assert end["code"] == "time_limit"
+    assert bool(factory.events("machine_killed")) == killed
+    assert factory.records()[0]["exit_code"] == (137 if killed else 0)
+
+
+#: Scripts, what becomes of their machines' shutdown message, and whether they have to be killed.
+TIME_LIMITS = [
+    (WORKS, "100 told", False), ("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n", "100 Time limit", True),
+]  # fmt: skip
+
+
+def finds_what_ended_meanwhile(factory: LabFactory, number: int) -> None:
+    """On any engine: the daemon ends by a signal, its machine by itself after it, and the next daemon finds that."""
+    factory.start()
+    factory.wait("a machine", factory.running)
+    factory.stop(number)
+    factory.wait("its end", lambda: not factory.running())
+    factory.start()
+    assert ended(factory)[0]["message"] == "200 Success"
+    factory.wait("the next one", factory.running)
+
+
 def test_a_slot_fills_itself_again_and_again(make: t.Callable[..., LabFactory]) -> None:
     script = "#!/bin/sh\necho here I am\nsleep 1.2\necho 200 Success >$JOBOUTPUTS/shutdown_message\n"
     factory = make(script, total_processors=1, site="EXAMPLE", hs06_per_processor=10.0)
@@ -194,13 +221,7 @@ def test_machines_outlive_the_daemon(make: t.Callable[..., LabFactory], number: 
 
 def test_ends_while_the_daemon_was_away_are_found(make: t.Callable[..., LabFactory]) -> None:
     factory = make("#!/bin/sh\nsleep 2\necho 200 Success >$JOBOUTPUTS/shutdown_message\n", total_processors=1)
-    factory.start()
-    factory.wait("a machine", factory.running)
-    factory.stop(signal.SIGKILL)
-    factory.wait("its end", lambda: not factory.running())
-    factory.start()
-    assert ended(factory)[0]["message"] == "200 Success"
-    factory.wait("the next one", factory.running)
+    finds_what_ended_meanwhile(factory, signal.SIGKILL)
 
 
 def test_an_engine_that_is_killed_loses_no_machine_that_runs(make: t.Callable[..., LabFactory]) -> None:

@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request
-from tests.integration.test_factory import KIND, WORKS, ended
+from tests.integration.test_factory import (
+    KIND,
+    TIME_LIMITS,
+    WORKS,
+    ended,
+    ends_by_the_time_limit,
+    finds_what_ended_meanwhile,
+)
 from tests.lab.apptainer import ACCOUNT, IMAGE, HostFactory, equip, package
 from tests.lab.hosts import Machine
 from tests.lab.registry import Registry
@@ -139,20 +146,12 @@ def _files(factory: HostFactory, name: str, *files: str) -> list[str]:
     return [one for one in found if one.rpartition("/")[2] in files]
 
 
-@pytest.mark.parametrize(
-    ("script", "message", "killed"),
-    [(WORKS, "100 told", False), ("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n", "100 Time limit", True)],
-)
+@pytest.mark.parametrize(("script", "message", "killed"), TIME_LIMITS)
 def test_the_time_limit_is_term_then_kill(
     make: t.Callable[..., HostFactory], script: str, message: str, killed: bool
 ) -> None:
     factory = make(script, kind={"max_wallclock_seconds": 4})
-    factory.start()
-    end = ended(factory)[0]
-    assert end["message"].startswith(message)
-    assert end["code"] == "time_limit"
-    assert bool(factory.events("machine_killed")) == killed
-    assert factory.records()[0]["exit_code"] == (137 if killed else 0)
+    ends_by_the_time_limit(factory, message, killed)
 
 
 def test_a_machine_cannot_have_more_memory_than_its_limit(make: t.Callable[..., HostFactory]) -> None:
@@ -231,13 +230,7 @@ def test_machines_outlive_the_daemon(make: t.Callable[..., HostFactory], number:
 
 def test_ends_while_the_daemon_was_away_are_found(make: t.Callable[..., HostFactory]) -> None:
     factory = make("#!/bin/sh\nsleep 3\necho 200 Success >$JOBOUTPUTS/shutdown_message\n")
-    factory.start()
-    factory.wait("a machine", factory.running)
-    factory.stop(signal.SIGTERM)
-    factory.wait("its end", lambda: not factory.running())
-    factory.start()
-    assert ended(factory)[0]["message"] == "200 Success"
-    factory.wait("the next one", factory.running)
+    finds_what_ended_meanwhile(factory, signal.SIGTERM)
 
 
 def test_a_machine_whose_keeper_is_killed_is_over_and_nothing_of_it_is_left(make: t.Callable[..., HostFactory]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_factory import KIND, WORKS, ended
+from tests.integration.test_factory import KIND, TIME_LIMITS, WORKS, ended, ends_by_the_time_limit
 from tests.lab.engine import PodmanService
 from tests.lab.factory import LabFactory
 from tests.lab.lab import Lab
@@ -99,20 +99,12 @@ def test_the_life_of_a_machine(make: t.Callable[..., LabFactory]) -> None:
     assert second
 
 
-@pytest.mark.parametrize(
-    ("script", "message", "killed"),
-    [(WORKS, "100 told", False), ("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n", "100 Time limit", True)],
-)
+@pytest.mark.parametrize(("script", "message", "killed"), TIME_LIMITS)
 def test_the_time_limit_is_term_then_kill(
     make: t.Callable[..., LabFactory], script: str, message: str, killed: bool
 ) -> None:
     factory = make(script, total_processors=1, kind={"max_wallclock_seconds": 3})
-    factory.start()
-    end = ended(factory)[0]
-    assert end["message"].startswith(message)
-    assert end["code"] == "time_limit"
-    assert bool(factory.events("machine_killed")) == killed
-    assert factory.records()[0]["exit_code"] == (137 if killed else 0)
+    ends_by_the_time_limit(factory, message, killed)
 
 
 def test_a_machine_that_writes_too_much_outside_its_work_space_is_ended(make: t.Callable[..., LabFactory]) -> None:
