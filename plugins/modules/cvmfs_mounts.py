@@ -15,7 +15,7 @@ description:
     configuration repository first. A container that binds the folder with C(rslave) sees what is mounted later, too.
   - Where systemd is PID 1, each is a mount unit that comes up at boot, after the network and before the engine;
     C(autofs.service) is stopped and masked. A timer, for O(root=/cvmfs) C(gridbox-cvmfs-heal.timer), has those that are not
-    mounted tried again each minute. Elsewhere they are mounted directly, and RV(notes) says what that means.
+    mounted, or whose client died, mounted again each minute. Elsewhere they are mounted directly, and RV(notes) says what that means.
   - A repository that turns out empty is unmounted again, and the module fails.
 options:
   root:

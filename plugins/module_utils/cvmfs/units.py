@@ -126,18 +126,38 @@ def heal_service(root: str) -> str:
     return f"{heal_timer(root)[: -len('.timer')]}.service"
 
 
+#: Lazily unmounts its arguments whose client is dead: to statfs(2) each such mount answers ENOTCONN. One that hangs
+#: is not asked for longer than 5 s. Mount points come as arguments, never as text of the script.
+_UNMOUNT_DEAD = (
+    'for point; do case "$$(timeout --signal=KILL 5 stat --file-system -- "$$point" 2>&1)" in'
+    ' *"endpoint is not connected") umount --lazy -- "$$point" && echo "$$point: its client was dead; unmounted";;'
+    " esac; done"
+)
+
+
 def heal_units(wish: Wish) -> dict[str, str]:
-    """The timer and its service. To start a unit that is active is nothing to systemd, so no state is kept."""
-    # The command line is unquoted once more than other values.
+    """The timer and its service. To start a unit that is active is nothing to systemd, so no state is kept.
+
+    What is dead is active to systemd. A client can die by systemd's own hand: a mount that takes longer than its
+    time-out and is there at the last moment is left without its client, which is killed with all of the unit.
+    """
+    # Command lines are unquoted once more than other values.
     names = " ".join(unit_name(wish.point(each.name)).replace("\\", "\\\\") for each in wish.repositories)
+    clients = [wish.point(each.name) for each in wish.repositories if each.mounted_kind.startswith("fuse")]
+    look = ""
+    if clients:
+        look = f"""# What is dead stays mounted, and hides the repository until it is unmounted.
+ExecStart=-/bin/sh -c '{_UNMOUNT_DEAD}' sh {" ".join(_value(point) for point in clients)}
+"""
     service = f"""{_HEAD}[Unit]
 Description=Mount the CVMFS repositories below {_value(wish.root)} that are missing
 
 [Service]
 Type=oneshot
-# What fails is told by the units of the mounts. One mount may have to wait for the configuration repository.
+{look}# What fails is told by the units of the mounts. One mount may wait for the configuration repository.
 ExecStart=-/usr/bin/systemctl start {names}
-TimeoutStartSec={2 * wish.wait_timeout + 60}
+TimeoutStartSec={2 * wish.wait_timeout + 5 * len(clients) + 60}
+Environment=LC_ALL=C
 # Not a line in the journal each minute, but whatever systemctl has to say.
 LogLevelMax=notice
 SyslogLevel=notice

@@ -124,6 +124,8 @@ def test_a_missing_repository_is_tried_again() -> None:
         ("enable", "gridbox-cvmfs-heal.timer"),
         ("start", "gridbox-cvmfs-heal.timer"),
     ]
+    assert "ExecStart=-/bin/sh -c 'for point; do " in service and "' sh /srv/x-y/a-b.cern.ch\n" in service
+    assert "/bin/sh" not in units.units(folder_wish())["gridbox-cvmfs-heal.service"]  # no client that could die
     assert not units.heal_units(make()).keys() & units.units(make(repositories=[], config_repository="")).keys()
 
 
