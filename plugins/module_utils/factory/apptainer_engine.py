@@ -38,6 +38,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside
 from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -176,9 +177,9 @@ class ApptainerEngine:
         # By whether the lock is still held: the number may be another's by now.
         return cgroups.kill(int(runs["keeper"]), lambda _pid: _is_held(container), signals.Signals[signal])
 
-    def written(self, container: str) -> t.Optional[int]:
-        """Nothing: all that a machine can write to is its work space, or memory."""
-        return 0 if os.path.isdir(self._folder(container)) else None
+    def outside(self, container: str) -> t.Optional[Outside]:
+        """Nowhere: all that a machine can write to is its work space, or memory."""
+        return Outside() if os.path.isdir(self._folder(container)) else None
 
     def remove(self, container: str) -> None:
         """Kill what there is of a machine, and remove what is known of it."""

@@ -11,6 +11,7 @@ import typing as t
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
 
@@ -45,8 +46,8 @@ class Engine(t.Protocol):
     def signal(self, container: str, signal: str) -> bool:
         """Send ``SIGTERM`` to its first process, or ``SIGKILL`` to all; False if it does not run any more."""
 
-    def written(self, container: str) -> t.Optional[int]:
-        """Bytes that a machine has written outside its mounts; None if it is gone or nobody can tell."""
+    def outside(self, container: str) -> t.Optional[Outside]:
+        """Where a machine writes outside its mounts; None if it is gone or nobody can tell."""
 
     def remove(self, container: str) -> None:
         """Remove it; one that runs is killed. Fine if it is gone."""

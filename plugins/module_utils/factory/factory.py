@@ -60,6 +60,8 @@ WORKERS = 12
 #: failed is tried again; until an image named by a tag, which may have moved, is pulled again; between two measurements
 #: of what machines have written.
 LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH = 60, 5, 60, 86400, 60
+#: Machines that are measured by one process, if it took no more than these seconds for all of them the last time.
+WEIGH_TOGETHER, SOON = 32, 5
 
 Say = t.Callable[..., None]
 
@@ -117,6 +119,7 @@ class Factory:
         self._written: dict[str, Written] = {}
         self._looked = self._considered = self._weighed = 0.0
         self._looking = self._deciding = self._weighing = False
+        self._weighed_together = WEIGH_TOGETHER
         self._closing = False
         self.configure(configuration)
 
@@ -422,18 +425,24 @@ class Factory:
             self.spawn(self._weigh_all())
 
     async def _weigh_all(self) -> None:
-        """One after the other: it is the disk that they wait for."""
+        """One after the other, for it is the disk that they wait for; some at once while that has an answer soon."""
         written: dict[str, Written] = {}
+        begun, together = time.monotonic(), self._weighed_together
+        left = [one for one in self.machines.values() if one.state == RUNNING]
         try:
-            for machine in [one for one in self.machines.values() if one.state == RUNNING]:
-                if self._closing:
-                    break
+            while left and not self._closing:
+                these, left = left[:together], left[together:]
                 try:
-                    written[machine.uuid] = await self.in_thread(self.life.written, machine)
+                    written.update(await self.in_thread(self.life.written, these))
                 except (GridboxError, OSError) as exc:
+                    if together > 1:  # whose fault it is will be seen
+                        left, together = these + left, 1
+                        continue
+                    [machine] = these
                     self.say("measuring_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
                     if machine.uuid in self._written:
                         written[machine.uuid] = self._written[machine.uuid]
+            self._weighed_together = WEIGH_TOGETHER if time.monotonic() - begun < SOON else 1
             self._written = written
             self.wake.set()
         finally:

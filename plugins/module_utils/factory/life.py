@@ -97,11 +97,23 @@ class Life:
         self.store.save(machine)
         return machine
 
-    def written(self, machine: Machine) -> Written:
-        """What a machine that runs has written where nothing limits it. May take a while."""
-        inside = f"{self.store.folder(machine)}/mnt"
+    def written(self, machines: t.Sequence[Machine]) -> dict[str, Written]:
+        """What machines that run have written where nothing limits it, by uuid. May take a while.
+
+        :raises GridboxError: if it cannot be told of one of them.
+        """
+        outside = {one.uuid: self.engine.outside(one.container) for one in machines}
         limited = self.configuration.work_space != "folder"
-        return Written(self.engine.written(machine.container), 0 if limited else on_disk([inside]))
+        inside = {one.uuid: "" if limited else f"{self.store.folder(one)}/mnt" for one in machines}
+        places = [path for one in outside.values() if one is not None for path in one.paths]
+        sizes = on_disk([*places, *filter(None, inside.values())])
+        return {
+            uuid: Written(
+                None if seen is None else seen.told + sum(sizes[path] for path in seen.paths),
+                sizes.get(inside[uuid], 0),
+            )
+            for uuid, seen in outside.items()
+        }
 
     def end(self, machine: Machine, container: t.Optional[Container], boot_time: int) -> Machine:
         """Write down that a machine has ended. Its slot is free from now on."""

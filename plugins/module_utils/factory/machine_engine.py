@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import written
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY, MACHINE, body
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
@@ -166,9 +166,9 @@ class MachineEngine:
         known = f"{os.major(device)}:{os.minor(device)}"
         return any(one.device == known and "prjquota" in one.options for one in mount_table.read())
 
-    def written(self, container: str) -> t.Optional[int]:
-        """Bytes that a machine has written outside its mounts: to its root file system, and to the files that the
-        engine puts into it; None if it is gone or nobody can tell.
+    def outside(self, container: str) -> t.Optional[Outside]:
+        """Where a machine writes outside its mounts: its root file system, and the files that the engine puts into it;
+        None if it is gone or nobody can tell.
 
         Where the engine says which folder that is, what it has on the disk counts: a sparse file, such as lastlog is
         for accounts with high numbers, is as large as it looks to some engines, and has nothing in it.
@@ -178,9 +178,9 @@ class MachineEngine:
             return None
         own = [seen.get(key) or "" for key in ("HostnamePath", "HostsPath", "ResolvConfPath")]
         upper = ((seen.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir") or ""
-        there = [path for path in (upper, *own) if path and os.path.lexists(path)]
+        there = tuple(path for path in (upper, *own) if path and os.path.lexists(path))
         size = 0 if upper in there else self.api.container_size(container)
-        return None if size is None else size + written.on_disk(there)
+        return None if size is None else Outside(there, size)
 
     def remove(self, container: str) -> None:
         """Remove it, with its anonymous volumes; one that runs is killed. Fine if it is gone."""

@@ -27,19 +27,32 @@ class Written:
     inside: int = 0
 
 
-def on_disk(paths: t.Sequence[str]) -> int:
-    """Bytes of these files and folders, with all that is in them on the same file system.
+@dataclass(frozen=True)
+class Outside:
+    """Where a machine writes outside its mounts.
 
-    A process of its own looks: it does not hold up whatever else this one does. What vanishes meanwhile is fine.
+    :ivar paths: files and folders on this host.
+    :ivar told: bytes that the engine has measured itself.
+    """
+
+    paths: tuple[str, ...] = ()
+    told: int = 0
+
+
+def on_disk(paths: t.Iterable[str]) -> dict[str, int]:
+    """Bytes of each of these files and folders, with all that is in it on the same file system; 0 of one that is gone.
+
+    One process looks at all of them: to start one costs more than to look at what a machine writes as a rule. And it is
+    a process of its own, which does not hold up whatever else this one does. What vanishes meanwhile is fine.
 
     :raises GridboxError: if it cannot be told.
     """
-    if not paths:
-        return 0
-    argv = ["du", "-s", "-x", "--block-size=1", "--", *paths]
-    return _sum(command.run(f"Measuring what is in {paths[0]}", argv, _SECONDS, ok=(0, 1)))
-
-
-def _sum(told: str) -> int:
-    """Of the lines that du(1) writes."""
-    return sum(int(line.split("\t")[0]) for line in told.splitlines() if line.split("\t")[0].isdigit())
+    found = dict.fromkeys(paths, 0)
+    if found:
+        argv = ["du", "-s", "-x", "-0", "--block-size=1", "--", *found]
+        told = command.run(f"Measuring what is in {next(iter(found))} and others", argv, _SECONDS, ok=(0, 1))
+        for record in told.split("\0"):
+            size, _tab, path = record.partition("\t")
+            if path in found:
+                found[path] = int(size)
+    return found

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, RUNS
@@ -137,6 +138,32 @@ def test_what_machines_that_run_may_still_write_into_a_folder_is_not_free(
     assert asked == [30 * 10**9, 6 * 10**9, 0], "of the one that starts the decision knows itself"
 
 
+def test_a_machine_that_cannot_be_measured_does_not_hide_what_others_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    asked: list[list[str]] = []
+
+    def written(machines: t.Sequence[Machine]) -> dict[str, Written]:
+        asked.append([one.uuid for one in machines])
+        if "u2" in asked[-1]:
+            raise GridboxError("no answer")
+        return {one.uuid: Written(5) for one in machines}
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.machines = {uuid: replace(LIVE, uuid=uuid) for uuid in ("u1", "u2", "u3")}
+        factory._written = {"u2": Written(4), "gone": Written(3)}
+        monkeypatch.setattr(factory.life, "written", written)
+        await factory._weigh_all()
+        assert asked == [["u1", "u2", "u3"], ["u1"], ["u2"], ["u3"]]
+        assert factory._written == {"u1": Written(5), "u2": Written(4), "u3": Written(5)}
+        assert said == ["measuring_failed"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
 def test_a_machine_that_wrote_too_much_is_told_to_end_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     now = int(time.time())
@@ -145,7 +172,10 @@ def test_a_machine_that_wrote_too_much_is_told_to_end_once(tmp_path: Path, monke
     async def test() -> None:
         factory = made(tmp_path, said, root_gb_per_processor=0.001)
         factory.engine_problem, factory._looked = "", time.time()
-        monkeypatch.setattr(factory.life, "written", lambda machine: Written(1000 * 1000 + (machine.uuid == "u2")))
+        monkeypatch.setattr(
+            factory.life, "written",
+            lambda machines: {one.uuid: Written(1000 * 1000 + (one.uuid == "u2")) for one in machines},
+        )  # fmt: skip
         monkeypatch.setattr(factory, "_send_term", lambda machine: machine)
         monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
         other = replace(live, uuid="u2", slot="f1-01.example.org")
