@@ -38,7 +38,7 @@ ORDER = ("demo", "gate", "unit", "integration", "molecule", "fleet", "slow gate"
 LONGEST = (
     "test_scenario[power]", "test_macvlan_net.py", "test_scenario[site]", "test_scenario[docker_engine]",
     "test_vobox_container.py", "test_scenario[host_hardening]", "test_scenario[vacuum_factory]", "test_factory.py",
-    "test_factory_faults.py", "test_factory_apptainer.py", "test_vacuum_slot.py", "test_sites.py",
+    "test_factory_faults.py", "test_factory_apptainer.py", "test_vacuum_slot.py",
     "test_handover.py", "test_cvmfs_boot.py", "test_host_hardening.py", "test_scenario[cvmfs]", "test_engines.py",
     "test_claims_autofs.py", "test_flatten_image_faults.py",
     "test_vobox_container_killed.py", "test_claims_vobox.py", "test_macvlan_net_faults.py",

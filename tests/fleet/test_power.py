@@ -264,5 +264,9 @@ def test_a_power_cut(site: Site, cut: str) -> None:
     look_at_the_host(site)
     names = site.fleet.machine(HOST).run("docker", "ps", "--all", "--format", "{{.Names}}").stdout.split()
     assert sorted(names) == sorted(BOXES)  # nothing is left of what was cut short
-    again = site.run("hep.gridbox.site", *options)
-    assert recap(again.stdout)[HOST]["changed"] == 0
+
+
+def test_after_all_cuts_site_has_no_more_to_do(site: Site) -> None:
+    """Once, for a run takes an emulated host minutes; the limits of the last swap are not those of the inventory."""
+    site.run("hep.gridbox.site")
+    assert recap(site.run("hep.gridbox.site").stdout)[HOST]["changed"] == 0

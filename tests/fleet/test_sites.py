@@ -15,6 +15,9 @@ import pytest
 from tests.lab.fleet import Fleet, parse
 from tests.lab.site import Site, recap, voboxes
 
+# The scenario site has two hosts as well; this one runs it eight times over them.
+pytestmark = pytest.mark.fleet
+
 HOSTS = {"host1": 1, "host2": 2}
 
 #: Tasks that only predict, where the engine that would be asked is not there yet, and what the real run does instead.

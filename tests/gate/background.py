@@ -11,7 +11,7 @@ import time
 import typing as t
 from pathlib import Path
 
-from tests.gate.tools import tail
+from tests.gate.tools import PATIENCE, tail
 
 
 class Job:
@@ -34,7 +34,7 @@ class Job:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait(self, seconds: float) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for its end and return its exit status.
 
         :raises AssertionError: when it has not ended ``seconds`` from now, with what it had said until then.

@@ -59,11 +59,11 @@ def pip_versions() -> list[str]:
 
 def pip_settings() -> str:
     """pip's settings, from wherever it has them, as the text of one configuration file."""
-    settings = {"cache-dir": demand(sys.executable, "-m", "pip", "cache", "dir", seconds=30).strip()}
+    settings = {"cache-dir": demand(sys.executable, "-m", "pip", "cache", "dir").strip()}
     proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
     if proxy:
         settings["proxy"] = proxy
-    for line in demand(sys.executable, "-m", "pip", "config", "list", seconds=30).splitlines():
+    for line in demand(sys.executable, "-m", "pip", "config", "list").splitlines():
         key, _equals, value = line.partition("=")
         settings[key.rpartition(".")[2]] = ast.literal_eval(value)
     lines = [f"{key} = {' '.join(value.split())}" for key, value in settings.items()]

@@ -12,11 +12,11 @@ from tests.gate.tools import CACHE, NAME, NAMESPACE, ROOT, demand, environment, 
 
 
 def test_ruff_finds_nothing() -> None:
-    demand("ruff", "check", "--output-format", "concise", ".", seconds=60)
+    demand("ruff", "check", "--output-format", "concise", ".")
 
 
 def test_python_is_formatted() -> None:
-    demand("ruff", "format", "--check", ".", seconds=60)
+    demand("ruff", "format", "--check", ".")
 
 
 def test_types_are_complete() -> None:
@@ -29,7 +29,7 @@ def test_types_are_complete() -> None:
     link.symlink_to(ROOT)
     done = run_tool(
         "mypy", "--no-color-output", "-p", f"ansible_collections.{NAMESPACE}.{NAME}.plugins", "-p", "tests",
-        seconds=180, env=environment(MYPYPATH=str(tree)),
+        env=environment(MYPYPATH=str(tree)),
     )  # fmt: skip
     assert done.returncode == 0, tail(done.stdout).replace(f"{link.relative_to(ROOT)}/", "")
 
@@ -51,13 +51,13 @@ def shell_scripts() -> list[Path]:
 def test_shell_scripts_are_clean() -> None:
     scripts = [str(name) for name in shell_scripts()]
     assert ".ci/run" in scripts
-    demand("shellcheck", "--", *scripts, seconds=60)
+    demand("shellcheck", "--", *scripts)
 
 
 def test_yaml_is_clean() -> None:
-    demand("yamllint", "--strict", "--format", "parsable", ".", seconds=60)
+    demand("yamllint", "--strict", "--format", "parsable", ".")
 
 
 def test_ansible_lint_finds_nothing() -> None:
     """The production profile, on roles, playbooks, scenarios and the examples in the documentation."""
-    demand("ansible-lint", "--offline", "--profile", "production", "--strict", "--nocolor", "-qq", seconds=240)
+    demand("ansible-lint", "--offline", "--profile", "production", "--strict", "--nocolor", "-qq")

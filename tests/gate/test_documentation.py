@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.gate.tools import BIN, NAME, NAMESPACE, ROOT, demand, environment, run_tool, tail
+from tests.gate.tools import BIN, NAME, NAMESPACE, PATIENCE, ROOT, demand, environment, run_tool, tail
 
 COLLECTION = f"{NAMESPACE}.{NAME}"
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py") if path.stem != "__init__")
@@ -31,7 +31,9 @@ ATTRIBUTES = {"check_mode", "diff_mode", "idempotent", "platform"}
 def ansible_doc(*arguments: str) -> dict[str, t.Any]:
     """What ansible-doc knows, as data. A warning is a failure."""
     argv = [str(BIN / "ansible-doc"), "--json", *arguments]
-    done = subprocess.run(argv, check=False, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        argv, check=False, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}\n{tail(done.stderr)}"
     assert not done.stderr.strip(), f"{' '.join(argv)} has something to say:\n{tail(done.stderr)}"
     return t.cast("dict[str, t.Any]", json.loads(done.stdout))
@@ -114,10 +116,10 @@ def test_a_role_is_documented(role: str) -> None:
 def test_the_documentation_builds(tmp_path: Path) -> None:
     done = run_tool(
         "antsibull-docs", "lint-collection-docs", "--plugin-docs", "--skip-rstcheck", ".",
-        seconds=120, env=environment(HOME=str(tmp_path)),  # where it writes a log
+        env=environment(HOME=str(tmp_path)),  # where it writes a log
     )  # fmt: skip
     assert done.returncode == 0, re.sub(rf"\S+/ansible_collections/{NAMESPACE}/{NAME}/", "", tail(done.stdout))
 
 
 def test_changelog_fragments_are_right() -> None:
-    demand("antsibull-changelog", "lint", seconds=60)
+    demand("antsibull-changelog", "lint")

@@ -19,6 +19,7 @@ import yaml
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wish import shim_mac
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.mac import mac_of
 from tests.gate.tools import NAME, NAMESPACE, ROOT, demand, environment
+from tests.lab.playbook import kept_in
 
 ROLES = ("docker_engine", "cvmfs", "host_hardening", "vobox")
 #: When ``hep.gridbox.site`` has a role; without an entry: always.
@@ -181,7 +182,7 @@ def ask(folder: Path, hosts: t.Iterable[str], *options: str) -> tuple[dict[str, 
     output = demand(
         "ansible-playbook", "-i", str(folder / "hosts.yml"), "-e", json.dumps({"folder": str(folder / "answers")}),
         *options, str(folder / "play.yml"),
-        seconds=300, env=environment(ANSIBLE_HOME=str(folder / "ansible"), ANSIBLE_REMOTE_TMP=str(folder / "tmp")),
+        env=environment(**kept_in(folder / "ansible")),
     )  # fmt: skip
     return {name: sentences((folder / "answers" / name).read_text()) for name in variables}, output
 
@@ -217,7 +218,7 @@ def test_an_example_inventory_fits_the_roles(inventory: str, voboxes: int, tmp_p
     demand(
         "ansible-playbook", "-i", f"inventories/{inventory}", "--tags", "no such tag", "-e",
         json.dumps({"folder": str(tmp_path / "scripts")}), str(tmp_path / "play.yml"),
-        seconds=300, env=environment(ANSIBLE_HOME=str(tmp_path / "ansible"), ANSIBLE_REMOTE_TMP=str(tmp_path / "tmp")),
+        env=environment(**kept_in(tmp_path / "ansible")),
     )  # fmt: skip
     scripts = sorted((tmp_path / "scripts").iterdir())
     assert len(scripts) == voboxes
@@ -248,7 +249,7 @@ def test_the_example_of_factories_fits_their_roles(tmp_path: Path) -> None:
     output = demand(
         "ansible-playbook", "-i", "inventories/three-sites", "--limit", "wn001.bergen.example",
         str(tmp_path / "play.yml"),
-        seconds=120, env=environment(ANSIBLE_HOME=str(tmp_path / "ansible"), ANSIBLE_REMOTE_TMP=str(tmp_path / "tmp")),
+        env=environment(**kept_in(tmp_path / "ansible")),
     )  # fmt: skip
     assert "failed=0" in output
 

@@ -60,7 +60,7 @@ AnsibleModule({"name": {"type": "str"}})
 
 
 def test_sanity(sanity: t.Any) -> None:
-    status = sanity.sanity.wait(seconds=400)
+    status = sanity.sanity.wait()
     output = sanity.sanity.output()
     assert status == 0, "\n".join(re.findall(r"(?m)^(?:ERROR|FATAL): .*", output)) or tail(output)
     ran = set(re.findall(r'^Running sanity test "([\w-]+)"', output, re.MULTILINE))
@@ -72,12 +72,12 @@ def test_sanity(sanity: t.Any) -> None:
 
 def test_sanity_finds_a_planted_fault(sanity: t.Any, tmp_path: Path) -> None:
     """The copy is really looked at: a module whose documentation lies is found."""
-    sanity.sanity.wait(seconds=400)  # whose environments are used
+    sanity.sanity.wait()  # whose environments are used
     staged = stage(tmp_path)
     (staged / "plugins/modules/faulty.py").write_text(FAULTY)
     done = run_tool(
         *sanity_command("--test", "validate-modules", "plugins/modules/faulty.py"),
-        seconds=120, cwd=staged, env=sanity_environment(),
+        cwd=staged, env=sanity_environment(),
     )  # fmt: skip
     assert done.returncode != 0, f"the fault was not found:\n{tail(done.stdout)}"
     assert "doc-required-mismatch" in done.stdout, tail(done.stdout)

@@ -33,8 +33,8 @@ def programs_of(core: str) -> Path:
         return BIN
     folder = CACHE / OLDEST.replace("==", "-")
     if not (folder / "bin/ansible-playbook").exists():
-        demand(sys.executable, "-m", "venv", "--clear", str(folder), seconds=60)
-        demand(str(folder / "bin/python"), "-m", "pip", "install", "--quiet", OLDEST, seconds=180)
+        demand(sys.executable, "-m", "venv", "--clear", str(folder))
+        demand(str(folder / "bin/python"), "-m", "pip", "install", "--quiet", OLDEST)
     return folder / "bin"
 
 
@@ -52,7 +52,7 @@ def test_the_tarball_holds_what_people_need_and_nothing_of_the_workshop(tarball:
 
 
 def test_galaxy_would_import_it(galaxy_import: Job) -> None:
-    status = galaxy_import.wait(seconds=180)
+    status = galaxy_import.wait()
     output = galaxy_import.output()
     assert status == 0, tail(re.sub(r"(?m)^ *Loading .*\n", "", output))
     complaints = [line for line in output.splitlines() if line.startswith(("ERROR", "WARNING"))]
@@ -84,7 +84,7 @@ def test_a_module_runs_and_refuses_in_a_sentence(controller: Controller) -> None
         "-e", f"ansible_python_interpreter={sys.executable}", "-m", f"{COLLECTION}.macvlan_net", "--check",
         "-a", json.dumps({"name": "site", "parent": "site0", "ipv4": {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1"},
                           "engine_url": "unix:///nowhere/docker.sock"}),
-        seconds=120, cwd=controller.folder, env=environment(**controller.variables()),
+        cwd=controller.folder, env=environment(**controller.variables()),
     )  # fmt: skip
     assert done.returncode != 0
     assert "engine_url" in done.stdout, tail(done.stdout)

@@ -43,12 +43,16 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
+#: Seconds after which a tool is taken for hung: more than the slowest takes on a busy machine.
+PATIENCE = 900.0
+
+
 class TimedOut(AssertionError):
     """A tool had to be ended."""
 
 
 def run_tool(
-    *argv: str, seconds: float, cwd: Path = ROOT, env: t.Mapping[str, str] | None = None
+    *argv: str, seconds: float = PATIENCE, cwd: Path = ROOT, env: t.Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a tool without a terminal, its two outputs as one.
 
@@ -84,13 +88,13 @@ def tail(output: str, lines: int = 60) -> str:
     return "\n".join(output.rstrip().splitlines()[-lines:])
 
 
-def demand(*argv: str, seconds: float, cwd: Path = ROOT, env: t.Mapping[str, str] | None = None) -> str:
+def demand(*argv: str, cwd: Path = ROOT, env: t.Mapping[str, str] | None = None) -> str:
     """Run a tool that must be content, and return its output.
 
     :raises AssertionError: with the end of its output when it is not.
     """
     __tracebackhide__ = True
-    done = run_tool(*argv, seconds=seconds, cwd=cwd, env=env)
+    done = run_tool(*argv, cwd=cwd, env=env)
     assert done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}\n{tail(done.stdout)}"
     return done.stdout
 
@@ -126,7 +130,7 @@ def build(folder: Path) -> Path:
     staged = stage(folder / "stage")
     (folder / "built").mkdir()
     demand(
-        "ansible-galaxy", "collection", "build", "--output-path", str(folder / "built"), str(staged), seconds=60,
+        "ansible-galaxy", "collection", "build", "--output-path", str(folder / "built"), str(staged),
         env=environment(ANSIBLE_HOME=str(folder / "ansible-home")),
     )  # fmt: skip
     (tarball,) = (folder / "built").glob(f"{NAMESPACE}-{NAME}-*.tar.gz")
@@ -155,10 +159,10 @@ class Controller:
         made.run("ansible-galaxy", "collection", "install", "--offline", "-p", str(installed), str(tarball))
         return made
 
-    def run(self, program: str, *arguments: str, seconds: float = 120) -> str:
+    def run(self, program: str, *arguments: str) -> str:
         """Run a program of Ansible that must be content, and return its output."""
         argv = [str(self.programs / program), *arguments]
-        return demand(*argv, seconds=seconds, cwd=self.folder, env=environment(**self.variables()))
+        return demand(*argv, cwd=self.folder, env=environment(**self.variables()))
 
     def variables(self) -> dict[str, str]:
         """With these Ansible finds the installed collection, and does not find the checkout."""

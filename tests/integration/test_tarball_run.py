@@ -97,7 +97,7 @@ def test_the_demo_in_check_mode(controller: Controller) -> None:
     before = demo_traces()
     printed = controller.run(
         "ansible-playbook", "-i", str(controller.collection / "inventories/demo"), "hep.gridbox.site", "--check",
-        "--diff", "-vvv", seconds=300,
+        "--diff", "-vvv",
     )  # fmt: skip
     assert re.search(r"(?m)^demo +: ok=\d+ .* failed=0 ", printed), printed[-3000:]
     assert demo_traces() == before
