@@ -79,6 +79,7 @@ class MachineEngine:
         self.url, self.factory, self.timeout, self.engine = url, factory, timeout, engine
         self._local = threading.local()
         self._limits_writes: t.Optional[bool] = None
+        self._outside: dict[str, Outside] = {}
 
     @property
     def api(self) -> DockerApi:
@@ -171,19 +172,25 @@ class MachineEngine:
         None if it is gone or nobody can tell.
 
         Where the engine says which folder that is, what it has on the disk counts: a sparse file, such as lastlog is
-        for accounts with high numbers, is as large as it looks to some engines, and has nothing in it.
+        for accounts with high numbers, is as large as it looks to some engines, and has nothing in it. That folder is
+        the container's for as long as there is one, so it is asked for once.
         """
+        if container in self._outside:
+            return self._outside[container]
         seen = self.api.container(container)
         if seen is None:
             return None
         own = [seen.get(key) or "" for key in ("HostnamePath", "HostsPath", "ResolvConfPath")]
         upper = ((seen.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir") or ""
         there = tuple(path for path in (upper, *own) if path and os.path.lexists(path))
-        size = 0 if upper in there else self.api.container_size(container)
+        if upper in there:
+            return self._outside.setdefault(container, Outside(there))
+        size = self.api.container_size(container)
         return None if size is None else Outside(there, size)
 
     def remove(self, container: str) -> None:
         """Remove it, with its anonymous volumes; one that runs is killed. Fine if it is gone."""
+        self._outside.pop(container, None)
         try:
             self.api.remove_container(container, force=True, volumes=True)
         except EngineError as exc:

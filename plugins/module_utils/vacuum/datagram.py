@@ -25,9 +25,6 @@ REPLY_LIMIT = 10240
 #: Largest integer: what a float still holds exactly.
 _LARGEST = 2**53
 
-#: How deep a value that is only passed on may be nested.
-_DEPTH = 16
-
 #: Characters of a name: those of a host, with some room.
 _NAME = 255
 
@@ -81,21 +78,6 @@ def dump(content: t.Mapping[str, t.Any]) -> bytes:
     if len(data) > REPLY_LIMIT:
         raise DatagramError("unsendable", f"A message of {len(data)} bytes; peers read {REPLY_LIMIT}.")
     return data
-
-
-def is_shallow(value: t.Any) -> bool:
-    """Whether a value can be written again without trouble: it is nested no deeper than sixteen."""
-    level = [value]
-    for _turn in range(_DEPTH):
-        level = [
-            item
-            for inner in level
-            if isinstance(inner, (dict, list))
-            for item in (inner.values() if isinstance(inner, dict) else inner)
-        ]
-        if not level:
-            return True
-    return False
 
 
 def printable(value: str) -> str:

@@ -25,13 +25,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import
     DatagramError,
     encode,
     integer,
-    is_shallow,
     load,
     name,
     number,
     printable,
     text,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.nesting import is_nested_deeper
 
 #: The version of the protocol that is spoken; it is sent, never compared (spec 7.1).
 VACQUERY = "VacQuery 01.03"
@@ -45,6 +45,9 @@ SHUT_DOWN, STARTING, RUNNING = "Shut down", "Starting", "Running"
 _CUT = ("shutdown_message", "os_issue", "kernel_version")
 _LONGEST_TEXT = 1000
 _ELLIPSIS = "..."
+
+#: How deep a cookie may be nested, which is only passed on.
+_DEPTH = 16
 
 #: Seconds by which the clocks of two factories may differ, or a clock be set back, without anybody's being wrong.
 _CLOCKS = 60
@@ -271,7 +274,7 @@ def parse_request(data: dict[str, t.Any]) -> Request:
         raise DatagramError("unknown_type", "A request of no known message_type.")
     if not isinstance(data.get("space"), str):
         raise DatagramError("wrong_type", "A request whose space is not a string.")
-    if not is_shallow(data["cookie"]):
+    if is_nested_deeper(data["cookie"], _DEPTH):
         raise DatagramError("deep_cookie", "A request whose cookie is nested too deep to be sent back.")
     version = data.get("vac_version")
     return Request(asked, data["space"], data["cookie"], printable(version) if isinstance(version, str) else "")

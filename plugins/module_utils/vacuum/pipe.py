@@ -19,6 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputErr
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinetype_keys as keys
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import Problem, Unfit, shown
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.nesting import is_nested_deeper
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 
 #: Limits of a document: bytes; objects in ``machinetypes``; arrays and objects in one another.
@@ -143,7 +144,7 @@ def _document(content: bytes, prefix: str) -> dict[str, t.Any]:
         refuse(begins, "a vacuum pipe, which is a JSON object with a list of machinetypes")
     if len(document["machinetypes"]) > MAX_MACHINETYPES:
         refuse(f"{len(document['machinetypes'])} machinetypes", f"at most {MAX_MACHINETYPES}")
-    if _is_deep(document):
+    if is_nested_deeper(document, MAX_DEPTH):
         refuse(begins, f"JSON that is nested no deeper than {MAX_DEPTH}")
     return t.cast("dict[str, t.Any]", document)
 
@@ -151,21 +152,6 @@ def _document(content: bytes, prefix: str) -> dict[str, t.Any]:
 def _integer(text: str) -> float:
     """An integer of a JSON text. One of very many digits fits nowhere, but is no error of the document."""
     return int(text) if len(text) <= 20 else float(text)
-
-
-def _is_deep(document: t.Any) -> bool:
-    """Whether it is nested deeper than allowed; without recursion, so that no depth hurts."""
-    level = [document]
-    for _depth in range(MAX_DEPTH + 1):
-        level = [
-            inner
-            for one in level
-            if isinstance(one, (dict, list))
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
-            return False
-    return any(isinstance(one, (dict, list)) for one in level)
 
 
 def _cache_seconds(document: t.Mapping[str, t.Any], prefix: str) -> tuple[int, list[str]]:

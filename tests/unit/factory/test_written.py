@@ -14,7 +14,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import on_disk
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside, on_disk
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 
@@ -27,10 +27,14 @@ class Api:
     def __init__(self, seen: t.Optional[dict[str, t.Any]] = None, size: t.Optional[int] = None, **about: t.Any) -> None:
         self.seen, self.size, self.about = seen, size, about
         self.platform = Platform(about.pop("engine", "docker"), (28,), (1, 50))
-        self.measured = 0
+        self.measured = self.looked = 0
 
     def container(self, _name: str) -> t.Optional[dict[str, t.Any]]:
+        self.looked += 1
         return self.seen
+
+    def remove_container(self, _name: str, **_options: t.Any) -> None:
+        pass
 
     def container_size(self, _name: str) -> t.Optional[int]:
         self.measured += 1
@@ -79,6 +83,20 @@ def test_the_folder_that_the_engine_names_is_measured_with_the_files_it_puts_in(
     api = Api(seen, 7)
     assert 3 * MIB <= (outside(api) or 0) < 4 * MIB
     assert not api.measured
+
+
+def test_the_engine_is_asked_once_for_a_containers_folder(tmp_path: Path) -> None:
+    api = Api({"GraphDriver": {"Data": {"UpperDir": str(tmp_path)}}})
+    asking = engine(api)
+    assert asking.outside("c1") == asking.outside("c1") is not None
+    assert api.looked == 1
+    asking.remove("c1")
+    asking.outside("c1")
+    assert api.looked == 2
+    untold = Api({"GraphDriver": None}, 7)
+    asking = engine(untold)
+    assert [asking.outside("c1"), asking.outside("c1")] == [Outside(told=7)] * 2
+    assert untold.measured == 2
 
 
 @pytest.mark.parametrize("driver", [None, {"Data": None}, {"Data": {"UpperDir": "/elsewhere/in/a/namespace"}}])
