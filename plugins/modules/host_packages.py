@@ -14,6 +14,7 @@ description:
   - Installs packages with what they depend on and nothing more, without starting or restarting a service, and writes
     down which packages were not on the host before, in C(/var/lib/hep.gridbox).
   - Removes exactly those packages again with O(state=absent).
+  - Refuses an installation for which the package manager would remove what is installed, such as another engine.
   - Uses C(apt-get) on Debian and Ubuntu, C(dnf) on the EL family. Check mode has the package manager work the
     installation out, so an unknown package fails in check mode too.
   - After a power cut in the midst of an installation the next run finishes what C(dpkg) has begun before anything else, and
@@ -30,6 +31,13 @@ options:
       - The role whose record the packages are written down in.
     type: str
     required: true
+  may_replace:
+    description:
+      - Installed packages that the package manager may remove for O(names), as one does that conflicts with another. What was
+        replaced is installed again with O(state=absent). Any other removal is refused before anything is touched.
+    type: list
+    elements: str
+    default: []
   state:
     description:
       - V(present) installs what is missing; V(absent) removes what is recorded, whatever O(names) says.
@@ -129,6 +137,7 @@ def main() -> None:
         argument_spec={
             "names": {"type": "list", "elements": "str", "default": []},
             "record": {"type": "str", "required": True},
+            "may_replace": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "lists_max_age": {"type": "int", "default": 86400},
             "wait_timeout": {"type": "int", "default": 1800},

@@ -41,7 +41,7 @@ SUITE = "bookworm"
 #: What a freshly installed server has before any role came: no engine, no time service but systemd's.
 BASE = (
     "systemd systemd-sysv dbus python3 openssh-server openssh-client sudo procps kmod iproute2 iputils-ping"
-    " ca-certificates fuse3 autofs libpam-systemd util-linux-extra"
+    " ca-certificates fuse3 autofs libpam-systemd util-linux-extra systemd-timesyncd busybox"
 ).split()  # fmt: skip
 
 #: What the roles may install; with their dependencies they are the machine's package repository.
@@ -49,6 +49,9 @@ REPOSITORY = (
     "docker.io apparmor busybox-static iptables python3-docker python3-pyroute2 python3-apt squashfuse squashfs-tools"
     " chrony lynis"
 ).split()
+
+#: What of the base has to go for it, and comes back.
+REPLACED = ("busybox", "systemd-timesyncd")
 
 #: What a newer Debian has in packages of its own.
 SPLIT_OFF = {"trixie": ["docker-cli"]}
@@ -83,7 +86,7 @@ def image(suite: str) -> Path:
 
     It is made now if it is not there, or if its recipe has changed.
     """
-    recipe = hashlib.sha256(f"{suite} {BASE} {_repository(suite)} 6".encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(f"{suite} {BASE} {_repository(suite)} {REPLACED} 6".encode()).hexdigest()[:12]
     return made_once(f"machine-{suite}", recipe, lambda folder: _make(folder, suite))
 
 
@@ -167,14 +170,12 @@ def bootstrap(folder: Path, suite: str, base: list[str]) -> None:
     """
     root = folder / "root"
     folder.mkdir()
-    download = (
-        'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -qq -y --download-only --no-install-recommends install '
-        + " ".join(_repository(suite))
-    )
+    fetch = 'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -qq -y --download-only --no-install-recommends'
+    hooks = (f"{fetch} install {' '.join(_repository(suite))}", f"{fetch} --reinstall install {' '.join(REPLACED)}")
     skip = "--skip=cleanup/apt/cache"  # the packages that the hook fetched
     run(
         "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(base)}", skip,
-        f"--customize-hook={download}", suite, str(root), mirror(), timeout=900,
+        *(f"--customize-hook={hook}" for hook in hooks), suite, str(root), mirror(), timeout=900,
     )  # fmt: skip
     packages = root / "srv/packages"
     packages.mkdir(parents=True)

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import BRIDGE
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import inside
-from tests.lab.hosts import BASE, CACHE, OFF, REPOSITORY, SPLIT_OFF, bootstrap, lives, made_once, run, ssh
+from tests.lab.hosts import BASE, CACHE, OFF, REPLACED, REPOSITORY, SPLIT_OFF, bootstrap, lives, made_once, run, ssh
 from tests.lab.qemu import Control, accelerator, program
 
 #: What a machine with a kernel of its own has beside.
@@ -63,7 +63,7 @@ _FILES = {
 def frozen(suite: str, image: str) -> Path:
     """The folder of a frozen machine, made now if it is not there: kernel, disk, memory and devices."""
     packages = BASE + KERNEL + IMAGES[image] + SPLIT_OFF.get(suite, []) * (image == "engine")
-    recipe = hashlib.sha256(f"{suite} {packages} {REPOSITORY} {_FILES} 3".encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(f"{suite} {packages} {REPOSITORY} {REPLACED} {_FILES} 3".encode()).hexdigest()[:12]
     return made_once(
         f"vm-{suite}-{image}", recipe, lambda folder: _make(folder, suite, packages),
         in_use=lambda: any((CACHE / "vms").glob("*")),  # the disk of a machine that runs lies on its image's

@@ -36,6 +36,7 @@ class Wish:
     """Which packages, for whom.
 
     :ivar role: whose record takes them down.
+    :ivar may_replace: installed packages that may go for them.
     :ivar lists_max_age: seconds after which the lists of available packages are fetched anew before an installation.
     :ivar wait_timeout: seconds one run of the package manager may take.
     """
@@ -45,6 +46,7 @@ class Wish:
     remove: bool
     lists_max_age: int
     wait_timeout: int
+    may_replace: tuple[str, ...] = ()
 
     @classmethod
     def from_params(cls, params: t.Mapping[str, t.Any]) -> Wish:
@@ -53,9 +55,10 @@ class Wish:
         :raises InputError: for a value that cannot be right.
         """
         record.record_file(params["record"])
-        for name in params["names"]:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", name):
-                raise InputError("names", name, "a package's name, without a version")
+        for option in ("names", "may_replace"):
+            for name in params[option]:
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", name):
+                    raise InputError(option, name, "a package's name, without a version")
         if params["wait_timeout"] < 1:
             raise InputError("wait_timeout", params["wait_timeout"], "a number of seconds of 1 or more")
         return cls(
@@ -64,6 +67,7 @@ class Wish:
             params["state"] == "absent",
             params["lists_max_age"],
             params["wait_timeout"],
+            tuple(dict.fromkeys(params["may_replace"])),
         )
 
 
@@ -91,10 +95,14 @@ def plan(wish: Wish, observed: Observed) -> Plan:
     ours = {*known.packages, *known.installing}
     if wish.remove:
         going = sorted(ours & (observed.installed | observed.unfinished))
-        steps = _finish(observed, bool(going))
+        back = sorted({*known.replaced} - observed.installed)
+        steps = _finish(observed, bool(going or back))
+        if back:
+            # First, so that the host has one of the two at every moment.
+            steps.append(Step("restore_packages", " ".join(back), "they had to go for the role's"))
         if going:
             steps.append(Step("remove_packages", " ".join(going), "the role brought them"))
-        if ours:
+        if ours or known.replaced:
             steps.append(Step("forget", wish.role, "none of its packages is left"))
         return Plan(tuple(steps), {"packages": going}, {"packages": []})
     missing = [name for name in wish.names if name not in observed.installed]
@@ -150,10 +158,10 @@ class Apt:
         argv = [*self._CHANGING, "--fix-broken", "install"]
         run("Finishing what dpkg had begun", argv, self._timeout, environment=self._ENVIRONMENT)
 
-    def preview_install(self, names: t.Sequence[str]) -> list[str]:
+    def preview_install(self, names: t.Sequence[str]) -> tuple[list[str], list[str]]:
         """Have apt work the installation out without doing it, with fresh lists if its own are old.
 
-        :return: names of all packages that would come.
+        :return: names of all packages that would come, and of those that would go.
         :raises GridboxError: with apt's words, if it cannot be done.
         """
         with tempfile.TemporaryDirectory() as lists:
@@ -167,7 +175,7 @@ class Apt:
             # After a run that was cut short some packages may miss what they depend on.
             argv = ["apt-get", "-q", "-s", *options, "--no-install-recommends", "--fix-broken", "install", "--", *names]
             output = run(f"Working out the installation of {' '.join(names)}", argv, self._timeout)
-        return re.findall(r"^Inst (\S+)", output, re.MULTILINE)
+        return _named("Inst", output), _named("(?:Purg|Remv)", output)
 
     def install(self, names: t.Sequence[str]) -> None:
         """Install packages, with what they depend on and nothing more; start no service."""
@@ -180,8 +188,7 @@ class Apt:
         """Other packages that a removal would take along."""
         argv = ["apt-get", "-q", "-s", "-o", "Debug::NoLocking=1", "--fix-broken", "purge", "--", *names]
         output = run("Working out the removal", argv, self._timeout)
-        going = re.findall(r"^(?:Purg|Remv) (\S+)", output, re.MULTILINE)
-        return sorted(set(going) - set(names))
+        return sorted({*_named("(?:Purg|Remv)", output)} - {*names})
 
     def remove(self, names: t.Sequence[str]) -> None:
         """Remove packages with their configuration."""
@@ -194,6 +201,11 @@ class Apt:
         if not names:
             return True
         return time.time() - os.stat(folder).st_mtime > self._lists_max_age
+
+
+def _named(word: str, output: str) -> list[str]:
+    """The packages that a simulation of apt-get names in lines that begin with a word."""
+    return re.findall(rf"^{word} (\S+)", output, re.MULTILINE)
 
 
 class Dnf:
@@ -213,10 +225,11 @@ class Dnf:
     def finish(self) -> None:
         raise GridboxError("dnf has nothing to finish.")
 
-    def preview_install(self, names: t.Sequence[str]) -> list[str]:
+    def preview_install(self, names: t.Sequence[str]) -> tuple[list[str], list[str]]:
         """Have dnf work the installation out without doing it.
 
-        :return: the names asked for; what they depend on is known afterwards.
+        :return: the names asked for; what they depend on is known afterwards. And what would go: nothing, for without
+            ``--allowerasing`` it fails instead.
         :raises GridboxError: if a package is not to be had.
         """
         # With --assumeno it ends with 1 whether or not it would work; only its words tell.
@@ -229,7 +242,7 @@ class Dnf:
         if "Operation aborted" not in output:
             last = " ".join(output.strip().splitlines()[-3:])
             raise GridboxError(f"Installing {' '.join(names)} would fail. dnf says: {last}")
-        return list(names)
+        return list(names), []
 
     def install(self, names: t.Sequence[str]) -> None:
         """Install packages, with what they depend on and nothing more."""
@@ -252,6 +265,7 @@ class PackagesWork:
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
         self._coming: list[str] = []
+        self._going: list[str] = []
         self.subject = "the host's packages"
         if shutil.which("apt-get", path=SYSTEM_PATH):
             self.manager: t.Union[Apt, Dnf] = Apt(wish)
@@ -279,7 +293,11 @@ class PackagesWork:
     def preflight(self, plan: Plan, observed: Observed) -> None:
         for step in plan.steps:
             if step.action == "install_packages":
-                self._coming = self.manager.preview_install(step.target.split())
+                self._coming, self._going = self.manager.preview_install(step.target.split())
+                self._refuse_to_remove(step.target, {*self._going} - {*self.wish.may_replace})
+            elif step.action == "restore_packages":
+                _coming, going = self.manager.preview_install(step.target.split())
+                self._refuse_to_remove(step.target, {*going} - {*observed.record.packages})
             elif step.action == "remove_packages":
                 others = self.manager.preview_remove(step.target.split())
                 if others:
@@ -289,13 +307,24 @@ class PackagesWork:
                         f"Remove those first, or keep the packages and delete {record.record_file(self.wish.role)}.",
                     )
 
+    @staticmethod
+    def _refuse_to_remove(names: str, others: t.Collection[str]) -> None:
+        """An installation is none that takes away what somebody else has installed: another engine, say."""
+        if others:
+            raise RefusedError(
+                f"installing the packages {names}",
+                f"the package manager would remove others for them: {', '.join(sorted(others))}",
+                "Remove those first if nothing needs them, or have the role use what is installed.",
+            )
+
     def do(self, step: Step, journal: Journal) -> None:
         if step.action == "forget":
             known = record.read(self.wish.role)
-            record.write(self.wish.role, replace(known, packages=(), installing=()))
+            record.write(self.wish.role, replace(known, packages=(), installing=(), replaced=()))
             return
-        # One that a run left which was cut short is this module's too.
+        # One that a run left which was cut short is this module's too. What comes back has its services run as before.
         own_policy = isinstance(self.manager, Apt) and _content(POLICY_SCRIPT) in (None, POLICY)
+        own_policy = own_policy and step.action != "restore_packages"
         if own_policy:
             journal.will_do("let packages start their services again", "remove_policy")
             record.write_atomically(POLICY_SCRIPT, POLICY, 0o755)
@@ -304,6 +333,8 @@ class PackagesWork:
                 self.manager.finish()
             elif step.action == "remove_packages":
                 self.manager.remove(step.target.split())
+            elif step.action == "restore_packages":
+                self.manager.install(step.target.split())
             elif step.action == "install_packages":
                 self._install(step.target.split())
             else:
@@ -317,7 +348,8 @@ class PackagesWork:
         known = record.read(self.wish.role)
         # Written down before, for a power cut asks nobody.
         coming = {*known.installing, *({*self._coming, *names} - before)}
-        record.write(self.wish.role, replace(known, installing=tuple(sorted(coming))))
+        replaced = (*known.replaced, *sorted({*self._going} - {*known.replaced, *known.packages}))
+        record.write(self.wish.role, replace(known, installing=tuple(sorted(coming)), replaced=replaced))
         try:
             self.manager.install(names)
         finally:

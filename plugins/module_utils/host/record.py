@@ -36,6 +36,7 @@ class Record:
     :ivar paths: files and folders, in the order in which they were made; a folder goes only if it is empty by then.
     :ivar trees: folders that go with all that is in them.
     :ivar settings: by file, the keys that were changed in it, each with the value it had (None: it was not there).
+    :ivar replaced: names of packages that were there before, and had to go for the role's.
     """
 
     packages: tuple[str, ...] = ()
@@ -43,11 +44,12 @@ class Record:
     trees: tuple[str, ...] = ()
     settings: t.Mapping[str, t.Mapping[str, t.Any]] = field(default_factory=dict)
     installing: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to take away."""
-        return not (self.packages or self.paths or self.trees or self.settings or self.installing)
+        return not any(asdict(self).values())
 
     def as_json(self) -> str:
         """The file's text."""
@@ -75,7 +77,7 @@ def read(role: str) -> Record:
             data = json.load(file)
         return Record(
             tuple(data["packages"]), tuple(data["paths"]), tuple(data["trees"]), dict(data["settings"]),
-            tuple(data.get("installing", ())),
+            tuple(data.get("installing", ())), tuple(data.get("replaced", ())),
         )  # fmt: skip
     except FileNotFoundError:
         return Record()
@@ -257,7 +259,7 @@ class RecordWork:
             keys = {**record.settings.get(step.details["path"], {}), step.details["key"]: step.details["value"]}
             write(self.wish.role, replace(record, settings={**record.settings, step.details["path"]: keys}))
         elif step.action == "forget":
-            write(self.wish.role, Record(record.packages, installing=record.installing))
+            write(self.wish.role, replace(record, paths=(), trees=(), settings={}))
         elif step.action == "remove_tree":
             shutil.rmtree(step.target)
         elif os.path.isdir(step.target) and not os.path.islink(step.target):

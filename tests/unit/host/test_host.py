@@ -7,11 +7,17 @@
 from __future__ import annotations
 
 import typing as t
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    GridboxError,
+    InputError,
+    RefusedError,
+    WaitError,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.host import packages, record
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
@@ -109,6 +115,18 @@ def test_a_role_leaves_the_host_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     ]
 
 
+def test_what_is_forgotten_of_paths_leaves_what_is_known_of_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "FOLDER", str(tmp_path / "state"))
+    known = record.Record(("a",), installing=("b",), replaced=("c",))
+    record.write("r", known)
+    carry_out("r", monkeypatch, paths=[str(tmp_path / "file")])
+    assert record.read("r") == replace(known, paths=(str(tmp_path / "file"),))
+    carry_out("r", monkeypatch, state="absent")
+    assert record.read("r") == known
+
+
 def test_a_record_that_is_none_is_not_taken_for_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "FOLDER", str(tmp_path))
     (tmp_path / "r.json").write_text("[]")
@@ -127,6 +145,43 @@ def test_packages() -> None:
     assert actions(packages.plan(wish(remove=True), seen)) == [("remove_packages", "a dep"), ("forget", "r")]
     nothing = packages.Observed(frozenset({"a"}), record.Record())
     assert actions(packages.plan(wish("a", remove=True), nothing)) == []
+
+
+def test_what_had_to_go_for_a_roles_packages_comes_back_before_they_go() -> None:
+    known = record.Record(("static", "dep"), replaced=("dynamic", "other"))
+    seen = packages.Observed(frozenset({"static", "dep", "other"}), known)
+    assert actions(packages.plan(wish("static"), seen)) == []
+    assert actions(packages.plan(wish(remove=True), seen)) == [
+        ("restore_packages", "dynamic"), ("remove_packages", "dep static"), ("forget", "r"),
+    ]  # fmt: skip
+    # The one was brought back, and the other is gone by that: a run that was cut short.
+    half = packages.Observed(frozenset({"dynamic", "other", "dep"}), known)
+    assert actions(packages.plan(wish(remove=True), half)) == [("remove_packages", "dep"), ("forget", "r")]
+
+
+class Manager:
+    """A package manager that has something to say about an installation."""
+
+    def __init__(self, coming: list[str], going: list[str]) -> None:
+        self.answer = coming, going
+
+    def preview_install(self, _names: t.Sequence[str]) -> tuple[list[str], list[str]]:
+        return self.answer
+
+
+@pytest.mark.parametrize(("may_replace", "refused"), [((), True), (("containerd.io",), True), (("docker-ce",), False)])
+def test_an_installation_that_removes_what_others_installed_is_refused(
+    may_replace: tuple[str, ...], refused: bool
+) -> None:
+    asked = packages.Wish("r", ("docker.io",), False, 86400, 60, may_replace)
+    work = packages.PackagesWork(asked)
+    work.manager = t.cast(t.Any, Manager(["docker.io", "runc"], ["docker-ce"]))
+    seen = packages.Observed(frozenset({"docker-ce"}), record.Record())
+    if not refused:
+        work.preflight(work.plan(seen), seen)
+        return
+    with pytest.raises(RefusedError, match="would remove others for them: docker-ce"):
+        work.preflight(work.plan(seen), seen)
 
 
 def test_packages_after_a_run_that_was_cut_short() -> None:
@@ -148,12 +203,17 @@ def test_what_others_left_unfinished_is_finished_only_when_it_is_in_the_way() ->
     assert actions(packages.plan(wish("b"), seen)) == [("finish_packages", "x"), ("install_packages", "b")]
 
 
+PARAMS: dict[str, t.Any] = {
+    "record": "r", "names": [], "may_replace": [], "state": "present", "lists_max_age": 1, "wait_timeout": 1,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["-y", "a b", "a;b", "a=1", "", "../a"])
 def test_a_packages_name_is_no_option_and_no_command(name: str) -> None:
     with pytest.raises(InputError, match="names: got"):
-        packages.Wish.from_params(
-            {"record": "r", "names": [name], "state": "present", "lists_max_age": 1, "wait_timeout": 1}
-        )
+        packages.Wish.from_params({**PARAMS, "names": [name]})
+    with pytest.raises(InputError, match="may_replace: got"):
+        packages.Wish.from_params({**PARAMS, "may_replace": [name]})
 
 
 def test_a_command_that_fails_or_hangs_says_so() -> None:
