@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.gate.background import Job
-from tests.gate.sanity import sanity_command, sanity_environment
+from tests.gate.sanity import WORKSHOP, sanity_command, sanity_environment
 from tests.gate.tools import BIN, build, environment, stage
 
 
@@ -31,7 +31,7 @@ class LongParts:
         return job
 
     def start_sanity(self) -> None:
-        self.sanity_stage = stage(self.folder / "sanity")
+        self.sanity_stage = stage(self.folder / "sanity", WORKSHOP)
         self.sanity = self._start("sanity", sanity_command(), self.sanity_stage, sanity_environment())
 
     def start_galaxy_import(self) -> None:

@@ -17,6 +17,10 @@ import ansible_test
 from tests.gate.interpreters import folder_of_interpreters
 from tests.gate.tools import BIN, CACHE, demand, environment
 
+#: What no site runs. ruff and mypy look at it in every run, ansible-test in `make test-fleet`: it takes as long as all
+#: the rest.
+WORKSHOP = ("bench", "tests")
+
 #: ansible-test makes each of its environments with a script that it would download. The pip that comes with Python does
 #: the same: ``ensurepip`` brings it, and it installs what was asked for. ``ensurepip`` wipes pip's settings from the
 #: environment, hence the copy.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.gate.interpreters import HOST_PYTHONS, find_interpreter
-from tests.gate.sanity import sanity_command, sanity_environment
+from tests.gate.sanity import WORKSHOP, sanity_command, sanity_environment
 from tests.gate.tools import run_tool, stage, tail
 
 pytestmark = pytest.mark.slow
@@ -68,6 +68,15 @@ def test_sanity(sanity: t.Any) -> None:
     for version in HOST_PYTHONS:
         if find_interpreter(version):
             assert f'Running sanity test "import" on Python {version}' in output
+
+
+@pytest.mark.fleet
+def test_sanity_of_the_workshop(tmp_path: Path) -> None:
+    """The tests and benchmarks, which ``test_sanity`` leaves out."""
+    staged = stage(tmp_path)
+    files = [str(path.relative_to(staged)) for folder in WORKSHOP for path in sorted((staged / folder).rglob("*.py"))]
+    done = run_tool(*sanity_command(*files), cwd=staged, env=sanity_environment())
+    assert done.returncode == 0, "\n".join(re.findall(r"(?m)^(?:ERROR|FATAL): .*", done.stdout)) or tail(done.stdout)
 
 
 def test_sanity_finds_a_planted_fault(sanity: t.Any, tmp_path: Path) -> None:

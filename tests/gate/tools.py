@@ -110,8 +110,10 @@ def files_of_the_checkout() -> list[Path]:
     return [Path(name) for name in names if os.path.lexists(ROOT / name)]
 
 
-def stage(folder: Path) -> Path:
+def stage(folder: Path, without: t.Collection[str] = ()) -> Path:
     """Copy the collection to ``folder/ansible_collections/hep/gridbox`` and return that path.
+
+    :param without: top-level folders that are left out.
 
     ``ansible-test`` and ``ansible-galaxy collection build`` want a collection at its own path. The copy must not lie in
     the checkout: there ansible-test asks git for its files, gets none, and passes without having tested anything.
@@ -119,6 +121,8 @@ def stage(folder: Path) -> Path:
     assert ROOT not in folder.resolve().parents, f"{folder} lies in the checkout {ROOT}; a staged copy must not"
     target = folder / "ansible_collections" / NAMESPACE / NAME
     for name in files_of_the_checkout():
+        if name.parts[0] in without:
+            continue
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, copy, follow_symlinks=False)

@@ -170,11 +170,6 @@ def test_a_second_up_changes_nothing_and_says_so(up: str) -> None:
     assert ids() == first
 
 
-def test_check_mode_on_the_running_demo_foresees_no_change(up: str) -> None:
-    output = playbook("site", "--check", "--diff")
-    assert re.search(r"^demo +: ok=\d+ +changed=0 ", output, re.MULTILINE), output[-3000:]
-
-
 def test_status_prints_the_table_and_little_else(up: str) -> None:
     output = make("status")
     assert len(re.findall(r"(4/4|3/3) up", output)) == 2
@@ -329,6 +324,23 @@ def _wait_for_services(name: str, seconds: float) -> None:
                 time.sleep(0.1)
 
 
+@pytest.mark.parametrize("guide", ["operations"])
+def test_every_command_of_a_guide_runs(up: str, guide: str) -> None:
+    """The blocks marked ``sh``, in their order, as a person types them with the virtual environment active."""
+    commands = re.findall(r"^```sh\n(.*?)^```", (ROOT / f"docs/{guide}.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(commands) > 5
+    environment = {**like_make(), "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"}
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-euc", command],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}exit {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-2000:]}"
+        if "hep.gridbox.site" in command:  # in check mode and for real: the demo is as described
+            assert re.search(r"^demo +: ok=\d+ +changed=0 ", done.stdout, re.MULTILINE), done.stdout[-3000:]
+
+
 def test_the_init_script_changes_in_place(up: str, tmp_path: Path) -> None:
     """A19: another key for the service account; same image, same container, and the login works."""
     first = ids()
@@ -413,21 +425,6 @@ def _what_fails(capabilities: list[str], script: Path, key: Path) -> list[str]:
 
 def _works(*argv: str) -> bool:
     return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
-
-
-@pytest.mark.parametrize("guide", ["operations"])
-def test_every_command_of_a_guide_runs(up: str, guide: str) -> None:
-    """The blocks marked ``sh``, in their order, as a person types them with the virtual environment active."""
-    commands = re.findall(r"^```sh\n(.*?)^```", (ROOT / f"docs/{guide}.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(commands) > 5
-    environment = {**like_make(), "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"}
-    for command in commands:
-        done = subprocess.run(
-            ["bash", "-euc", command],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}exit {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-2000:]}"
 
 
 def test_down_leaves_the_machine_as_it_was(up: str, before: dict[str, set[str]]) -> None:
