@@ -24,7 +24,7 @@ from tests.lab.image import busybox_tar
 
 NAME = "host1"
 
-PACKAGES = ("docker.io", "squashfuse", "squashfs-tools")
+PACKAGES = ("squashfuse", "squashfs-tools")
 
 
 class CvmfsHost:
@@ -51,8 +51,8 @@ class CvmfsHost:
             made.fleet.stop()
 
     def start(self) -> None:
-        """Boot it, and install the engine, an image and what mounts squashfs files."""
-        self.fleet.start([Host(NAME, 1)])
+        """Boot it with an engine, and install an image and what mounts squashfs files."""
+        self.fleet.start([Host(NAME, 1, image="engine")])
         self.machine.install(*PACKAGES)
         self.machine.feed(busybox_tar(), "docker", "import", "-", "busybox:test")
         (self.folder / "inventory.yml").write_text(yaml.safe_dump(self.fleet.inventory()))

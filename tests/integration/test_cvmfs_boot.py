@@ -170,8 +170,9 @@ def test_a_boot_without_the_server_ends_tells_and_heals(
     assert again.returncode == 0 and "changed=0" in again.stdout, again.stdout
     claim("B7", boot_seconds_server_down=seconds, healed_after_seconds=healed)
     # A client that dies leaves a mount that answers nothing.
-    host.sh(f"kill -9 $(pgrep -f '[s]quashfuse.*{TOOLS}')")
+    host.sh(f"systemctl stop {TIMER} {SERVICE}; kill -9 $(pgrep -f '[s]quashfuse.*{TOOLS}')")
     assert host.read(vobox, f"/cvmfs/{TOOLS}/name") == "Transport endpoint is not connected"
+    host.sh(f"systemctl start {TIMER}")
     host.wait("the container to see both again", 60, lambda: _seen(host, vobox) == [CONFIG, TOOLS])
     assert f"/cvmfs/{TOOLS}: its client was dead; unmounted" in _told(host)
     # It is quiet once all is well.

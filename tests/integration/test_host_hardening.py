@@ -56,9 +56,8 @@ def fleet() -> t.Iterator[Fleet]:
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces and cgroups")
     made = Fleet(f"gbt{os.getpid()}-hard")
-    made.start([Host(HOST, 1)])
+    made.start([Host(HOST, 1, image="engine")])
     machine = machine_of(made)
-    machine.install("docker.io", "iptables", "python3-docker", "python3-pyroute2")
     machine.feed(busybox_tar(), "docker", "import", "-", "busybox:test")
     put(machine, "/srv/time_server.py", (ROOT / "tests/lab/time_server.py").read_bytes())
     machine.run("systemd-run", "--unit=time-server", "/usr/bin/python3", "/srv/time_server.py", "11123")

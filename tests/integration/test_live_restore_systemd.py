@@ -27,8 +27,7 @@ def machine() -> t.Iterator[Machine]:
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces and cgroups")
     made = Machine(f"gbt{os.getpid()}-systemd")
-    made.start()
-    made.install("docker.io", "python3-docker")
+    made.start(name="engine")
     made.feed(busybox_tar(), "docker", "import", "-", "busybox:test")
     made.run("docker", "run", "--detach", "--name", "vobox1", "--network", "none", "busybox:test", "sleep", "99999")
     yield made

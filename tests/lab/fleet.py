@@ -35,10 +35,10 @@ from dataclasses import asdict, dataclass
 import yaml
 
 from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import Port
-from tests.lab.hosts import CACHE, LOGIN_SECONDS, SUITE, Machine, image, key, ssh, ssh_options
+from tests.lab.hosts import CACHE, IMAGES, LOGIN_SECONDS, SUITE, Machine, image, key, ssh, ssh_options
 from tests.lab.lan import Lan, in_netns
 from tests.lab.registry import Registry
-from tests.lab.vm import IMAGES, VirtualMachine, frozen
+from tests.lab.vm import VirtualMachine, frozen
 
 LINK = "lan0"
 PEER = 9
@@ -60,7 +60,7 @@ class Host:
     :ivar name: in the inventory.
     :ivar kind: native or vm.
     :ivar suite: the Debian in it.
-    :ivar image: of a virtual machine: what is in it beside (tests/lab/vm.py).
+    :ivar image: what is in it beside (tests/lab/hosts.py).
     :ivar number: its place on the LAN.
     """
 
@@ -75,8 +75,8 @@ class Host:
             raise ValueError(f"host {self.name!r}: expected lower-case letters, digits and dashes")
         if self.kind not in ("native", "vm"):
             raise ValueError(f"host {self.name}: its kind is {self.kind!r}, expected native or vm")
-        if self.image not in IMAGES or (self.kind == "native" and self.image != "bare"):
-            raise ValueError(f"host {self.name}: there is no image {self.image!r} of the kind {self.kind}")
+        if self.image not in IMAGES:
+            raise ValueError(f"host {self.name}: there is no image {self.image!r}, expected {' or '.join(IMAGES)}")
 
     @property
     def addresses(self) -> tuple[str, str]:
@@ -130,7 +130,7 @@ class Fleet:
         self.file.write_text(json.dumps([asdict(host) for host in hosts]))
         for host in hosts:  # the images one by one, before anything waits for a boot
             if host.kind == "native":
-                image(host.suite)
+                image(host.suite, host.image)
             else:
                 frozen(host.suite, host.image)
         self.plug()
@@ -144,7 +144,7 @@ class Fleet:
         if isinstance(machine, VirtualMachine):
             machine.start(host.suite, host.image, self.lan, host.number, host.addresses)
         else:
-            machine.make(host.suite)
+            machine.make(host.suite, host.image)
             machine.power_on()
 
     def plug(self) -> None:

@@ -50,6 +50,9 @@ REPOSITORY = (
     " chrony lynis"
 ).split()
 
+#: What is in a machine when it is made, beside: nothing, or what the role docker_engine would install.
+IMAGES = {"bare": [], "engine": ["docker.io", "apparmor", "iptables", "python3-docker", "python3-pyroute2"]}
+
 #: What of the base has to go for it, and comes back.
 REPLACED = ("busybox", "systemd-timesyncd")
 
@@ -81,11 +84,17 @@ def lives(pid: int) -> bool:
 # ---- the image ----------------------------------------------------------------------------------------------------
 
 
-def image(suite: str) -> Path:
-    """What machines are made from: the folders ``root`` and ``packages`` in this one.
+def image(suite: str, name: str = "bare") -> Path:
+    """What machines are made from: the folder ``root`` in this one; and in that of the bare one, ``packages``.
 
     It is made now if it is not there, or if its recipe has changed.
+
+    :param name: of :data:`IMAGES`.
     """
+    if name != "bare":
+        base, packages = image(suite), packages_of(suite, name)
+        recipe = hashlib.sha256(f"{base.name} {packages} 1".encode()).hexdigest()[:12]
+        return made_once(f"{name}-{suite}", recipe, lambda folder: _add(folder, base, packages))
     recipe = hashlib.sha256(f"{suite} {BASE} {_repository(suite)} {REPLACED} 6".encode()).hexdigest()[:12]
     return made_once(f"machine-{suite}", recipe, lambda folder: _make(folder, suite))
 
@@ -95,6 +104,25 @@ def _make(folder: Path, suite: str) -> None:
     # What acts on hardware, or wants a network, is not for a machine without either.
     run("chroot", str(folder / "root"), "systemctl", "mask", *OFF, "getty@tty1.service", "console-getty.service",
         "sys-kernel-debug.mount", "sys-kernel-tracing.mount")  # fmt: skip
+
+
+def packages_of(suite: str, name: str) -> list[str]:
+    """What an image has beside."""
+    return IMAGES[name] + SPLIT_OFF.get(suite, []) * ("docker.io" in IMAGES[name])
+
+
+def _add(folder: Path, base: Path, packages: list[str]) -> None:
+    folder.mkdir()
+    root = folder / "root"
+    run("cp", "--archive", "--reflink=auto", str(base / "root"), str(root), timeout=300)
+    policy = root / "usr/sbin/policy-rc.d"  # nothing is to be started on the real machine
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    # In a mount namespace of its own, with which the mounts go.
+    script = 'mount --bind "$1" "$2/srv/packages"; mount -t proc proc "$2/proc"; shift; exec chroot "$@"'
+    run("unshare", "--mount", "sh", "-euc", script, "sh", str(base / "packages"), str(root), *_INSTALL, *packages,
+        timeout=600)  # fmt: skip
+    policy.unlink()
 
 
 def made_once(
@@ -118,6 +146,8 @@ def made_once(
             new.rename(folder)
     return folder
 
+
+_INSTALL = "env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install".split()
 
 #: What would do things by itself in the middle of a test.
 OFF = ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer")
@@ -224,17 +254,20 @@ class Machine:
         """The Debian it was made from."""
         return (self.folder / "suite").read_text()
 
-    def start(self, suite: str = SUITE) -> None:
+    def start(self, suite: str = SUITE, name: str = "bare") -> None:
         """Make it, boot it, and wait until systemd says that it runs."""
         self.stop()
-        self.make(suite)
+        self.make(suite, name)
         self.power_on()
 
-    def make(self, suite: str = SUITE) -> None:
-        """Give it a fresh root; it is not booted."""
+    def make(self, suite: str = SUITE, name: str = "bare") -> None:
+        """Give it a fresh root; it is not booted.
+
+        :param name: of the image.
+        """
         self.folder.mkdir(parents=True)
         (self.folder / "suite").write_text(suite)
-        run("cp", "--archive", "--reflink=auto", str(image(suite) / "root"), str(self.root), timeout=300)
+        run("cp", "--archive", "--reflink=auto", str(image(suite, name) / "root"), str(self.root), timeout=300)
         (self.root / "etc/hostname").write_text(f"{self.name}\n")
         (self.root / "etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self.name}\n")
 
@@ -289,8 +322,7 @@ class Machine:
         """Install packages of Debian's in it; with an engine comes its client."""
         split_off = SPLIT_OFF.get(self.suite, []) if "docker.io" in packages else []
         self.run("apt-get", "-qq", "update")
-        apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "--no-install-recommends", "install")
-        self.run(*apt, *packages, *split_off, timeout=300)
+        self.run(*_INSTALL, *packages, *split_off, timeout=300)
 
     def enter(self, argv: list[str]) -> None:
         """Become ``argv`` in the machine: its cgroups, its namespaces, a plain environment."""

@@ -29,15 +29,13 @@ from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import BRIDGE
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import inside
-from tests.lab.hosts import BASE, CACHE, OFF, REPLACED, REPOSITORY, SPLIT_OFF, bootstrap, lives, made_once, run, ssh
+from tests.lab.hosts import BASE, CACHE, OFF, REPLACED, REPOSITORY, bootstrap, lives, made_once, packages_of, run, ssh
 from tests.lab.qemu import Control, accelerator, program
 
 #: What a machine with a kernel of its own has beside.
 KERNEL = (
     "linux-image-cloud-amd64 initramfs-tools udev cron python3-apt lvm2 xfsprogs e2fsprogs parted quota curl"
 ).split()
-#: What is in it when it is made, beside: nothing, or what the role docker_engine would install.
-IMAGES = {"bare": [], "engine": ["docker.io", "apparmor", "iptables", "python3-docker", "python3-pyroute2"]}
 
 MEGABYTES = 1536
 #: Seconds for a boot, on a busy machine without hardware acceleration.
@@ -62,7 +60,7 @@ _FILES = {
 
 def frozen(suite: str, image: str) -> Path:
     """The folder of a frozen machine, made now if it is not there: kernel, disk, memory and devices."""
-    packages = BASE + KERNEL + IMAGES[image] + SPLIT_OFF.get(suite, []) * (image == "engine")
+    packages = BASE + KERNEL + packages_of(suite, image)
     recipe = hashlib.sha256(f"{suite} {packages} {REPOSITORY} {REPLACED} {_FILES} 3".encode()).hexdigest()[:12]
     return made_once(
         f"vm-{suite}-{image}", recipe, lambda folder: _make(folder, suite, packages),
