@@ -11,7 +11,7 @@ import time
 import typing as t
 from pathlib import Path
 
-from tests.gate.tools import PATIENCE, tail
+from tests.gate.tools import BEHIND, PATIENCE, tail
 
 
 class Job:
@@ -27,7 +27,7 @@ class Job:
         self.log = folder / f"{name}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                ["nice", "-n", "10", *argv], cwd=folder, env=dict(env), start_new_session=True,
+                ["nice", "-n", str(BEHIND), *argv], cwd=folder, env=dict(env), start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
