@@ -52,7 +52,7 @@ fleet-down: ## take the fleet away
 	@scripts/bootstrap venv tools
 	@.venv/bin/python -m tests.lab.fleet stop fleet
 
-test-fleet: ## all scenarios and tests on virtual machines, which `make test` leaves out: an hour or two
+test-fleet: ## all scenarios and tests on virtual machines, which `make test` leaves out: some hours
 	@scripts/bootstrap venv tools packages
 	@$(PYTEST) tests/gate tests/fleet tests/molecule -m fleet --basetemp="$$(mktemp --directory /tmp/gbt.XXXXXX)"
 
