@@ -98,6 +98,9 @@ def test_a_full_disk(small_disk: Path, make: Make) -> None:
     factory.wait("the word", lambda: factory.events("record_not_written"))
     assert {one["state"] for one in factory.records()} == {"running"}
     assert not factory.events("machine_ended", "internal_error")
+    check = factory.run("check")
+    assert check.returncode == 2
+    assert "KiB are left on the file system of the factory's state: it can write nothing down" in check.stdout
 
     # One is to start: it cannot, which is told with the reason, its machinetype backs off, and no container is made.
     factory.write(total_processors=3, slots=3)

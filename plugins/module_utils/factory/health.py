@@ -27,6 +27,9 @@ _WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 #: Machines of a machinetype that fail one after the other until it is taken for broken here.
 FAILURES = 3
 
+#: Bytes on the file system of its state that a factory needs to write down what machines do, and its own report.
+ROOM = 1 << 20
+
 #: Findings that are told, and characters of each: Nagios shows one line.
 _TOLD, _LENGTH = 4, 400
 
@@ -57,12 +60,13 @@ class _Finding:
     text: str
 
 
-def health(report: t.Optional[Report], now: float, limit: float = 600) -> Health:
+def health(report: t.Optional[Report], now: float, limit: float = 600, room: t.Optional[int] = None) -> Health:
     """Judge a factory.
 
     :param report: None: there is none.
     :param now: Unix seconds.
     :param limit: seconds; a report that is older means that the daemon is dead.
+    :param room: bytes left on the file system of its state; None: not asked.
     """
     if report is None:
         return Health(CRITICAL, "The factory's daemon has never written a report")
@@ -75,6 +79,10 @@ def health(report: t.Optional[Report], now: float, limit: float = 600) -> Health
         found = [_Finding(CRITICAL, f"No heartbeat of the factory's daemon: {ahead}")]
     else:
         found = sorted(_findings(report, now, limit), key=lambda one: -one.status)
+    if room is not None and room < ROOM:
+        # For as long as it lasts the report is the one before.
+        left = f"{room // 1024} KiB are left on the file system of the factory's state: it can write nothing down"
+        found.insert(0, _Finding(CRITICAL, left))
     counts = report.counts
     suffix = f"({counts.running_machines}/{counts.slots} {counts.running_processors}/{counts.max_processors})"
     return Health(

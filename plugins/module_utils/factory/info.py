@@ -110,7 +110,7 @@ def _factory(
         "explanation": [],
     }
     if told is not None and works:
-        judged = health.health(told, now)
+        judged = health.health(told, now, room=report.room(configuration.state_folder))
         made["health"] = {"status": ("ok", "warning", "critical", "unknown")[judged.status], "text": judged.text}
         made["explanation"] = views.explain(told).rstrip("\n").split("\n")
     return made

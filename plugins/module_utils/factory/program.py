@@ -95,7 +95,8 @@ def _explain(asked: argparse.Namespace) -> int:
 
 def _check(asked: argparse.Namespace) -> int:
     try:
-        found = health.health(report.load(load(asked.configuration).state_folder), time.time(), asked.seconds)
+        folder = load(asked.configuration).state_folder
+        found = health.health(report.load(folder), time.time(), asked.seconds, report.room(folder))
     except GridboxError as exc:
         found = health.unreadable(str(exc))
     sys.stdout.write(found.output + "\n")

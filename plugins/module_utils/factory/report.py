@@ -206,6 +206,16 @@ def load(state_folder: str) -> t.Optional[Report]:
     return from_json(text, path)
 
 
+def room(state_folder: str) -> t.Optional[int]:
+    """Bytes left for the factory, which is root's, on the file system of its state; None if there is no such folder."""
+    try:
+        seen = os.statvfs(state_folder)
+    except FileNotFoundError:
+        return None
+    # Some file systems have no table of inodes that could be full.
+    return 0 if seen.f_files and not seen.f_ffree else seen.f_bfree * seen.f_frsize
+
+
 def write(state_folder: str, report: Report) -> None:
     """Put a report where everybody looks for it; a reader sees the one before or this one, nothing between.
 

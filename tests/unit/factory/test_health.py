@@ -120,6 +120,14 @@ def test_each_trouble_has_its_colour_and_its_words(changes: dict[str, t.Any], st
     assert OUTPUT.fullmatch(found.output)
 
 
+def test_a_file_system_that_is_full_is_told_before_what_an_old_report_says() -> None:
+    full = health(replace(REPORT, written=NOW - 3600), NOW, room=4096)
+    assert full.status == CRITICAL
+    told = "4 KiB are left on the file system of the factory's state: it can write nothing down"
+    assert full.text.startswith(f"{told}; No heartbeat")
+    assert health(REPORT, NOW, room=1 << 20).status == OK
+
+
 def test_no_report_and_one_that_cannot_be_read() -> None:
     assert health(None, NOW).output == "CRITICAL: The factory's daemon has never written a report"
     found = unreadable("/x/report.json is not a factory's report (x | y).")
