@@ -100,8 +100,9 @@ class CvmfsHost:
         """Wait until it is so; how long it took."""
         start = time.monotonic()
         while not ready():
-            assert time.monotonic() - start < seconds, f"waited {seconds} s for {what}"
-            time.sleep(0.2)
+            waited = time.monotonic() - start
+            assert waited < seconds, f"waited {seconds} s for {what}"
+            time.sleep(min(0.2 + waited / 10, 1))  # to look takes some processes
         return time.monotonic() - start
 
     # ---- containers ---------------------------------------------------------------------------------------------

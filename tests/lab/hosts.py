@@ -296,7 +296,7 @@ class Machine:
                     f"Waited {seconds} s for the machine {self.name} to run; its systemd says: {state}."
                     f" {(self.folder / 'log').read_text(errors='replace')[-2000:]}"
                 )
-            time.sleep(0.1)
+            time.sleep(0.3)  # to ask takes a process
             if self.pidfile.exists():
                 state = self.run("systemctl", "is-system-running", check=False).stdout.strip() or "nothing"
         if state == "degraded" and not degraded:
