@@ -154,6 +154,7 @@ def wait_for_moment(watching: subprocess.Popen[str], changing: subprocess.Popen[
     for line in watching.stdout:
         seen.append(line)
         if re.search(pattern, line):
+            print("".join(seen))
             return
     raise AssertionError(f"{pattern} did not come, in {MOMENT_SECONDS} s or at all:\n{''.join(seen)[-3000:]}")
 
@@ -284,8 +285,11 @@ def test_power_cuts(site: Site, what: str) -> None:
         # Whatever the change was, what was there serves again.
         wait_for_voboxes(site)
         after = identities(site)
-        assert {name: seen[1:] for name, seen in after.items()} == {name: seen[1:] for name, seen in before.items()}
-        assert after["vobox12"] == before["vobox12"]
+        there = site.fleet.machine(HOST).run("docker", "ps", "--all").stdout
+        assert {name: seen[1:] for name, seen in after.items()} == {name: seen[1:] for name, seen in before.items()}, (
+            there
+        )
+        assert after["vobox12"] == before["vobox12"], there
         look_at_the_host(site)
     print(site.run("hep.gridbox.site").stdout[-3000:])
     wait_for_voboxes(site)
