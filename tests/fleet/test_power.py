@@ -71,9 +71,11 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def identities(site: Site) -> dict[str, list[str]]:
-    """Of each VO-box, by its name: container, MAC, IPv4 and IPv6, as the engine has them."""
-    seen = site.fleet.machine(HOST).run("docker", "inspect", "--format", INSPECT, *BOXES, check=False).stdout
-    return {line.split()[0].lstrip("/"): line.split()[1:] for line in seen.splitlines() if line}
+    """Of each container that runs, by its name: its id, MAC, IPv4 and IPv6, as the engine has them."""
+    machine = site.fleet.machine(HOST)
+    names = machine.run("docker", "ps", "--format", "{{.Names}}").stdout.split()
+    seen = machine.run("docker", "inspect", "--format", INSPECT, *names).stdout if names else ""
+    return {line.split()[0].lstrip("/"): line.split()[1:] for line in seen.splitlines()}
 
 
 def wait_for_voboxes(site: Site) -> float:
@@ -95,8 +97,9 @@ def look_at_the_host(site: Site) -> None:
     """What has to be there beside the VO-boxes: the mount, in them as well, the shim, and no unit that failed."""
     machine = site.fleet.machine(HOST)
     assert machine.run("cat", f"/cvmfs/{REPOSITORY}/sentinel").stdout == "here\n"
-    for name, box in BOXES.items():
+    for name in identities(site):
         assert machine.run("docker", "exec", name, "cat", f"/cvmfs/{REPOSITORY}/sentinel").stdout == "here\n"
+    for box in BOXES.values():
         for address in (box["ipv4"], f"[{box['ipv6']}]"):  # by the shim
             seen = machine.run("python3", "-c", READ, f"http://{address}/greeting").stdout
             assert seen.strip() == box["fqdn"]
@@ -298,9 +301,8 @@ def test_power_cuts(site: Site, what: str) -> None:
         wait_for_voboxes(site)
         after = identities(site)
         there = site.fleet.machine(HOST).run("docker", "ps", "--all").stdout
-        assert {name: seen[1:] for name, seen in after.items()} == {name: seen[1:] for name, seen in before.items()}, (
-            there
-        )
+        # By whatever name: a cut between take-over and renaming leaves the new one as vobox11.next until the next run.
+        assert sorted(seen[1:] for seen in after.values()) == sorted(seen[1:] for seen in before.values()), there
         assert after["vobox12"] == before["vobox12"], there
         look_at_the_host(site)
     print(site.run("hep.gridbox.site").stdout[-3000:])
