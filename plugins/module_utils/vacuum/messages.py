@@ -46,8 +46,8 @@ _CUT = ("shutdown_message", "os_issue", "kernel_version")
 _LONGEST_TEXT = 1000
 _ELLIPSIS = "..."
 
-#: How deep a cookie may be nested, which is only passed on.
-_DEPTH = 16
+#: Lists and objects that one in a cookie, which is only passed on, may be in.
+_DEPTH = 14
 
 #: Seconds by which the clocks of two factories may differ, or a clock be set back, without anybody's being wrong.
 _CLOCKS = 60

@@ -213,6 +213,7 @@ def test_what_is_no_reply_has_a_reason(data: bytes, expected: str) -> None:
         ({"method": "factory_query", "cookie": 1, "space": "s"}, "unknown_type"),
         ({"cookie": 1, "space": "s"}, "unknown_type"),
         ({"method": "factories", "cookie": json.loads("[" * 20 + "]" * 20), "space": "s"}, "deep_cookie"),
+        ({"method": "factories", "cookie": json.loads("[" * 16 + "1" + "]" * 16), "space": "s"}, "deep_cookie"),
     ],
 )
 def test_what_is_no_request_has_a_reason(data: dict[str, t.Any], expected: str) -> None:
