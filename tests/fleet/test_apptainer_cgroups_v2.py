@@ -8,14 +8,14 @@ keeps an Apptainer machine within its limits, and finds all that it started. Its
 from __future__ import annotations
 
 import json
-import os
 import typing as t
 
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request
 from ansible_collections.hep.gridbox.plugins.plugin_utils.zipapp import build
-from tests.lab.fleet import Fleet, parse
+from tests.lab.booted import booted
+from tests.lab.fleet import Fleet
 from tests.lab.modules_over_ssh import feed
 
 pytestmark = pytest.mark.fleet
@@ -26,16 +26,10 @@ HOST, FOLDER, PROGRAM, UID = "vm1", "/srv/apptainer", "/srv/gridbox", 54321
 @pytest.fixture(scope="module")
 def fleet() -> t.Iterator[Fleet]:
     """A virtual machine with the program."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: a LAN for the machine")
-    made = Fleet(f"gbk{os.getpid()}")
-    made.start(parse([f"{HOST}=vm:bookworm:engine"]))
-    try:
+    with booted("cgroups", f"{HOST}=vm:bookworm:engine") as made:
         program = build("factory.program", "/usr/bin/python3")
         feed(made, HOST, f"cat >{PROGRAM} && chmod 0755 {PROGRAM} && mkdir {FOLDER}", program)
         yield made
-    finally:
-        made.stop()
 
 
 def kept(fleet: Fleet, name: str, script: str, **limits: int) -> tuple[dict[str, t.Any], str]:

@@ -11,7 +11,6 @@ refused, what that does to those that run already, and 8 under the managed profi
 from __future__ import annotations
 
 import json
-import os
 import time
 import typing as t
 from pathlib import Path
@@ -20,7 +19,8 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.controls import IDS
 from tests.integration.machine_python import ARGUMENTS, PYTHON
-from tests.lab.fleet import Fleet, parse
+from tests.lab.booted import booted
+from tests.lab.fleet import Fleet
 from tests.lab.image import busybox_tar
 from tests.lab.modules_over_ssh import Call, call, feed
 
@@ -114,19 +114,13 @@ class Host:
 @pytest.fixture(scope="module")
 def host() -> t.Iterator[Host]:
     """A virtual machine with an engine and EL7's values."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: network namespaces")
-    fleet = Fleet(f"gbt{os.getpid()}-a10")
-    try:
-        fleet.start(parse([f"{HOST}=vm:bookworm:engine"]))
+    with booted("a10", f"{HOST}=vm:bookworm:engine") as fleet:
         made = Host(fleet)
         feed(fleet, HOST, "docker import - busybox:test", busybox_tar(), SECONDS)
         program = Path(__file__).with_name("vobox_load.py").read_bytes()
         feed(fleet, HOST, "mkdir -m 1777 /srv/load && cat >/srv/load/load.py", program, SECONDS)
         made.run("sh", "-c", EL7_SYSCTLS)
         yield made
-    finally:
-        fleet.stop()
 
 
 @pytest.fixture()

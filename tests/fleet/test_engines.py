@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import tarfile
 import time
 import typing as t
@@ -22,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.identity import Identity
-from tests.lab.fleet import NETWORK, Fleet, parse
+from tests.lab.booted import booted
+from tests.lab.fleet import NETWORK, Fleet
 from tests.lab.image import busybox_tar
 from tests.lab.modules_over_ssh import Call, call, feed
 from tests.lab.newer import engine_packages
@@ -146,18 +146,12 @@ def _install(site: Site) -> None:
 )
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     """A host with this engine, and with a /cvmfs that is mounted at boot."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces and cgroups")
-    fleet = Fleet(f"gbt{os.getpid()}-engine")
-    try:
-        fleet.start(parse([f"{HOST}={request.param}"]))
+    with booted("engine", f"{HOST}={request.param}") as fleet:
         made = Site(fleet, tmp_path_factory.mktemp("play"))
         _install(made)
         assert made.version() >= ENGINES[request.param]
         made.give("cat >>/etc/fstab && mkdir /cvmfs && mount /cvmfs", b"tmpfs /cvmfs tmpfs defaults 0 0\n")
         yield made
-    finally:
-        fleet.stop()
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 import pytest
 
 from tests.fleet.test_sites import changed_tasks
-from tests.lab.fleet import Fleet, parse
+from tests.lab.booted import booted
 from tests.lab.site import Site, recap
 
 ON_THE_FLEET = ("-e", "gridbox_hosts=fleet")
@@ -29,18 +28,14 @@ pytestmark = pytest.mark.fleet  # what of it a scenario does not show as well ta
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     """A bare host."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces for the host")
-    fleet = Fleet(f"gbw{os.getpid()}")
-    fleet.start(parse(["host1=native:trixie"]))
-    configuration = {
-        "name": "wn001.example.org", "space": "vac01.example.org", "total_processors": 2, "work_space": "folder",
-    }  # fmt: skip
-    yield Site(
-        fleet, tmp_path_factory.mktemp("site"), vacuum_factory_configuration=configuration,
-        vacuum_factory_user_data_options={"token": SECRET},
-    )  # fmt: skip
-    fleet.stop()
+    with booted("factory", "host1=native:trixie") as fleet:
+        configuration = {
+            "name": "wn001.example.org", "space": "vac01.example.org", "total_processors": 2, "work_space": "folder",
+        }  # fmt: skip
+        yield Site(
+            fleet, tmp_path_factory.mktemp("site"), vacuum_factory_configuration=configuration,
+            vacuum_factory_user_data_options={"token": SECRET},
+        )  # fmt: skip
 
 
 def left(site: Site) -> str:

@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import json
-import os
 import typing as t
 
 import pytest
 
 from tests.fleet.test_sites import changed_tasks
 from tests.lab.apptainer import ACCOUNT, IMAGE, equip
-from tests.lab.fleet import Fleet, parse
+from tests.lab.booted import booted
 from tests.lab.hosts import Machine
 from tests.lab.site import Site, recap
 
@@ -40,11 +39,7 @@ def configuration(**changes: t.Any) -> dict[str, t.Any]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     """A host with Apptainer, but without the machines' account."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces for the host")
-    fleet = Fleet(f"gbq{os.getpid()}")
-    fleet.start(parse([f"{HOST}=native:trixie"]))
-    try:
+    with booted("apptainer", f"{HOST}=native:trixie") as fleet:
         machine = t.cast(Machine, fleet.machine(HOST))
         equip(machine)
         machine.run("userdel", ACCOUNT)
@@ -54,8 +49,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
             fleet, tmp_path_factory.mktemp("site"), vacuum_factory_configuration=configuration(),
             vacuum_factory_files={"a/files/run": SCRIPT},
         )  # fmt: skip
-    finally:
-        fleet.stop()
 
 
 def running(site: Site) -> list[dict[str, t.Any]]:

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.fleet import Fleet, parse
+from tests.lab.booted import booted
+from tests.lab.fleet import IMAGE
 from tests.lab.site import Site, recap, voboxes
 
 pytestmark = pytest.mark.fleet
@@ -50,11 +51,7 @@ READ = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], ti
 @pytest.fixture(scope="module", params=["native", "vm"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     """One host with two VO-boxes, a shim, and a repository that both see."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: a LAN for the host")
-    fleet = Fleet(f"gbv{os.getpid()}")
-    try:
-        fleet.start(parse([f"{HOST}={request.param}:bookworm:engine"]))
+    with booted("power", f"{HOST}={request.param}:bookworm:engine") as fleet:
         source = f"/srv/cvmfs/{REPOSITORY}"
         fleet.machine(HOST).run("sh", "-c", f"mkdir -p {source} && echo here >{source}/sentinel")
         made = Site(
@@ -66,8 +63,6 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         )  # fmt: skip
         made.run("hep.gridbox.site")
         yield made
-    finally:
-        fleet.stop()
 
 
 def identities(site: Site) -> dict[str, list[str]]:
@@ -194,7 +189,6 @@ CUTS: dict[str, dict[str, tuple[str | None, str]]] = {
 }
 
 #: Makes an image with a layer more.
-IMAGE = "10.213.0.9:5000/site/vobox:1"
 LAYERED = """docker create --name layers "$1" true
 docker cp /etc/hostname layers:/layer
 docker commit layers vobox:layers
@@ -221,7 +215,7 @@ def prepare(site: Site, what: str) -> tuple[str, list[str]]:
         return "hep.gridbox.site", ["-e", json.dumps({"vobox_limits": limits})]
     if what == "flatten":
         machine.run("docker", "image", "rm", "--force", "vobox:flat", check=False)
-        machine.run("sh", "-ec", LAYERED, "sh", IMAGE)
+        machine.run("sh", "-ec", LAYERED, "sh", f"{site.fleet.registry.address}/{IMAGE}")
     if what == "live_restore":
         site.run(play(site, "live_restore_off", [{"hep.gridbox.live_restore": {"state": "absent"}}]))
     return play(site, what, PLAYS[what]), []
@@ -236,9 +230,7 @@ def play(site: Site, name: str, tasks: list[dict[str, t.Any]]) -> str:
 
 def test_a_power_cut_while_packages_come(tmp_path: Path) -> None:
     """On a bare host, with what its file system had not written yet."""
-    fleet = Fleet(f"gbb{os.getpid()}")
-    fleet.start(parse([f"{HOST}=vm:bookworm"]))
-    try:
+    with booted("packages", f"{HOST}=vm:bookworm") as fleet:
         site = Site(fleet, tmp_path, count=2, vobox_health=HEALTH)
         cut_in_the_midst(site, "hep.gridbox.site", [], "tail -F /var/log/dpkg.log", "status half-configured docker.io")
         repaired = site.run("hep.gridbox.site")
@@ -248,8 +240,6 @@ def test_a_power_cut_while_packages_come(tmp_path: Path) -> None:
         assert machine.run("dpkg", "--audit").stdout == ""
         assert machine.run("ls", "/usr/sbin/policy-rc.d", check=False).returncode
         assert recap(site.run("hep.gridbox.site").stdout)[HOST]["changed"] == 0
-    finally:
-        fleet.stop()
 
 
 def kill_with_its_children(process: subprocess.Popen[str]) -> None:

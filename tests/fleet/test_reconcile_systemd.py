@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab.fleet import IMAGE, NETWORK, Fleet, Host
+from tests.lab.booted import booted
+from tests.lab.fleet import IMAGE, NETWORK, Fleet
 from tests.lab.playbook import kept_in
 
 pytestmark = pytest.mark.fleet
@@ -84,16 +85,10 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     """A host with engine and VO-box, by the roles."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces and cgroups")
-    fleet = Fleet(f"gbt{os.getpid()}r")
-    try:
-        fleet.start([Host("host1", 1)])
+    with booted("r", "host1=native:bookworm") as fleet:
         made = Site(fleet, tmp_path_factory.mktemp("site"))
         made.play(roles=["docker_engine", "vobox"])
         yield made
-    finally:
-        fleet.stop()
 
 
 def test_the_role_installs_it(site: Site) -> None:

@@ -8,14 +8,14 @@ virtual machine, for its kernel knows them."""
 from __future__ import annotations
 
 import json
-import os
 import typing as t
 from pathlib import Path
 
 import pytest
 
 from tests.integration.test_factory import KIND
-from tests.lab.fleet import Fleet, parse
+from tests.lab.booted import booted
+from tests.lab.fleet import Fleet
 from tests.lab.image import busybox_tar
 from tests.lab.modules_over_ssh import Call, call, feed
 
@@ -50,15 +50,9 @@ CONFIGURATION = {
 
 @pytest.fixture()
 def fleet() -> t.Iterator[Fleet]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: a LAN for the virtual machine")
-    made = Fleet(f"gbx{os.getpid()}")
-    try:
-        made.start(parse([f"{HOST}=vm:bookworm:engine"]))
+    with booted("root", f"{HOST}=vm:bookworm:engine") as made:
         feed(made, HOST, SET_UP, busybox_tar(), SECONDS)
         yield made
-    finally:
-        made.stop()
 
 
 def test_a_machine_that_writes_too_much_is_told_so_by_its_file_system(fleet: Fleet, tmp_path: Path) -> None:

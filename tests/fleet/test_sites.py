@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import typing as t
 
 import pytest
 
-from tests.lab.fleet import Fleet, parse
+from tests.lab.booted import booted
 from tests.lab.site import Site, recap, voboxes
 
 # The scenario site has two hosts as well; this one runs it eight times over them.
@@ -31,12 +30,8 @@ PREDICTS = {
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     """Two bare hosts, of two Debians."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces for the hosts")
-    fleet = Fleet(f"gbf{os.getpid()}")
-    fleet.start(parse(["host1=native:bookworm", "host2=native:trixie"]))
-    yield Site(fleet, tmp_path_factory.mktemp("site"))
-    fleet.stop()
+    with booted("sites", "host1=native:bookworm", "host2=native:trixie") as fleet:
+        yield Site(fleet, tmp_path_factory.mktemp("site"))
 
 
 def changed_tasks(output: str, host: str) -> list[str]:

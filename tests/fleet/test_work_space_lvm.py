@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 import typing as t
 
 import pytest
 
 from tests.gate.tools import ROOT
-from tests.lab.fleet import Fleet, parse
+from tests.lab.booted import booted
+from tests.lab.fleet import Fleet
 from tests.lab.modules_over_ssh import feed
 
 pytestmark = pytest.mark.fleet
@@ -74,16 +74,10 @@ def code() -> bytes:
 
 @pytest.fixture(scope="module")
 def fleet() -> t.Iterator[Fleet]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: a LAN for the virtual machine")
-    made = Fleet(f"gbl{os.getpid()}")
-    try:
-        made.start(parse([f"{HOST}=vm:bookworm:engine"]))
+    with booted("lvm", f"{HOST}=vm:bookworm:engine") as made:
         made.machine(HOST).run("sh", "-c", SET_UP, timeout=SECONDS)
         feed(made, HOST, f"mkdir {CODE} && tar -C {CODE} -x", code(), SECONDS)
         yield made
-    finally:
-        made.stop()
 
 
 def run(fleet: Fleet, what: str, kind: t.Mapping[str, str], fresh: bool = True) -> str:

@@ -15,10 +15,10 @@ import time
 import typing as t
 from pathlib import Path
 
-import pytest
 import yaml
 
-from tests.lab.fleet import Fleet, Host
+from tests.lab.booted import booted
+from tests.lab.fleet import Fleet
 from tests.lab.hosts import Machine
 from tests.lab.image import busybox_tar
 
@@ -33,26 +33,21 @@ class CvmfsHost:
     :param folder: for inventories and playbooks.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.fleet = Fleet(name)
+    def __init__(self, fleet: Fleet, folder: Path) -> None:
+        self.fleet = fleet
         self.folder = folder
 
     @classmethod
     @contextlib.contextmanager
     def booted(cls, what: str, folder: Path) -> t.Iterator[CvmfsHost]:
         """One for the tests of ``what``, stopped when the block is left."""
-        if os.geteuid() != 0:
-            pytest.skip("needs root: namespaces and cgroups")
-        made = cls(f"gbt{os.getpid()}-{what}", folder)
-        try:
-            made.start()
+        with booted(what, f"{NAME}=native:bookworm:engine") as fleet:
+            made = cls(fleet, folder)
+            made.equip()
             yield made
-        finally:
-            made.fleet.stop()
 
-    def start(self) -> None:
-        """Boot it with an engine, and install an image and what mounts squashfs files."""
-        self.fleet.start([Host(NAME, 1, image="engine")])
+    def equip(self) -> None:
+        """Install an image, and what mounts squashfs files."""
         self.machine.install(*PACKAGES)
         self.machine.feed(busybox_tar(), "docker", "import", "-", "busybox:test")
         (self.folder / "inventory.yml").write_text(yaml.safe_dump(self.fleet.inventory()))

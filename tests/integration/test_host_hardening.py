@@ -22,7 +22,8 @@ import yaml
 
 from tests.gate.tools import ROOT
 from tests.lab import lynis
-from tests.lab.fleet import LINK, Fleet, Host
+from tests.lab.booted import booted
+from tests.lab.fleet import LINK, Fleet
 from tests.lab.hosts import Machine, key, ssh_options
 from tests.lab.image import busybox_tar
 
@@ -53,20 +54,16 @@ SSHD_ONLY = {
 @pytest.fixture(scope="module")
 def fleet() -> t.Iterator[Fleet]:
     """One host on a LAN with a peer: an engine and a time server."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces and cgroups")
-    made = Fleet(f"gbt{os.getpid()}-hard")
-    made.start([Host(HOST, 1, image="engine")])
-    machine = machine_of(made)
-    machine.feed(busybox_tar(), "docker", "import", "-", "busybox:test")
-    put(machine, "/srv/time_server.py", (ROOT / "tests/lab/time_server.py").read_bytes())
-    machine.run("systemd-run", "--unit=time-server", "/usr/bin/python3", "/srv/time_server.py", "11123")
-    machine.run("mkdir", "/etc/systemd/system/chrony.service.d")
-    # chrony may not set the clock, which is the real machine's.
-    drop_in = b"[Service]\nExecStart=\nExecStart=!/usr/sbin/chronyd -x\n"
-    put(machine, "/etc/systemd/system/chrony.service.d/lab.conf", drop_in)
-    yield made
-    made.stop()
+    with booted("hard", f"{HOST}=native:bookworm:engine") as made:
+        machine = machine_of(made)
+        machine.feed(busybox_tar(), "docker", "import", "-", "busybox:test")
+        put(machine, "/srv/time_server.py", (ROOT / "tests/lab/time_server.py").read_bytes())
+        machine.run("systemd-run", "--unit=time-server", "/usr/bin/python3", "/srv/time_server.py", "11123")
+        machine.run("mkdir", "/etc/systemd/system/chrony.service.d")
+        # chrony may not set the clock, which is the real machine's.
+        drop_in = b"[Service]\nExecStart=\nExecStart=!/usr/sbin/chronyd -x\n"
+        put(machine, "/etc/systemd/system/chrony.service.d/lab.conf", drop_in)
+        yield made
 
 
 def machine_of(fleet: Fleet) -> Machine:

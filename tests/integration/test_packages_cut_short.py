@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
 import time
@@ -16,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.fleet import Fleet, Host
+from tests.lab.booted import booted
+from tests.lab.fleet import Fleet
 from tests.lab.hosts import Machine
 from tests.lab.modules_over_ssh import Call, call
 
@@ -28,12 +28,8 @@ INSTALL = Call("host_packages", {"names": ["docker.io", "iptables", "python3-doc
 
 @pytest.fixture(scope="module")
 def fleet() -> t.Iterator[Fleet]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces and cgroups")
-    made = Fleet(f"gbt{os.getpid()}-cut")
-    made.start([Host(HOST, 1)])
-    yield made
-    made.stop()
+    with booted("cut", f"{HOST}=native:bookworm") as made:
+        yield made
 
 
 @pytest.mark.parametrize("moment", ["status half-installed docker.io", "status half-configured docker.io"])

@@ -92,7 +92,7 @@ def image(suite: str, name: str = "bare") -> Path:
     :param name: of :data:`IMAGES`.
     """
     if name != "bare":
-        base, packages = image(suite), packages_of(suite, name)
+        base, packages = image(suite), with_split_off(suite, IMAGES[name])
         recipe = hashlib.sha256(f"{base.name} {packages} 1".encode()).hexdigest()[:12]
         return made_once(f"{name}-{suite}", recipe, lambda folder: _add(folder, base, packages))
     recipe = hashlib.sha256(f"{suite} {BASE} {_repository(suite)} {REPLACED} 6".encode()).hexdigest()[:12]
@@ -106,9 +106,9 @@ def _make(folder: Path, suite: str) -> None:
         "sys-kernel-debug.mount", "sys-kernel-tracing.mount")  # fmt: skip
 
 
-def packages_of(suite: str, name: str) -> list[str]:
-    """What an image has beside."""
-    return IMAGES[name] + SPLIT_OFF.get(suite, []) * ("docker.io" in IMAGES[name])
+def with_split_off(suite: str, packages: t.Sequence[str]) -> list[str]:
+    """These packages, and what a newer Debian has in packages of its own: with an engine comes its client."""
+    return [*packages, *(SPLIT_OFF.get(suite, []) if "docker.io" in packages else [])]
 
 
 def _add(folder: Path, base: Path, packages: list[str]) -> None:
@@ -190,7 +190,7 @@ def ssh(name: str, *options: str) -> list[str]:
 
 
 def _repository(suite: str) -> list[str]:
-    return REPOSITORY + SPLIT_OFF.get(suite, [])
+    return with_split_off(suite, REPOSITORY)
 
 
 def bootstrap(folder: Path, suite: str, base: list[str]) -> None:
@@ -320,9 +320,8 @@ class Machine:
 
     def install(self, *packages: str) -> None:
         """Install packages of Debian's in it; with an engine comes its client."""
-        split_off = SPLIT_OFF.get(self.suite, []) if "docker.io" in packages else []
         self.run("apt-get", "-qq", "update")
-        self.run(*_INSTALL, *packages, *split_off, timeout=300)
+        self.run(*_INSTALL, *with_split_off(self.suite, packages), timeout=300)
 
     def enter(self, argv: list[str]) -> None:
         """Become ``argv`` in the machine: its cgroups, its namespaces, a plain environment."""

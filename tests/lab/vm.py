@@ -29,7 +29,20 @@ from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import BRIDGE
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wire import inside
-from tests.lab.hosts import BASE, CACHE, OFF, REPLACED, REPOSITORY, bootstrap, lives, made_once, packages_of, run, ssh
+from tests.lab.hosts import (
+    BASE,
+    CACHE,
+    IMAGES,
+    OFF,
+    REPLACED,
+    REPOSITORY,
+    bootstrap,
+    lives,
+    made_once,
+    run,
+    ssh,
+    with_split_off,
+)
 from tests.lab.qemu import Control, accelerator, program
 
 #: What a machine with a kernel of its own has beside.
@@ -60,7 +73,7 @@ _FILES = {
 
 def frozen(suite: str, image: str) -> Path:
     """The folder of a frozen machine, made now if it is not there: kernel, disk, memory and devices."""
-    packages = BASE + KERNEL + packages_of(suite, image)
+    packages = BASE + KERNEL + with_split_off(suite, IMAGES[image])
     recipe = hashlib.sha256(f"{suite} {packages} {REPOSITORY} {REPLACED} {_FILES} 3".encode()).hexdigest()[:12]
     return made_once(
         f"vm-{suite}-{image}", recipe, lambda folder: _make(folder, suite, packages),

@@ -104,13 +104,13 @@ class Life:
         """
         outside = {one.uuid: self.engine.outside(one.container) for one in machines}
         limited = self.configuration.work_space != "folder"
-        inside = {one.uuid: "" if limited else f"{self.store.folder(one)}/mnt" for one in machines}
+        inside = {} if limited else {one.uuid: f"{self.store.folder(one)}/mnt" for one in machines}
         places = [path for one in outside.values() if one is not None for path in one.paths]
-        sizes = on_disk([*places, *filter(None, inside.values())])
+        sizes = on_disk([*places, *inside.values()])
         return {
             uuid: Written(
                 None if seen is None else seen.told + sum(sizes[path] for path in seen.paths),
-                sizes.get(inside[uuid], 0),
+                sizes[inside[uuid]] if inside else 0,
             )
             for uuid, seen in outside.items()
         }

@@ -323,8 +323,11 @@ class PackagesWork:
             record.write(self.wish.role, replace(known, packages=(), installing=(), replaced=()))
             return
         # One that a run left which was cut short is this module's too. What comes back has its services run as before.
-        own_policy = isinstance(self.manager, Apt) and _content(POLICY_SCRIPT) in (None, POLICY)
-        own_policy = own_policy and step.action != "restore_packages"
+        own_policy = (
+            isinstance(self.manager, Apt)
+            and step.action != "restore_packages"
+            and _content(POLICY_SCRIPT) in (None, POLICY)
+        )
         if own_policy:
             journal.will_do("let packages start their services again", "remove_policy")
             record.write_atomically(POLICY_SCRIPT, POLICY, 0o755)
