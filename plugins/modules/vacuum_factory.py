@@ -129,6 +129,13 @@ running:
   description: Whether its daemon runs; in check mode, as it was.
   returned: success
   type: bool
+running_unit:
+  description:
+    - The systemd unit that its daemon is the main process of; in check mode, as it was. Empty if it does not run, or runs without
+      a service manager.
+  returned: success
+  type: str
+  sample: gridbox-factory.service
 restart_needed:
   description: Why the daemon that runs has to be restarted to be as asked for; empty if it need not.
   returned: success

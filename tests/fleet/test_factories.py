@@ -83,7 +83,28 @@ def test_the_same_without_a_service_manager(site: Site) -> None:
     machine = site.fleet.machine("host1")
     assert '"factory_started"' in machine.run("cat", "/var/log/gridbox-factory.log").stdout
     assert recap(site.run("hep.gridbox.factory", *asked).stdout)["host1"]["changed"] == 0
+
+
+@pytest.mark.parametrize("supervisor", ["systemd", "none"])
+def test_another_takes_over_its_supervision(site: Site, supervisor: str) -> None:
+    asked = (*ON_THE_FLEET, "-e", f"vacuum_factory_supervisor={supervisor}")
+    foreseen = site.run("hep.gridbox.factory", *asked, "--check")
+    done = site.run("hep.gridbox.factory", *asked)
+    assert sorted(changed_tasks(foreseen.stdout, "host1")) == sorted(changed_tasks(done.stdout, "host1"))
+    assert "host1: OK: Factory ok (0/2 0/2)" in done.stdout
+    machine = site.fleet.machine("host1")
+    [pid] = machine.run("pgrep", "-f", "gridbox.*factory").stdout.split()
+    unit = machine.run("systemctl", "show", "--property=MainPID,UnitFileState", "gridbox-factory").stdout.split()
+    assert sorted(unit) == (
+        [f"MainPID={pid}", "UnitFileState=enabled"] if supervisor == "systemd" else ["MainPID=0", "UnitFileState="]
+    )
+    assert recap(site.run("hep.gridbox.factory", *asked).stdout)["host1"]["changed"] == 0
+
+
+def test_without_a_service_manager_the_host_is_given_back(site: Site) -> None:
+    asked = (*ON_THE_FLEET, "-e", "vacuum_factory_supervisor=none")
     site.run("hep.gridbox.remove", *asked, "-e", "gridbox_remove=yes")
     assert left(site) == ""
+    machine = site.fleet.machine("host1")
     assert machine.run("pgrep", "-f", "gridbox.*factory", check=False).stdout == ""
     assert machine.run("ls", "/var/log/gridbox-factory.log", check=False).stdout == ""

@@ -383,6 +383,7 @@ class ConfigureWork:
         report = daemon.report if daemon is not None else None
         return {
             "running": daemon is not None,
+            "running_unit": daemon.unit if daemon is not None else "",
             "restart_needed": reasons,
             "check": health.health(report, time.time()).output if report is not None else "",
             "warnings": [*missing_user_data(self.wish), *unseen_mounts(self.wish.configuration, mount_table.read())],
