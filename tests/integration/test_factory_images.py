@@ -61,7 +61,8 @@ def kinds(*names: str) -> dict[str, t.Any]:
 
 def tags(lab: Lab) -> set[str]:
     found = lab.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
-    return {one.removeprefix(f"{REGISTRY}/site/") for one in found} - {"busybox:test"}
+    named = {one.removeprefix(f"{REGISTRY}/site/") for one in found if not one.endswith(":<none>")}
+    return named - {"busybox:test"}
 
 
 def ids(lab: Lab) -> set[str]:
