@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A factory goes: its daemon, its machines if they may be ended, its configuration. What it kept of machines stays."""
+"""A factory goes: its daemon, its machines if they may be ended, the images that it pulled, its configuration. What it
+kept of machines stays."""
 
 from __future__ import annotations
 
