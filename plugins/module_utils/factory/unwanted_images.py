@@ -74,9 +74,7 @@ def refreshed(
 ) -> tuple[PulledImage, ...]:
     """What is written down from now on: what is wanted now, and no image that somebody else has removed. Pure."""
     return tuple(
-        replace(one, wanted=now if _is_wanted(one, seen, wanted) else min(one.wanted, now), tried=min(one.tried, now))
-        if one.engine == seen.engine
-        else one
+        replace(one, wanted=now) if one.engine == seen.engine and _is_wanted(one, seen, wanted) else one
         for one in kept
         if one.engine != seen.engine or one.id in seen.tags
     )
