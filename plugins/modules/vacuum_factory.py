@@ -21,6 +21,9 @@ description:
     for the factory would not know them any more.
   - With O(state=absent) it ends the daemon, with systemd or without, and removes the configuration. It refuses while machines
     run, and names them, unless O(remove_machines=true). What is kept of machines in the state folder stays.
+  - With O(state=absent) it also removes the images that the factory has pulled itself, without force, so those that a container
+    of somebody else's uses stay, and those that somebody else has tagged keep that tag. None is removed if C(images_days) in the
+    configuration is C(0).
 options:
   state:
     description:

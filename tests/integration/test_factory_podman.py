@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import typing as t
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_factory import KIND, TIME_LIMITS, WORKS, ended, ends_by_the_time_limit
+from tests.integration.test_factory_images import root
 from tests.lab.engine import PodmanService
 from tests.lab.factory import LabFactory
 from tests.lab.lab import Lab
@@ -118,3 +120,39 @@ def test_a_machine_that_writes_too_much_outside_its_work_space_is_ended(make: t.
     assert (end["message"], end["code"]) == ("100 told", "disk_limit")
     wrote = factory.records()[0]["end_reason"].split()[2]
     assert 30_000_000 <= int(wrote) < 32_000_000
+
+
+def test_images_that_nobody_wants_go_by_their_names_and_those_in_use_stay(
+    make: t.Callable[..., LabFactory], podman: PodmanService, tmp_path: Path
+) -> None:
+    """As if the factory had pulled them: no registry is needed for what becomes of them."""
+    images = {}
+    for name in ("gone", "lost", "tagged", "used"):
+        (tmp_path / "tar").write_bytes(root(name))
+        podman.podman("import", str(tmp_path / "tar"), f"localhost/{name}:1")
+        images[name] = podman.podman("image", "inspect", "--format", "{{.Id}}", f"localhost/{name}:1").stdout.strip()
+    podman.podman("tag", "localhost/tagged:1", "localhost/mine:1")
+    podman.podman("untag", "localhost/lost:1")
+    podman.podman("create", "--name", "user", "localhost/used:1", "sh")
+    factory = make(draining=True)
+    pulled = [
+        {"engine": podman.url, "reference": f"localhost/{name}:1", "id": f"sha256:{identity}", "wanted": 1}
+        for name, identity in images.items()
+    ]
+    (factory.state / "pulled-images.json").write_text(json.dumps({"images": pulled}))
+
+    def told(event: str) -> list[str]:
+        return sorted(one["image"] for one in factory.events(event))
+
+    try:
+        factory.start()
+        factory.wait(
+            "three to go", lambda: told("image_removed") == [f"localhost/{one}:1" for one in sorted(images)[:3]]
+        )
+        factory.wait("the refusal", lambda: told("image_not_removed") == ["localhost/used:1"])
+        left = podman.podman("image", "ls", "--format", "{{.Repository}}:{{.Tag}} {{.Id}}", "--no-trunc").stdout
+        assert "localhost/mine:1" in left and "localhost/used:1" in left and "busybox:test" in left
+        assert "gone" not in left and "localhost/tagged" not in left and images["lost"] not in left
+    finally:
+        podman.podman("rm", "--force", "user")
+        podman.podman("image", "rm", "localhost/mine:1", "localhost/used:1")

@@ -347,6 +347,10 @@ class DockerApi:
             self.call(f"Looking at image {reference}", "GET", f"/images/{reference}/json", ok=(404,)),
         )
 
+    def images(self) -> list[Json]:
+        """The short records of all images, those without a name too."""
+        return t.cast(t.List[Json], self.call("Listing images", "GET", "/images/json", all="true"))
+
     def image_history(self, reference: str) -> list[Json]:
         """``docker history``, the newest record first."""
         return t.cast(

@@ -22,7 +22,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive im
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, planned
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
+    Container,
+    MachineEngine,
+    cpu_seconds,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import Pull, PulledImages
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
@@ -41,6 +46,7 @@ class ByHand(Look):
     def __init__(self, configuration: Configuration) -> None:
         super().__init__(configuration)
         self.work_spaces = WorkSpaces(configuration)
+        self._pulled = PulledImages(configuration.state_folder)
         self.life = Life(configuration, self.store, self.engine, self.work_spaces)
 
     def chances(self, settings: FactorySettings, machines: t.Iterable[Machine], now: int) -> Chances:
@@ -139,6 +145,22 @@ class ByHand(Look):
                 self.store.forget(machine)
 
     # ---- starts --------------------------------------------------------------------------------------------------
+
+    def pull(self, reference: str) -> None:
+        """Pull an image, and write down that it is the factory's if it was not here: who removes images wants to know.
+
+        :raises EngineError: if it cannot be had.
+        """
+        engine = self.engine
+        if not isinstance(engine, MachineEngine):
+            engine.pull(reference)
+            return
+        named, there = engine.image(reference), engine.images()
+        engine.pull(reference)
+        found = engine.image(reference)
+        if found is not None:
+            pull = Pull(engine.where, reference, named, there, found)
+            self._pulled.note(pull, int(time.time()))
 
     def start(self, start: Start, kind: Machinetype) -> Machine:
         """Make a machine and start it.

@@ -92,6 +92,7 @@ class Configuration:
     :ivar nofile: files that a process of a machine may have open.
     :ivar apptainer_account: the account of Apptainer machines; empty: there are none.
     :ivar machines_days: how long a machine's folder is kept.
+    :ivar images_days: how long an image that the factory has pulled is kept when nobody wants it; 0: for ever.
     :ivar output_bytes: of a machine's standard output that is kept.
     :ivar machinefeatures_options: further files in machinefeatures, by name.
     :ivar benchmark: ``hs06`` or ``hepscore23``: what ``settings.hs06_per_processor`` counts.
@@ -124,6 +125,7 @@ class Configuration:
     nofile: int = 65536
     apptainer_account: str = ""
     machines_days: float = 3.0
+    images_days: int = 7
     output_bytes: int = 10 << 20
     machinefeatures_options: t.Mapping[str, str] = field(default_factory=dict)
     benchmark: str = "hs06"
@@ -290,6 +292,7 @@ def _read(reader: _Reader) -> Configuration:
         nofile=reader.integer("nofile", 65536, 64, 1 << 20),
         apptainer_account=reader.text("apptainer_account", "", _ACCOUNT, "an account's name"),
         machines_days=reader.number("machines_dir_days", 3.0, 0, 3660),
+        images_days=reader.integer("images_days", 7, 0, 3660),
         output_bytes=reader.integer("output_bytes", 10 << 20, 1 << 16, 1 << 34),
         machinefeatures_options=reader.take(
             "machinefeatures_options", {}, _features, "an object: names of a-z, 0-9 and _, with one line of text each"

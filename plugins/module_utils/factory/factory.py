@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, unwanted_images
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
@@ -38,7 +38,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     last_in_slots,
     planned,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
+    Container,
+    MachineEngine,
+    cpu_seconds,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import Pull, PulledImage, PulledImages
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
@@ -58,8 +63,8 @@ WORKERS = 12
 
 #: Seconds: between two looks at all containers; between two decisions where nothing has changed; until a pull that
 #: failed is tried again; until an image named by a tag, which may have moved, is pulled again; between two measurements
-#: of what machines have written.
-LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH = 60, 5, 60, 86400, 60
+#: of what machines have written; between two looks for images that nobody wants.
+LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH, TIDY = 60, 5, 60, 86400, 60, 3600
 #: Machines that are measured by one process, if it took no more than these seconds for all of them the last time.
 WEIGH_TOGETHER, SOON = 32, 5
 
@@ -115,10 +120,11 @@ class Factory:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pids: dict[str, int] = {}
         self._pulling: set[str] = set()
+        self._pulled = PulledImages(configuration.state_folder)
         self._changed = True
         self._written: dict[str, Written] = {}
-        self._looked = self._considered = self._weighed = 0.0
-        self._looking = self._deciding = self._weighing = False
+        self._looked = self._considered = self._weighed = self._tidied = 0.0
+        self._looking = self._deciding = self._weighing = self._tidying = False
         self._weighed_together = WEIGH_TOGETHER
         self._closing = False
         self.configure(configuration)
@@ -187,6 +193,7 @@ class Factory:
         self._limits(int(now))
         self._weigh(now)
         self._pull(now)
+        self._tidy(now)
         due = self._changed or now - self._considered >= DECIDE
         if due and self.can_tell and not self._closing and not self._deciding:
             self._deciding = True
@@ -570,7 +577,7 @@ class Factory:
 
     def _pull(self, now: float) -> None:
         """Have images here before a machine needs them."""
-        if not self.can_tell or self._closing:
+        if not self.can_tell or self._closing or self._tidying:
             return
         wanted = {
             one.root_image
@@ -593,9 +600,7 @@ class Factory:
             found = await self.in_thread(self.engine.image, reference)
             if found is None or before.id is not None:
                 self.say("image_wanted", image=reference)
-                await self.in_thread(self.engine.pull, reference)
-                found = await self.in_thread(self.engine.image, reference)
-                self.say("image_pulled", image=reference, id=found)
+                found = await self._fetch_now(reference, found)
             self.images[reference] = Image(found, "", None if found else before.since or now, now)
             self.changed()
         except GridboxError as exc:
@@ -603,6 +608,67 @@ class Factory:
             self.say("image_missing", image=reference, problem=str(exc))
         finally:
             self._pulling.discard(reference)
+
+    async def _fetch_now(self, reference: str, named: t.Optional[str]) -> t.Optional[str]:
+        """Pull an image, and write down that it is the factory's if it was not here."""
+        engine = self.engine
+        # Apptainer's images are in the state folder, and nobody else's.
+        shared = engine if isinstance(engine, MachineEngine) else None
+        there = await self.in_thread(shared.images) if shared is not None else {}
+        await self.in_thread(engine.pull, reference)
+        found: t.Optional[str] = await self.in_thread(engine.image, reference)
+        self.say("image_pulled", image=reference, id=found)
+        if shared is not None and found is not None:
+            try:
+                await self.in_thread(self._note, shared, reference, named, there, found)
+            except GridboxError as exc:
+                self.say("image_not_recorded", image=reference, problem=str(exc))
+        return found
+
+    def _note(
+        self, engine: MachineEngine, reference: str, named: t.Optional[str], there: t.Collection[str], found: str
+    ) -> None:
+        self._pulled.note(Pull(engine.where, reference, named, there, found), int(time.time()))
+
+    def _tidy(self, now: float) -> None:
+        """Have an image removed that nobody wants; not while images are pulled: a pull could find one that is going."""
+        if not self.can_tell or self._closing or self._tidying or self._pulling or now - self._tidied < TIDY:
+            return
+        if isinstance(self.engine, MachineEngine):
+            self._tidied, self._tidying = now, True
+            self.spawn(self._remove_unwanted(self.engine))
+
+    def _wanted(self) -> t.Optional[unwanted_images.Wanted]:
+        return unwanted_images.wanted(self.configuration, self.catalogue, self.machines.values())
+
+    async def _remove_unwanted(self, engine: MachineEngine) -> None:
+        """Write down which images are wanted, and remove one that has not been for long; the others one after it."""
+        wanted, now = self._wanted(), int(time.time())
+        try:
+            kept, seen = await self.in_thread(unwanted_images.survey, engine, self._pulled, wanted, now)
+            image = unwanted_images.next_to_go(kept, seen, wanted, now, self.configuration.images_days)
+            if image is None:
+                return
+            self._tidied = 0.0
+            if self._wanted() == wanted and not self._closing:  # else it may be this one that is wanted now
+                await self._remove_image(engine, image, unwanted_images.name_of(image, seen), now)
+        except GridboxError as exc:
+            self._tidied = time.time()
+            self.say("images_not_tidied", problem=str(exc))
+        finally:
+            self._tidying = False
+
+    async def _remove_image(self, engine: MachineEngine, image: PulledImage, name: str, now: int) -> None:
+        # From this moment on it is not here: who wants it again waits until it is pulled.
+        self.images = {
+            reference: one for reference, one in self.images.items() if reference != name and one.id != image.id
+        }
+        problem = await self.in_thread(unwanted_images.remove, engine, self._pulled, image, name, now)
+        facts = {"image": image.reference, "id": image.id, "wanted": image.wanted}
+        if problem:
+            self.say("image_not_removed", problem=problem, **facts)
+        else:
+            self.say("image_removed", **facts)
 
     def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> None:
         """Have something done; the factory does not close before it is, and tells if it fails."""

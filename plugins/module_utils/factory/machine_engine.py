@@ -243,6 +243,18 @@ class MachineEngine:
 
     # ---- images --------------------------------------------------------------------------------------------------
 
+    @property
+    def where(self) -> str:
+        """Where the engine listens."""
+        return self.api.url
+
+    def images(self) -> dict[str, tuple[str, ...]]:
+        """By id, the tags of all images that are here."""
+        return {
+            str(one["Id"]): tuple(tag for tag in one.get("RepoTags") or () if "<none>" not in tag)
+            for one in self.api.images()
+        }
+
     def image(self, reference: str) -> t.Optional[str]:
         """The id of an image that is here; None: it is not."""
         found = self.api.image(reference)
@@ -254,6 +266,13 @@ class MachineEngine:
         :raises EngineError: if it cannot be had.
         """
         self.api.pull_image(reference, PULL_SILENCE)
+
+    def remove_image(self, name: str) -> None:
+        """Take a name away, or remove an image by its id; an image goes with its last name. Fine if it is gone.
+
+        :raises EngineError: with a status if the engine refuses, for instance because a container uses it.
+        """
+        self.api.remove_image(name)
 
 
 def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> t.Optional[float]:

@@ -270,7 +270,7 @@ class SlotsWork:
         elif step.action == "remove_left_over":
             hand.work_spaces.remove_left_over(step.details["left"])
         elif step.action == "pull_image":
-            hand.engine.pull(step.target)
+            hand.pull(step.target)
         else:
             self._started[step.target] = hand.start(step.details["start"], step.details["machinetype"])
 

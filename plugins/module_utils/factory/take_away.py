@@ -2,11 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A factory goes: its daemon, its machines if they may be ended, its configuration. What it kept of machines stays."""
+"""A factory goes: its daemon, its machines if they may be ended, the images that it pulled, its configuration. What it
+kept of machines stays."""
 
 from __future__ import annotations
 
 import os
+import time
 import typing as t
 from dataclasses import dataclass, field
 
@@ -22,9 +24,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage, PulledImages
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.unwanted_images import look, name_of, remove
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
@@ -75,6 +79,7 @@ class Observed:
     :ivar machines: whose container or work space is there; they run, or are not cleaned away yet.
     :ivar alive: uuids of those that run, by the engine's word.
     :ivar strays: containers of this factory's that are written down nowhere.
+    :ivar images: that the factory has pulled, and nobody else names.
     """
 
     configuration: t.Optional[Configuration] = field(default=None, repr=False)
@@ -83,6 +88,7 @@ class Observed:
     machines: tuple[Machine, ...] = ()
     alive: frozenset[str] = frozenset()
     strays: tuple[Container, ...] = ()
+    images: tuple[PulledImage, ...] = ()
 
     @property
     def live(self) -> tuple[Machine, ...]:
@@ -111,6 +117,8 @@ def plan(wish: Wish, observed: Observed) -> Plan:
     steps += [
         Step("remove_container", one.name, "it is of no machine", Disruption.container) for one in observed.strays
     ]
+    reason = "the factory pulled it; it stays if a container of somebody else's uses it"
+    steps += [Step("remove_image", one.reference, reason, details={"image": one}) for one in observed.images]
     if there:
         reason = "another one was there before" if observed.original else "the factory is not wanted"
         steps.append(Step("put_back" if observed.original else "remove_configuration", wish.path, reason))
@@ -135,8 +143,10 @@ class TakeAwayWork:
                 f"What machines there are cannot be told: {' '.join(problems)} Look what it is, and move it away."
             )
         machines = tuple(machine for machine in known if not machine.cleaned)
+        images: tuple[PulledImage, ...] = ()
         try:
             found = engine_of(configuration).containers()
+            images = _pulled(configuration)
         except (EngineError, RefusedError):
             if machines:
                 raise
@@ -147,6 +157,7 @@ class TakeAwayWork:
         return Observed(
             configuration, bool(wish.record) and os.path.exists(original_of(wish.record)),
             running.find(wish.program, wish.path, [configuration.state_folder]), machines, alive, strays,
+            images,
         )  # fmt: skip
 
     def plan(self, observed: Observed) -> Plan:
@@ -172,6 +183,8 @@ class TakeAwayWork:
             for stray in observed.strays:
                 if stray.name == step.target and observed.configuration is not None:
                     engine_of(observed.configuration).remove(stray.id)
+        elif step.action == "remove_image":
+            self._remove_image(step.details["image"])
         else:
             self._sweep()
             journal.settle()  # no machine is there any more, and the daemon without its file would not start
@@ -179,6 +192,14 @@ class TakeAwayWork:
                 os.replace(original_of(wish.record), wish.path)
             else:
                 os.unlink(wish.path)
+
+    def _remove_image(self, image: PulledImage) -> None:
+        """Remove an image that the factory has pulled; if the engine refuses to, it stays, and is written down so."""
+        configuration = load(self.wish.path)
+        engine = engine_of(configuration)
+        name = name_of(image, look(engine, [image])) if isinstance(engine, MachineEngine) else ""
+        if name and isinstance(engine, MachineEngine):
+            remove(engine, PulledImages(configuration.state_folder), image, name, int(time.time()))
 
     def _sweep(self) -> None:
         """What has come since the look, before the daemon had ended."""
@@ -224,6 +245,16 @@ class TakeAwayWork:
         return {
             "running": not gone and observed.daemon is not None, "restart_needed": [], "check": "", "warnings": [],
         }  # fmt: skip
+
+
+def _pulled(configuration: Configuration) -> tuple[PulledImage, ...]:
+    """The images that the factory has pulled and that can be removed. None goes if none ever does."""
+    engine = engine_of(configuration)
+    if not isinstance(engine, MachineEngine) or not configuration.images_days:
+        return ()
+    kept = PulledImages(configuration.state_folder).load()
+    seen = look(engine, kept) if kept else None
+    return tuple(one for one in kept if seen is not None and name_of(one, seen))
 
 
 def refuse_live(observed: Observed) -> None:

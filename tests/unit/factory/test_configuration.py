@@ -47,6 +47,8 @@ def test_more_than_a_hundred_slots_have_names_of_one_length() -> None:
     [
         ({"total_processors": 0}, "total_processors: got 0, expected a whole number from 1"),
         ({"total_processors": True}, "total_processors: got True"),
+        ({"images_days": 1.5}, "images_days: got 1.5, expected a whole number from 0 to 3660"),
+        ({"images_days": -1}, "images_days: got -1"),
         ({"space": "no space"}, "space: got 'no space'"),
         ({"space": None}, "space: got ''"),
         ({"name": "f1"}, "name: got 'f1'"),

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, RUNS
@@ -189,3 +191,151 @@ def test_a_machine_that_wrote_too_much_is_told_to_end_once(tmp_path: Path, monke
         await factory.close()
 
     asyncio.run(test())
+
+
+class Images(MachineEngine):
+    """An engine that has images, by reference; of nothing else."""
+
+    where = "unix:///e"
+
+    def __init__(self, **here: str) -> None:
+        super().__init__(self.where, "f1.example.org")
+        self.here, self.asked = here, t.cast("list[str]", [])
+        self.silent = False
+        self.looked, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def images(self) -> dict[str, tuple[str, ...]]:
+        self.looked.set()
+        assert self.go_on.wait(10)
+        if self.silent:
+            raise EngineError("Listing images", "no answer")
+        return {identity: (name,) for name, identity in self.here.items()}
+
+    def image(self, reference: str) -> t.Optional[str]:
+        return self.here.get(reference)
+
+    def pull(self, reference: str) -> None:
+        self.asked.append(f"pull {reference}")
+        self.here[reference] = f"sha256:{reference}"
+
+    def remove_image(self, name: str) -> None:
+        self.asked.append(f"remove {name}")
+        del self.here[name]
+
+
+#: By name, machinetypes of the images of the same names.
+KINDS = {name: {"root_image": f"docker://{name}", "user_data": "run", "target_share": 1.0} for name in ("own", "other")}
+
+
+async def with_images(tmp_path: Path, engine: MachineEngine, said: list[str], **kinds: t.Any) -> factories.Factory:
+    """A factory that knows its machinetypes, and has pulled an image ``own`` long ago."""
+    factory = made(tmp_path, said, machinetypes=kinds)
+    factory.engine, factory.engine_problem = engine, ""
+    factory._pulled.change(lambda _kept: (PulledImage("unix:///e", "own", "sha256:own", 1),))
+    await factory.read_catalogue()
+    return factory
+
+
+async def tidied(factory: factories.Factory) -> None:
+    """Wait until the look for unwanted images is over; a factory that closes removes none any more."""
+    while factory._tidying:
+        await asyncio.sleep(0.01)
+
+
+def test_what_the_factory_pulls_is_its_own_and_what_was_there_is_not(tmp_path: Path) -> None:
+    async def test() -> None:
+        engine = Images(other="sha256:other")
+        factory = await with_images(tmp_path, engine, [], **KINDS)
+        factory._pull(time.time())
+        await factory.close()
+        assert engine.asked == ["pull own"]
+        assert [(one.reference, one.wanted > 1) for one in factory._pulled.load()] == [("own", True)]
+
+    asyncio.run(test())
+
+
+def test_an_image_that_nobody_wants_is_removed_and_is_not_here_from_then_on(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def test() -> None:
+        engine = Images(own="sha256:own", other="sha256:other")
+        factory = await with_images(tmp_path, engine, said, other=KINDS["other"])
+        factory.images = {
+            "own": factories.Image("sha256:own"), "other": factories.Image("sha256:other"),
+            "own@sha256:d": factories.Image("sha256:own"),
+        }  # fmt: skip
+        factory._tidy(time.time())
+        factory._pull(time.time())
+        assert not factory._pulling, "it could find the image that is going"
+        await tidied(factory)
+        await factory.close()
+        assert (engine.asked, list(factory.images), factory._pulled.load()) == (["remove own"], ["other"], ())
+
+    asyncio.run(test())
+    assert "image_removed" in said
+
+
+def test_no_image_is_removed_while_images_are_pulled(tmp_path: Path) -> None:
+    async def test() -> None:
+        factory = await with_images(tmp_path, Images(own="sha256:own"), [])
+        factory._pulling.add("other")
+        factory._tidy(time.time())
+        assert not factory._tidying
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_an_image_that_is_wanted_again_meanwhile_stays(tmp_path: Path) -> None:
+    async def test() -> None:
+        engine = Images(own="sha256:own")
+        engine.go_on.clear()
+        factory = await with_images(tmp_path, engine, [])
+        factory._tidy(time.time())
+        while not engine.looked.is_set():
+            await asyncio.sleep(0.01)
+        factory.configure(
+            replace(factory.configuration, machinetypes=parse({**SMALL, "machinetypes": KINDS}).machinetypes)
+        )
+        engine.go_on.set()
+        await tidied(factory)
+        await factory.close()
+        assert engine.asked == []
+        assert len(factory._pulled.load()) == 1
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_who_cannot_tell_removes_nothing_and_says_so(damaged: bool, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def test() -> None:
+        engine = Images(own="sha256:own")
+        factory = await with_images(tmp_path, engine, said)
+        engine.silent = not damaged
+        if damaged:
+            Path(factory._pulled.path).write_text("{")
+        factory._tidy(time.time())
+        await tidied(factory)
+        await factory.close()
+        assert engine.asked == []
+
+    asyncio.run(test())
+    assert "images_not_tidied" in said
+
+
+def test_a_pull_that_cannot_be_written_down_has_succeeded_all_the_same(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def test() -> None:
+        engine = Images()
+        factory = await with_images(tmp_path, engine, said, own=KINDS["own"])
+        Path(factory._pulled.path).write_text("{")
+        factory._pull(time.time())
+        await factory.close()
+        assert factory.images["own"].id == "sha256:own"
+
+    asyncio.run(test())
+    assert "image_not_recorded" in said and "image_missing" not in said

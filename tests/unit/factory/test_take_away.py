@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import service
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.take_away import Observed, Wish, plan, refuse_live
 from tests.unit.factory.reports import CONFIGURATION, ENDED_MACHINE, RUNNING_MACHINE
@@ -19,6 +20,8 @@ WISH = Wish("/etc/hep.gridbox/factory.json", "vacuum_factory")
 DAEMON = Running(4711, 1, ())
 ALIVE = frozenset([RUNNING_MACHINE.uuid])
 STRAY = Container("c" * 64, "f1-00.example.org_12345678", "u", "running")
+
+IMAGE = PulledImage("unix:///e", "registry.example.org/pilot:1", "sha256:a", 1)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,10 @@ STRAY = Container("c" * 64, "f1-00.example.org_12345678", "u", "running")
         (
             Observed(CONFIGURATION, False, DAEMON, (ENDED_MACHINE, RUNNING_MACHINE), ALIVE, (STRAY,)),
             ["stop_daemon", "clean_machine", "end_machine", "remove_container", "remove_configuration"],
+        ),
+        (
+            Observed(CONFIGURATION, machines=(ENDED_MACHINE,), images=(IMAGE,)),
+            ["clean_machine", "remove_image", "remove_configuration"],
         ),
         # It has ended, and no daemon was there to write that down.
         (Observed(CONFIGURATION, machines=(RUNNING_MACHINE,)), ["clean_machine", "remove_configuration"]),
