@@ -149,6 +149,7 @@ class Factory:
 
     def recover(self) -> None:
         """Read what there was before this process was. Before anything else; may wait."""
+        self.work_spaces.activate()
         self.work_spaces.check()
         machines, problems = self.store.load()
         for problem in problems:

@@ -114,6 +114,14 @@ class WorkSpaces:
             raise RefusedError(wanted, f"this host has no {', no '.join(missing)}", remedy)
         kind.check()
 
+    def activate(self) -> None:
+        """Have active what work spaces are made in; after a boot it may not be. What is missing, ``check`` says.
+
+        :raises GridboxError: if that fails.
+        """
+        if self._kind == "lvm" and not self.missing_programs():
+            self._logical.activate()
+
     def missing_programs(self) -> list[str]:
         """What this host has not of the programs that work spaces take."""
         if self._volumes is None:

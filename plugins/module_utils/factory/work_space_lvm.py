@@ -23,7 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import UUID, Room, Volume
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command, holders
 
-PROGRAMS = ("vgs", "lvs", "lvcreate", "lvremove")
+PROGRAMS = ("vgs", "lvs", "lvchange", "lvcreate", "lvremove")
 TAG = "hep.gridbox"
 
 #: Seconds for one command: it waits for others that change the group, and for udev.
@@ -128,7 +128,7 @@ def room_of(group: Group, found: t.Iterable[Logical], prefix: str, thin_pool: st
     taken = sum(one.size for one in ours)
     if not thin_pool:
         return Room(group.free, taken, group.extent)
-    pool = next((one for one in here if one.name == thin_pool and one.attributes.startswith("t")), None)
+    pool = next((one for one in here if _is_pool(one, group.name, thin_pool)), None)
     if pool is None:
         pools = ", ".join(one.name for one in here if one.attributes.startswith("t")) or "none"
         raise RefusedError(
@@ -142,6 +142,10 @@ def room_of(group: Group, found: t.Iterable[Logical], prefix: str, thin_pool: st
         )  # fmt: skip
     growth = sum(one.size - (one.used or 0) for one in ours)
     return Room(pool.size - pool.used - growth, taken, group.extent)
+
+
+def _is_pool(volume: Logical, group: str, name: str) -> bool:
+    return (volume.group, volume.name) == (group, name) and volume.attributes.startswith("t")
 
 
 class LogicalVolumes:
@@ -166,6 +170,19 @@ class LogicalVolumes:
                 remedy = "Give the factory another volume group, or put this one in order."
                 raise RefusedError(f"volume_group is {self._group}", f"this volume group {what}", remedy)
         room_of(group, self._observed_volumes(), self._prefix, self._pool)
+
+    def activate(self) -> None:
+        """Have the thin pool active, if there is such a one.
+
+        Debian 12's initramfs activates a volume group without its pools where ``thin_check`` is not installed, and
+        systemd takes the group for complete then: after a boot nobody else would do it.
+        """
+        if not self._pool:
+            return
+        pool = next((one for one in self._observed_volumes() if _is_pool(one, self._group, self._pool)), None)
+        if pool is not None and pool.used is None:
+            name = f"{self._group}/{self._pool}"
+            self._run(f"Activating the thin pool {name}", "lvchange", "--activate", "y", name)
 
     def room(self) -> Room:
         return room_of(self._observed_group(), self._observed_volumes(), self._prefix, self._pool)

@@ -185,6 +185,30 @@ def test_room_in_a_thin_pool() -> None:
 
 
 @pytest.mark.parametrize(
+    ("thin_pool", "used", "begun"),
+    [
+        ("pool", "", [["lvchange", "--activate", "y", "grid/pool"]]),
+        ("pool", "12.5", []),
+        ("pond", "", []),
+        ("", "", []),
+    ],
+)
+def test_a_pool_that_no_boot_has_activated_is_activated(
+    thin_pool: str, used: str, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ("grid", "pool", "", "twi---tz--", "1000", "", used, "-1", "-1")
+    run: list[list[str]] = []
+
+    def lvm_says(_request: str, argv: list[str], _seconds: float) -> str:
+        run.append(list(argv))
+        return report([pool])
+
+    monkeypatch.setattr(lvm.command, "run", lvm_says)
+    lvm.LogicalVolumes("/state", "grid", thin_pool).activate()
+    assert [argv for argv in run if argv[0] != "lvs"] == begun
+
+
+@pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"report": [{"lv": [{"lv_size": "1"}]}]}', '{"report": [{"pv": []}]}']
 )
 def test_a_report_that_is_none(text: str) -> None:
@@ -355,7 +379,8 @@ def test_programs_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(RefusedError, match=r"work_space is file: this host has no mkfs\.ext4\. Install"):
         work_space.WorkSpaces(configured(tmp_path)).check()
     monkeypatch.setattr(shutil, "which", lambda name, path: None)
-    with pytest.raises(RefusedError, match=r"no mkfs\.xfs, no vgs, no lvs, no lvcreate, no lvremove\. Install"):
+    missing = r"no mkfs\.xfs, no vgs, no lvs, no lvchange, no lvcreate, no lvremove\. Install"
+    with pytest.raises(RefusedError, match=missing):
         work_space.WorkSpaces(configured(tmp_path, work_space="lvm", file_system="xfs", volume_group="grid")).check()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(RefusedError, match="only root can mount"):
