@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
@@ -58,8 +59,8 @@ WORKERS = 12
 
 #: Seconds: between two looks at all containers; between two decisions where nothing has changed; until a pull that
 #: failed is tried again; until an image named by a tag, which may have moved, is pulled again; between two measurements
-#: of what machines have written.
-LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH = 60, 5, 60, 86400, 60
+#: of what machines have written; until a machine that outlives KILL, or that nothing could be done with, has its turn.
+LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH, AGAIN = 60, 5, 60, 86400, 60, 5
 #: Machines that are measured by one process, if it took no more than these seconds for all of them the last time.
 WEIGH_TOGETHER, SOON = 32, 5
 
@@ -114,6 +115,8 @@ class Factory:
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pids: dict[str, int] = {}
+        # By machine, until when it is left alone, by the clock that nobody sets.
+        self._resting: dict[str, float] = {}
         self._pulling: set[str] = set()
         self._changed = True
         self._written: dict[str, Written] = {}
@@ -144,9 +147,14 @@ class Factory:
     def recover(self) -> None:
         """Read what there was before this process was. Before anything else; may wait."""
         self.work_spaces.check()
+        self.store.forget_unborn()
         machines, problems = self.store.load()
         for problem in problems:
             self.say("record_unreadable", problem=problem)
+        try:
+            machines = reports.as_last_seen(machines, reports.load(self.configuration.state_folder))
+        except GridboxError as exc:
+            self.say("report_unreadable", problem=str(exc))
         self.machines = {machine.uuid: machine for machine in machines}
         kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
         for left in self.work_spaces.left_over(kept):
@@ -227,6 +235,8 @@ class Factory:
     # ---- what has become of machines -----------------------------------------------------------------------------
 
     async def _look(self) -> None:
+        # Of others the list may be older than what is known: one whose start comes through meanwhile is not in it.
+        settled = self.machines.keys() - self._busy
         try:
             # Whose process is known is not asked for it again: of hundreds of machines that would be most of the work.
             unknown = frozenset(uuid for uuid in self.machines if uuid not in self._pids)
@@ -237,7 +247,8 @@ class Factory:
         finally:
             self._looking = False
         self._answers()
-        found = mend.compare(self.machines.values(), containers, self._busy, int(time.time()))
+        in_flight = self._busy | (self.machines.keys() - settled)
+        found = mend.compare(self.machines.values(), containers, in_flight, int(time.time()))
         self._take(found, containers)
         for stray in found.strays:
             machine = self.machines.get(stray.uuid)
@@ -295,6 +306,7 @@ class Factory:
     def _have_ended(self, machine: Machine) -> None:
         self.machines[machine.uuid] = machine
         self._pids.pop(machine.uuid, None)
+        self._resting.pop(machine.uuid, None)
         self._count_failure(machine)
         self.say(
             "machine_ended", slot=machine.slot, machine=machine.uuid, machinetype=machine.machinetype,
@@ -306,7 +318,7 @@ class Factory:
         self.changed()
 
     def _is_done_with(self, machine: Machine) -> bool:
-        """Whether a look that was taken at the same time has found the same, and a worker has it in hand or is done."""
+        """Whether a worker has it in hand, or it has ended, since it was found that something is to be done with it."""
         known = self.machines.get(machine.uuid)
         return machine.uuid in self._busy or known is None or known.state == ENDED
 
@@ -398,13 +410,11 @@ class Factory:
             return
         live = [machine for machine in self.machines.values() if machine.state == RUNNING]
         own = [machine.own() for machine in live]
-        slots = {machine.slot: machine for machine in live if machine.uuid not in self._busy}
+        resting = {uuid for uuid, until in self._resting.items() if time.monotonic() < until}
+        slots = {one.slot: one for one in live if one.uuid not in self._busy and one.uuid not in resting}
         heartbeats = {one.slot: self.store.heartbeat(one) for one in live if one.heartbeat_file}
         written = {one.slot: self._written[one.uuid].outside or 0 for one in live if one.uuid in self._written}
         settings = self.configuration.settings
-        for slot, limit in lowered(settings, own).items():
-            if slot in slots:
-                self.spawn(self._lower(slots[slot], limit))
         found = {end.slot: end for end in wrote_too_much(own, written, self.configuration.root_bytes_per_processor)}
         found.update(
             (end.slot, end)
@@ -417,6 +427,10 @@ class Factory:
         for machine in slots.values():
             if machine.told is not None and now >= machine.told + self.configuration.grace_seconds:
                 self.spawn(self._kill(machine))
+        # Last: of two that are begun here for one machine the second does nothing, and the end must not wait.
+        for slot, limit in lowered(settings, own).items():
+            if slot in slots:
+                self.spawn(self._lower(slots[slot], limit))
 
     def _weigh(self, now: float) -> None:
         """Measure what machines have written where nothing limits it, unless that is being done."""
@@ -449,9 +463,13 @@ class Factory:
             self._weighing = False
 
     async def _lower(self, machine: Machine, limit: int) -> None:
+        if self._is_done_with(machine):
+            return
         await self._at_work(machine, self.life.lower, machine, limit)
 
     async def _tell(self, machine: Machine, end: End, now: int) -> None:
+        if self._is_done_with(machine):
+            return
         told = replace(
             machine, told=now, end_code=end.code, end_reason=end.reason, shutdown_message=end.message
         )  # fmt: skip
@@ -464,12 +482,19 @@ class Factory:
         return machine
 
     async def _kill(self, machine: Machine) -> None:
+        if self._is_done_with(machine):
+            return
         self.say("machine_killed", slot=machine.slot, machine=machine.uuid, grace=self.configuration.grace_seconds)
+        self._rest(machine)
         await self._at_work(machine, self._send_kill, machine)
 
     def _send_kill(self, machine: Machine) -> Machine:
         self.engine.signal(machine.container, "SIGKILL")
         return machine
+
+    def _rest(self, machine: Machine) -> None:
+        """Do nothing with a machine for some time: each end of a task is a turn, so that would be without a pause."""
+        self._resting[machine.uuid] = time.monotonic() + AGAIN
 
     async def _at_work(self, machine: Machine, work: t.Callable[..., Machine], *arguments: t.Any) -> None:
         self._busy.add(machine.uuid)
@@ -480,8 +505,11 @@ class Factory:
                 self._silent(exc)
             else:
                 self.say("engine_refused", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+                self.machines[machine.uuid] = machine  # that it was told counts: after its grace comes KILL
+                self._rest(machine)
         except (GridboxError, OSError) as exc:
             self.say("step_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+            self._rest(machine)
         finally:
             self._busy.discard(machine.uuid)
         await self._look_at(machine.uuid)
@@ -598,7 +626,7 @@ class Factory:
                 self.say("image_pulled", image=reference, id=found)
             self.images[reference] = Image(found, "", None if found else before.since or now, now)
             self.changed()
-        except GridboxError as exc:
+        except (GridboxError, OSError) as exc:
             self.images[reference] = Image(before.id, str(exc), before.since or now, time.time())
             self.say("image_missing", image=reference, problem=str(exc))
         finally:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import threading
 import time
 import typing as t
@@ -13,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots, write
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
+from tests.unit.factory.reports import CONFIGURATION, REPORT
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, RUNS
 
@@ -186,6 +192,196 @@ def test_a_machine_that_wrote_too_much_is_told_to_end_once(tmp_path: Path, monke
         assert said.count("machine_told_to_end") == 1
         assert factory.machines["u2"].end_code == "disk_limit"
         assert factory.machines["u1"].told is None
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_is_younger_than_a_listing_has_not_vanished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its start may begin and come through while an engine that has much to do still lists what there was before."""
+    asked, go_on = threading.Event(), threading.Event()
+    said: list[str] = []
+    begun = replace(LIVE, uuid="u2", slot="f1-01.example.org", state=STARTING, container="", started=None)
+
+    def slow(_unless: t.Container[str]) -> list[Container]:
+        asked.set()
+        assert go_on.wait(10)
+        return [RUNS]
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        monkeypatch.setattr(factory.engine, "listed", slow)
+        monkeypatch.setattr(factory.engine, "output", lambda *_arguments: None)
+        monkeypatch.setattr(factory.engine, "remove", lambda _container: None)
+        factory.machines = {LIVE.uuid: LIVE, begun.uuid: begun}
+        factory._busy.add(begun.uuid)
+        looking = asyncio.ensure_future(factory._look())
+        while not asked.is_set():
+            await asyncio.sleep(0.01)
+        young = replace(LIVE, uuid="u3", slot="f1-02.example.org", container="c3")
+        for one in (replace(begun, state=RUNNING, container="c2", started=9_001), young):
+            factory.store.create(one)
+            factory.machines[one.uuid] = one
+        factory._busy.discard(begun.uuid)
+        go_on.set()
+        await looking
+        await factory.close()
+        assert [one.state for one in factory.machines.values()] == [RUNNING] * 3
+        assert "machine_ended" not in said
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_is_told_to_end_is_not_told_of_an_earlier_limit_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two who change one record the later would take back what the first has written: why the machine ends."""
+    now = int(time.time())
+    live = replace(LIVE, created=now - 100, started=now - 99, shutdown_time=now + 3600)
+    lowering = threading.Event()
+
+    def slowly(machine: Machine, limit: int) -> Machine:
+        lowering.set()
+        time.sleep(0.2)
+        machine = replace(machine, shutdown_time=limit)
+        factories.Store(str(tmp_path)).save(machine)
+        return machine
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.store.create(live)
+        factory.engine_problem, factory._looked = "", time.time()
+        factory.machines = {live.uuid: live}
+        monkeypatch.setattr(factory.engine, "signal", lambda *_arguments: True)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
+        monkeypatch.setattr(factory.engine, "listed", lambda *_arguments: [RUNS])
+        settings = replace(factory.configuration.settings, shutdown_time=now + 60, stopped_slots=frozenset([live.slot]))
+        factory.configure(replace(factory.configuration, settings=settings))
+        monkeypatch.setattr(factory.life, "lower", slowly)
+        factory._limits(now)
+        for _turn in range(40):
+            await asyncio.sleep(0.02)
+        assert factory.machines[live.uuid].end_code == "stopped"
+        assert factory.store.load()[0][0].end_code == "stopped"
+        for _turn in range(40):
+            factory._limits(now)
+            await asyncio.sleep(0.02)
+        assert factory.machines[live.uuid].end_code == "stopped"
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_has_ended_is_not_told_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end may be found between a look at its limit and what follows from that; it would run again by its record."""
+    said: list[str] = []
+    now = int(time.time())
+    live = replace(LIVE, seen=now - 2, shutdown_time=now - 1)
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(live)
+        factory.engine_problem, factory._looked = "", time.time()
+        factory.machines = {live.uuid: live}
+        monkeypatch.setattr(factory.engine, "signal", lambda *_arguments: False)
+        monkeypatch.setattr(factory.engine, "output", lambda *_arguments: None)
+        monkeypatch.setattr(factory.engine, "remove", lambda _container: None)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: None)
+        factory.spawn(factory._over(live, replace(RUNS, state="exited", finished=now - 2, exit_code=0)))
+        factory._limits(now)
+        await factory.close()
+        assert said.count("machine_ended") == 1
+        assert "machine_told_to_end" not in said
+        assert factory.machines[live.uuid].end_code == "by_itself"
+
+    asyncio.run(test())
+
+
+def test_an_image_that_cannot_be_written_down_is_not_asked_for_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk that was a loop without a pause."""
+    said: list[str] = []
+    asked: list[str] = []
+
+    def full(reference: str) -> None:
+        asked.append(reference)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def test() -> None:
+        factory = made(tmp_path, said, machinetypes={"a": {"root_image": "docker://a:1", "user_data": "run"}})
+        factory.engine_problem, factory._looked = "", time.time()
+        kind = replace(factory.configuration.machinetypes[0], target_share=1.0)
+        factory.catalogue = Catalogue((kind,))
+        monkeypatch.setattr(factory.engine, "image", lambda _reference: None)
+        monkeypatch.setattr(factory.engine, "pull", full)
+        for _turn in range(20):
+            factory._pull(time.time())
+            await asyncio.sleep(0.01)
+        assert asked == ["a:1"]
+        assert "No space left" in factory.images["a:1"].problem
+        assert said == ["image_wanted", "image_missing"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("told", [None, 1])
+def test_what_cannot_be_ended_is_no_loop_without_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: t.Optional[int]
+) -> None:
+    """A process that waits for a file system which does not answer survives KILL; and an engine may refuse TERM."""
+    said: list[str] = []
+    now = int(time.time())
+    live = replace(LIVE, seen=now, shutdown_time=now - 100, told=told)
+
+    def signal(*_arguments: str) -> bool:
+        if told is None:
+            raise EngineError("Signalling", "it cannot be", 500)
+        return True
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(live)
+        factory.engine_problem, factory._looked, factory._weighed = "", time.time(), time.time()
+        factory.machines = {live.uuid: live}
+        monkeypatch.setattr(factory.engine, "signal", signal)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:  # as the daemon does
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(factory.wake.wait(), 0.2)
+            factory.wake.clear()
+            factory.tick()
+        await factory.close()
+        assert said.count("machine_killed" if told else "machine_told_to_end") == 1
+        assert factory.machines[live.uuid].told is not None, "after its grace it is killed"
+
+    asyncio.run(test())
+
+
+def test_how_a_machine_was_last_seen_is_known_after_a_restart(tmp_path: Path) -> None:
+    """Its record is as old as its start. After a reboot nobody else can tell how long it ran, and what it used."""
+    said: list[str] = []
+    live = replace(LIVE, seen=LIVE.started)
+    later = replace(live, seen=50_000, cpu_seconds=38_000)
+    known = replace(CONFIGURATION.settings, slots=(live.slot,))
+    told = replace(REPORT, slots=of_slots(known.slots, [later]))
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(live)
+        factory.recover()
+        assert factory.machines == {live.uuid: live}, "there is no report yet"
+        write(str(tmp_path), told)
+        factory.recover()
+        assert factory.machines == {live.uuid: later}
+        (tmp_path / "report.json").write_text("{")
+        factory.recover()
+        assert factory.machines == {live.uuid: live}
+        assert said == ["report_unreadable"]
         await factory.close()
 
     asyncio.run(test())
