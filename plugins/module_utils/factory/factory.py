@@ -16,6 +16,7 @@ nothing is started, until it answers again (spec 9.1, item 2).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 import typing as t
@@ -589,6 +590,7 @@ class Factory:
         if machine.state == ENDED:
             self._have_ended(machine)
             await self._clean(machine)
+            await self._look_for(kind.root_image)
             return
         self.say("machine_started", slot=machine.slot, machine=machine.uuid, machinetype=machine.machinetype)
         self.changed()
@@ -631,6 +633,12 @@ class Factory:
             self.say("image_missing", image=reference, problem=str(exc))
         finally:
             self._pulling.discard(reference)
+
+    async def _look_for(self, reference: str) -> None:
+        """Forget an image that somebody has removed, so that it is fetched again: a digest is not asked for twice."""
+        with contextlib.suppress(GridboxError):  # nobody can tell, so it may be here
+            if await self.in_thread(self.engine.image, reference) is None:
+                self.images.pop(reference, None)
 
     def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> None:
         """Have something done; the factory does not close before it is, and tells if it fails."""

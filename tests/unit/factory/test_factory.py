@@ -19,8 +19,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineEr
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Image
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import not_started
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots, write
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from tests.unit.factory.reports import CONFIGURATION, REPORT
@@ -382,6 +384,33 @@ def test_how_a_machine_was_last_seen_is_known_after_a_restart(tmp_path: Path) ->
         factory.recover()
         assert factory.machines == {live.uuid: live}
         assert said == ["report_unreadable"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_an_image_that_somebody_has_removed_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    """One with a digest is fetched once, so until a restart no machine of it could start. But that a start fails is
+    as a rule no reason to fetch: then the next look for a newer one must not be put off."""
+    reference = f"a@sha256:{'0' * 64}"
+    looked_at = Image("id", "", None, 7.0)
+
+    async def test() -> None:
+        factory = made(tmp_path, machinetypes={"a": {"root_image": f"docker://{reference}", "user_data": "run"}})
+        kind = factory.configuration.machinetypes[0]
+        factory.engine_problem, factory._looked = "", time.time()
+        factory.images = {reference: looked_at}
+        machine = replace(LIVE, state=STARTING)
+        factory.store.create(machine)
+        monkeypatch.setattr(factory.life, "start", lambda *_arguments: not_started(machine, "no such image", 10_000))
+        monkeypatch.setattr(factory.life, "clean", lambda machine: replace(machine, cleaned=True))
+        monkeypatch.setattr(factory.engine, "image", lambda _reference: "id" if here else None)
+        factory.machines = {machine.uuid: machine}
+        await factory._start(machine, kind)
+        assert factory.images == ({reference: looked_at} if here else {})
         await factory.close()
 
     asyncio.run(test())
