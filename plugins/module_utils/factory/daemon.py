@@ -309,7 +309,7 @@ class Daemon:
         return reports.Report(
             version=PRODUCT, name=settings.name, space=self.configuration.space, written=time.time(),
             started=self._started, pid=os.getpid(), engine_problem=factory.engine_problem,
-            engine_since=factory.engine_since,
+            engine_since=factory.engine_since, host_problem=factory.host_problem,
             cvmfs=factory.cvmfs, configuration_problem=self._problem,
             configuration_since=self._problem_since, pipes=pipes, images=images,
             slots=reports.of_slots(settings.slots, factory.machines.values()),
@@ -372,6 +372,8 @@ class _Listener:
                 self._call(self._factory.look)  # which finds out, and says so
             except GridboxError as exc:
                 say("events_failed", problem=str(exc))
+            except Exception as exc:  # noqa: BLE001  else nobody would listen any more
+                say("events_failed", problem=repr(exc))
             self._stopped.wait(0.5)
 
     def _call(self, what: t.Callable[..., None], *arguments: t.Any) -> None:

@@ -56,7 +56,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Sp
 STARTS = 4
 #: Pulls at a time: workers are for machines first.
 PULLS = 2
-WORKERS = 12
+#: The second are for what machines leave behind. That may take long, and nothing else is to wait for it.
+WORKERS, CLEANERS = 12, 12
 
 #: Seconds: between two looks at all containers; between two decisions where nothing has changed; until a pull that
 #: failed is tried again; until an image named by a tag, which may have moved, is pulled again; between two measurements
@@ -104,6 +105,7 @@ class Factory:
         self.cvmfs: dict[str, Finding] = {}
         self.engine_problem = "The engine has not been asked yet."
         self.engine_since: t.Optional[float] = None
+        self.host_problem = ""
         self.decision: t.Optional[Decision] = None
         self.decided: t.Optional[float] = None
         self.wake = asyncio.Event()
@@ -113,6 +115,7 @@ class Factory:
         self._repositories = Repositories(configuration.cvmfs_root)
         self._tie = random.SystemRandom().random
         self._pool = ThreadPoolExecutor(WORKERS, "gridbox")
+        self._cleaners = ThreadPoolExecutor(CLEANERS, "gridbox-clean")
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pids: dict[str, int] = {}
@@ -145,6 +148,9 @@ class Factory:
         """Do something that may wait."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
+    async def _in_cleaner(self, work: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
+        return await asyncio.get_running_loop().run_in_executor(self._cleaners, work, *arguments)
+
     def recover(self) -> None:
         """Read what there was before this process was. Before anything else; may wait."""
         self.work_spaces.check()
@@ -159,8 +165,11 @@ class Factory:
         self.machines = {machine.uuid: machine for machine in machines}
         kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
         for left in self.work_spaces.left_over(kept):
-            self.say("left_over_removed", what=left.what)
-            self.work_spaces.remove_left_over(left)
+            try:
+                self.work_spaces.remove_left_over(left)
+                self.say("left_over_removed", what=left.what)
+            except GridboxError as exc:  # the machines that there are cannot wait until nobody uses it any more
+                self.say("left_over_not_removed", what=left.what, problem=str(exc))
         for machine in machines:
             if machine.state == ENDED:
                 self._count_failure(machine)
@@ -227,6 +236,7 @@ class Factory:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
         self._pool.shutdown(wait=True)
+        self._cleaners.shutdown(wait=True)
 
     @property
     def can_tell(self) -> bool:
@@ -329,8 +339,8 @@ class Factory:
             return
         self._busy.add(machine.uuid)
         try:
-            await self.in_thread(self.life.account, machine)
-            self.machines[machine.uuid] = await self.in_thread(self.life.clean, machine)
+            await self._in_cleaner(self.life.account, machine)
+            self.machines[machine.uuid] = await self._in_cleaner(self.life.clean, machine)
         except (GridboxError, OSError) as exc:
             self.say("cleaning_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
         finally:
@@ -342,7 +352,7 @@ class Factory:
             return
         self._busy.add(machine.uuid)
         try:
-            await self.in_thread(self.life.forget, machine)
+            await self._in_cleaner(self.life.forget, machine)
             del self.machines[machine.uuid]
             self.say("unborn_removed", slot=machine.slot, machine=machine.uuid)
             self.changed()
@@ -353,7 +363,7 @@ class Factory:
 
     async def _remove_stray(self, container: Container) -> None:
         try:
-            await self.in_thread(self.engine.remove, container.id)
+            await self._in_cleaner(self.engine.remove, container.id)
         except GridboxError as exc:
             self.say("cleaning_failed", container=container.name, problem=str(exc))
 
@@ -549,9 +559,12 @@ class Factory:
         try:
             promised = self._promised()
             host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(promised)))
+            self.host_problem = ""
             self._fill(host, int(time.time()))
         except (GridboxError, OSError) as exc:
-            self.say("host_unreadable", problem=str(exc))
+            if not self.host_problem:
+                self.say("host_unreadable", problem=str(exc))
+            self.host_problem = str(exc)
         finally:
             self._deciding = False
 

@@ -104,6 +104,7 @@ class Report:
     :ivar written: when this was written.
     :ivar started: when the daemon was.
     :ivar engine_problem: why the engine does not answer, in a sentence; empty: it does.
+    :ivar host_problem: why nobody can tell what the host has room for, so that nothing is started; empty: it is known.
     :ivar configuration_problem: why the file on disk is refused, in a sentence; empty: it is the one in use.
     :ivar pipes: by prefix.
     :ivar images: by machinetype.
@@ -132,6 +133,7 @@ class Report:
     pid: int
     engine_problem: str = ""
     engine_since: t.Optional[float] = None
+    host_problem: str = ""
     configuration_problem: str = ""
     configuration_since: t.Optional[float] = None
     pipes: t.Mapping[str, PipeStatus] = field(default_factory=dict)

@@ -11,6 +11,8 @@ import io
 import json
 import sys
 import time
+import types
+import typing as t
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.daemon import REPORT, Daemon, end_all
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.daemon import REPORT, Daemon, _Listener, end_all
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -156,5 +158,33 @@ def test_a_machinetype_that_is_gone_is_no_trouble_any_more(tmp_path: Path) -> No
         daemon.factory.catalogue = Catalogue((Machinetype("a"),))
         assert daemon.report().failures_in_a_row == {"a": 3}
         await daemon.factory.close()
+
+    asyncio.run(test())
+
+
+def test_the_engine_is_listened_to_again_whatever_has_broken() -> None:
+    """Apptainer's looks into folders, and makes a pipe; without it nobody kills what is in no machine."""
+    told: list[str] = []
+
+    class Engine:
+        turns = 0
+
+        def ends(self, _since: float) -> t.Iterator[str]:
+            self.turns += 1
+            if self.turns == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield "u1"
+            time.sleep(3600)
+
+    async def test() -> None:
+        factory = types.SimpleNamespace(engine=Engine(), look=lambda: None, ended=told.append)
+        listener = _Listener(t.cast("Factory", factory), asyncio.get_running_loop())
+        listener.start()
+        for _turn in range(100):
+            await asyncio.sleep(0.05)
+            if told:
+                break
+        listener.stop()
+        assert told == ["u1"]
 
     asyncio.run(test())

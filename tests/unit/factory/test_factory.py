@@ -24,6 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import not_started
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots, write
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from tests.unit.factory.reports import CONFIGURATION, REPORT
 from tests.unit.factory.test_configuration import SMALL
@@ -411,6 +412,86 @@ def test_an_image_that_somebody_has_removed_is_fetched_again(
         factory.machines = {machine.uuid: machine}
         await factory._start(machine, kind)
         assert factory.images == ({reference: looked_at} if here else {})
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_cleaning_up_that_takes_its_time_keeps_nothing_else_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A work space may have millions of files, or be on a disk that hangs. Limits and the report cannot wait for it."""
+    go_on = threading.Event()
+
+    def slow(machine: Machine) -> Machine:
+        assert go_on.wait(10)
+        return replace(machine, cleaned=True)
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        over = [replace(LIVE, uuid=f"u{number}", state=ENDED, ended=9_950) for number in range(40)]
+        factory.machines = {one.uuid: one for one in over}
+        monkeypatch.setattr(factory.life, "account", lambda _machine: None)
+        monkeypatch.setattr(factory.life, "clean", slow)
+        for one in over:
+            factory.spawn(factory._clean(one))
+        await asyncio.sleep(0.1)
+        try:
+            assert await asyncio.wait_for(factory.in_thread(lambda: 7), 2) == 7
+        finally:
+            go_on.set()
+        await factory.close()
+        assert all(one.cleaned for one in factory.machines.values())
+
+    asyncio.run(test())
+
+
+def test_what_is_left_over_and_in_use_keeps_no_factory_from_its_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    removed: list[str] = []
+
+    def remove(one: LeftOver) -> None:
+        if one.uuid == "u8":
+            raise GridboxError("The work space is in use: process 7 (bash).")
+        removed.append(one.uuid)
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(LIVE)
+        left = [LeftOver("", uuid, f"the volume {uuid}") for uuid in ("u8", "u9")]
+        monkeypatch.setattr(factory.work_spaces, "left_over", lambda _alive: left)
+        monkeypatch.setattr(factory.work_spaces, "remove_left_over", remove)
+        factory.recover()
+        assert factory.machines == {LIVE.uuid: LIVE}
+        assert removed == ["u9"]
+        assert said == ["left_over_not_removed", "left_over_removed"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_a_host_that_cannot_be_looked_at_is_a_problem_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is started then, for instance while a thin pool is not active."""
+    said: list[str] = []
+
+    def unknown(_promised: int = 0) -> int:
+        raise GridboxError("thin_pool is p: it is not active.")
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.engine_problem = ""
+        with monkeypatch.context() as patched:
+            patched.setattr(factory.work_spaces, "free_bytes", unknown)
+            await factory._decide()
+            await factory._decide()
+        assert factory.host_problem == "thin_pool is p: it is not active."
+        assert said == ["host_unreadable"], "once, not with each try"
+        await factory._decide()
+        assert factory.host_problem == ""
         await factory.close()
 
     asyncio.run(test())
