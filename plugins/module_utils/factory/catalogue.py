@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
@@ -18,6 +20,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pip
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import from_path, from_url
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
+
+#: Pipes that are read at a time.
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,11 @@ def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Cat
 
     :param before: pipes as they were: one that was read and is gone stays as it was.
     """
-    pipes = {}
-    for source in configuration.pipes:
-        prefix = source.section.prefix
-        pipes[prefix] = _read(configuration, source, before.get(prefix, PipeState()))
+    prefixes = [source.section.prefix for source in configuration.pipes]
+    # All at once: where the way out of the site is down, each of them takes as long as it may.
+    with ThreadPoolExecutor(_AT_ONCE, "gridbox-pipe") as pool:
+        was = (before.get(prefix, PipeState()) for prefix in prefixes)
+        pipes = dict(zip(prefixes, pool.map(partial(_read, configuration), configuration.pipes, was)))
     found = {one.name: one for state in pipes.values() if state.pipe for one in state.pipe.machinetypes}
     found.update({one.name: one for one in configuration.machinetypes})
     return Catalogue(tuple(_placed(found[name], configuration) for name in sorted(found)), pipes)

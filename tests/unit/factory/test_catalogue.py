@@ -6,8 +6,13 @@
 
 from __future__ import annotations
 
+import threading
+import typing as t
 from pathlib import Path
 
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PipeSource
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
@@ -24,3 +29,19 @@ def test_a_pipes_server_is_trusted_by_the_authority_that_the_operator_names(tmp_
         trusting = configuration(state_folder=str(tmp_path), pipes=made.pipes, ca_path=str(authority))
         read = catalogue.read(trusting, {}).pipes["lhcb"]
         assert read.pipe is not None and not read.problem
+
+
+def test_sources_that_do_not_answer_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has 30 s. Nothing is looked after before all have been read for the first time."""
+    at_once = threading.Barrier(5)
+
+    def down(*_given: object) -> t.NoReturn:
+        at_once.wait(10)
+        raise GridboxError("it is down")
+
+    monkeypatch.setattr(catalogue, "from_url", down)
+    pipes = tuple(PipeSource(Section(f"p{number}"), "https://pipes.example.org/") for number in range(5))
+    found = catalogue.read(configuration(state_folder=str(tmp_path), pipes=pipes), {})
+    assert [(prefix, one.problem) for prefix, one in found.pipes.items()] == [
+        (f"p{number}", "it is down") for number in range(5)
+    ]
