@@ -42,9 +42,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW, disk_bytes
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, decide_all
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered, wrote_too_much
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -537,28 +537,13 @@ class Factory:
             and all(name in self.cvmfs and self.cvmfs[name].ok for name in one.repositories)
         ]
 
-    def _promised(self) -> int:
-        """Where work spaces are folders: bytes that machines which run may still write. Of all others the room that is
-        free is without what volumes may grow to; of those that start a decision knows itself."""
-        if self.configuration.work_space != "folder":
-            return 0
-        kinds = {one.name: one for one in self.catalogue.machinetypes}
-        return sum(
-            max(
-                0,
-                one.processors * (disk_bytes(self.configuration.settings, kinds.get(one.machinetype)) or 0)
-                - self._written.get(one.uuid, Written()).inside,
-            )
-            for one in self.machines.values()
-            if one.state == RUNNING
-        )
-
     async def _decide(self) -> None:
         """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
         self._changed, self._considered = False, time.time()
         try:
-            promised = self._promised()
-            host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(promised)))
+            written = {uuid: one.inside for uuid, one in self._written.items()}
+            kept = promised(self.configuration, self.catalogue.machinetypes, self.machines.values(), written)
+            host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(kept)))
             self.host_problem = ""
             self._fill(host, int(time.time()))
         except (GridboxError, OSError) as exc:
