@@ -183,9 +183,14 @@ class Factory:
             self.changed()
             self.spawn(self.touch_repositories())
 
+    def _meant(self) -> list[Machinetype]:
+        """Machinetypes that machines are made of here, once all is there that they need."""
+        kinds = catalogue.meant(self.catalogue, self.configuration.settings)
+        return [one for one in kinds if one.machine_model in self.configuration.models]
+
     async def touch_repositories(self) -> None:
         """Keep the repositories in use mounted, and see which of them answer."""
-        kinds = catalogue.meant(self.catalogue, self.configuration.settings)
+        kinds = self._meant()
         live = [machine for machine in self.machines.values() if machine.state != ENDED]
         names = {name for one in kinds for name in one.repositories}
         names.update(name for machine in live for name in machine.cvmfs_repositories)
@@ -600,11 +605,7 @@ class Factory:
         """Have images here before a machine needs them."""
         if not self.can_tell or self._closing:
             return
-        wanted = {
-            one.root_image
-            for one in catalogue.meant(self.catalogue, self.configuration.settings)
-            if one.machine_model in self.configuration.models
-        }
+        wanted = {one.root_image for one in self._meant()}
         for reference in sorted(wanted - self._pulling):
             if len(self._pulling) >= PULLS:
                 break

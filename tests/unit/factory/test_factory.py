@@ -19,6 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineEr
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Image
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
@@ -26,6 +27,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import no
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots, write
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from tests.unit.factory.reports import CONFIGURATION, REPORT
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, RUNS
@@ -492,6 +494,33 @@ def test_a_host_that_cannot_be_looked_at_is_a_problem_until_it_can(
         assert said == ["host_unreadable"], "once, not with each try"
         await factory._decide()
         assert factory.host_problem == ""
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_repositories_of_what_cannot_be_started_here_are_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe has machinetypes for other factories too. The host need not have what those want, and is well without."""
+    asked: list[str] = []
+
+    async def touch(names: t.Iterable[str]) -> dict[str, Finding]:
+        asked.extend(names)
+        return {}
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        image = "/cvmfs/cernvm-prod.cern.ch/cvm4"
+        factory.catalogue = Catalogue(
+            (
+                Machinetype("a", 1.0, cvmfs_repositories=("lhcb.cern.ch",)),
+                Machinetype("b", 1.0, machine_model="apptainer", root_image=image),
+            )
+        )
+        monkeypatch.setattr(factory._repositories, "touch", touch)
+        await factory.touch_repositories()
+        assert asked == ["lhcb.cern.ch"]
         await factory.close()
 
     asyncio.run(test())
