@@ -31,11 +31,13 @@ class PipeState:
 
     :ivar pipe: None: it has never been read.
     :ivar problem: what is wrong now, in a sentence; empty: nothing.
+    :ivar source: what it was read from, and what the site said of it then.
     """
 
     pipe: t.Optional[Pipe] = None
     fetched_at: t.Optional[float] = None
     problem: str = ""
+    source: t.Optional[PipeSource] = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def meant(found: Catalogue, settings: FactorySettings) -> list[Machinetype]:
 def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Catalogue:
     """Read what the configuration names. A pipe that cannot be read costs its own machinetypes only.
 
-    :param before: pipes as they were: one that was read and is gone stays as it was.
+    :param before: pipes as they were: one that was read and is gone stays as it was, if it is to be the same.
     """
     prefixes = [source.section.prefix for source in configuration.pipes]
     # All at once: where the way out of the site is down, each of them takes as long as it may.
@@ -83,9 +85,10 @@ def _placed(machinetype: Machinetype, configuration: Configuration) -> Machinety
 def _read(configuration: Configuration, source: PipeSource, before: PipeState) -> PipeState:
     try:
         if source.path:
-            return PipeState(from_path(source.path, source.section), os.stat(source.path).st_mtime)
+            return PipeState(from_path(source.path, source.section), os.stat(source.path).st_mtime, "", source)
         transfer = Transfer(configuration.ca_path)
         reading = from_url(source.url, source.section, transfer, os.path.join(configuration.state_folder, "pipes"))
     except (GridboxError, OSError) as exc:
-        return PipeState(before.pipe, before.fetched_at, str(exc))
-    return PipeState(reading.pipe, reading.fetched_at, " ".join(reading.problems))
+        known = before if before.source == source else PipeState()
+        return PipeState(known.pipe, known.fetched_at, str(exc), source)
+    return PipeState(reading.pipe, reading.fetched_at, " ".join(reading.problems), source)

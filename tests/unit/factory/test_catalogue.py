@@ -45,3 +45,25 @@ def test_sources_that_do_not_answer_are_waited_for_together(tmp_path: Path, monk
     assert [(prefix, one.problem) for prefix, one in found.pipes.items()] == [
         (f"p{number}", "it is down") for number in range(5)
     ]
+
+
+def test_what_another_source_said_is_not_kept_for_a_pipe(tmp_path: Path) -> None:
+    """Who gives a prefix another URL does not want the first one's machinetypes any more, nor their share."""
+    content = b"""{"machinetypes": [{"suffix": "a", "machine_model": "docker", "target_share": 1, "user_data": "run",
+        "root_image": "docker://registry.example.org/a:1"}]}"""
+    path = tmp_path / "pipe"
+    path.write_bytes(content)
+    made = configuration(state_folder=str(tmp_path), pipes=(PipeSource(Section("p", 2.0), path=str(path)),))
+    before = catalogue.read(made, {})
+    assert [one.target_share for one in before.machinetypes] == [2.0]
+    path.unlink()
+    kept = catalogue.read(made, before.pipes)
+    assert kept.machinetypes == before.machinetypes
+    assert "could not be read" in kept.pipes["p"].problem
+    for other in (
+        PipeSource(Section("p", 2.0), path=str(tmp_path / "other")),
+        PipeSource(Section("p"), path=str(path)),
+    ):
+        changed = catalogue.read(configuration(state_folder=str(tmp_path), pipes=(other,)), kept.pipes)
+        assert changed.machinetypes == ()
+        assert changed.pipes["p"].fetched_at is None
