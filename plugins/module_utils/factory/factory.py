@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +122,7 @@ class Factory:
         self._pids: dict[str, int] = {}
         # By machine, until when it is left alone, by the clock that nobody sets.
         self._resting: dict[str, float] = {}
-        self._pulling: set[str] = set()
+        self._pulling: dict[str, asyncio.Task[None]] = {}
         self._changed = True
         self._written: dict[str, Written] = {}
         self._looked = self._considered = self._weighed = 0.0
@@ -235,8 +236,10 @@ class Factory:
                 self.machines[identity] = replace(machine, cpu_seconds=int(used), seen=int(time.time()))
 
     async def close(self) -> None:
-        """Finish what is being done, and leave the machines alone."""
+        """Finish what is being done, and leave the machines alone. An image may take an hour, and is given up."""
         self._closing = True
+        for task in self._pulling.values():
+            task.cancel()
         self._repositories.close()  # first: a look into one that does not answer is not waited for
         while self._tasks:
             await asyncio.wait(list(self._tasks))
@@ -606,15 +609,14 @@ class Factory:
         if not self.can_tell or self._closing:
             return
         wanted = {one.root_image for one in self._meant()}
-        for reference in sorted(wanted - self._pulling):
+        for reference in sorted(wanted - self._pulling.keys()):
             if len(self._pulling) >= PULLS:
                 break
             image = self.images.get(reference, Image())
             fixed = "@sha256:" in reference
             patience = PULL_AGAIN if image.id is None else PULL_NEWER
             if now - image.tried >= patience and not (image.id is not None and fixed):
-                self._pulling.add(reference)
-                self.spawn(self._fetch(reference, image))
+                self._pulling[reference] = self.spawn(self._fetch(reference, image))
 
     async def _fetch(self, reference: str, before: Image) -> None:
         now = time.time()
@@ -622,7 +624,7 @@ class Factory:
             found = await self.in_thread(self.engine.image, reference)
             if found is None or before.id is not None:
                 self.say("image_wanted", image=reference)
-                await self.in_thread(self.engine.pull, reference)
+                await _in_own_thread(self.engine.pull, reference)
                 found = await self.in_thread(self.engine.image, reference)
                 self.say("image_pulled", image=reference, id=found)
             self.images[reference] = Image(found, "", None if found else before.since or now, now)
@@ -631,7 +633,7 @@ class Factory:
             self.images[reference] = Image(before.id, str(exc), before.since or now, time.time())
             self.say("image_missing", image=reference, problem=str(exc))
         finally:
-            self._pulling.discard(reference)
+            self._pulling.pop(reference, None)
 
     async def _look_for(self, reference: str) -> None:
         """Forget an image that somebody has removed, so that it is fetched again: a digest is not asked for twice."""
@@ -639,17 +641,40 @@ class Factory:
             if await self.in_thread(self.engine.image, reference) is None:
                 self.images.pop(reference, None)
 
-    def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> None:
+    def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> asyncio.Task[None]:
         """Have something done; the factory does not close before it is, and tells if it fails."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self.say("internal_error", problem=repr(task.exception()))
         self.wake.set()
+
+
+async def _in_own_thread(work: t.Callable[..., object], *arguments: t.Any) -> None:
+    """Do something in a thread that the end of the process does not wait for, as it does for those of a pool."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell(problem: t.Optional[BaseException]) -> None:
+        if not done.done():  # nobody waits any more
+            done.set_exception(problem) if problem is not None else done.set_result(None)
+
+    def run() -> None:
+        problem: t.Optional[BaseException] = None
+        try:
+            work(*arguments)
+        except Exception as exc:  # noqa: BLE001  it is raised where it is waited for
+            problem = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the factory has ended
+            loop.call_soon_threadsafe(tell, problem)
+
+    threading.Thread(target=run, name="gridbox-pull", daemon=True).start()
+    await done
 
 
 def _used(pids: t.Mapping[str, int]) -> dict[str, float]:

@@ -524,3 +524,29 @@ def test_repositories_of_what_cannot_be_started_here_are_not_looked_into(
         await factory.close()
 
     asyncio.run(test())
+
+
+def test_a_factory_that_ends_does_not_wait_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one takes longer than whoever stops the daemon waits."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(_reference: str) -> None:
+        asked.set()
+        go_on.wait(10)
+
+    async def test() -> None:
+        kind = {"root_image": "docker://a:1", "user_data": "run", "target_share": 1}
+        factory = made(tmp_path, machinetypes={"a": kind})
+        factory.engine_problem, factory._looked = "", time.time()
+        factory.catalogue = Catalogue(factory.configuration.machinetypes)
+        monkeypatch.setattr(factory.engine, "image", lambda _reference: None)
+        monkeypatch.setattr(factory.engine, "pull", slow)
+        factory._pull(time.time())
+        while not asked.is_set():
+            await asyncio.sleep(0.01)
+        begun = time.monotonic()
+        await factory.close()
+        assert time.monotonic() - begun < 5
+
+    asyncio.run(test())
+    go_on.set()
