@@ -25,6 +25,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import not_started
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots, write
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -251,7 +252,7 @@ def test_a_machine_that_is_told_to_end_is_not_told_of_an_earlier_limit_at_the_sa
         lowering.set()
         time.sleep(0.2)
         machine = replace(machine, shutdown_time=limit)
-        factories.Store(str(tmp_path)).save(machine)
+        Store(str(tmp_path)).save(machine)
         return machine
 
     async def test() -> None:
