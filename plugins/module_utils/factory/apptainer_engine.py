@@ -102,6 +102,9 @@ class ApptainerEngine:
     def containers(self) -> list[Container]:
         """This factory's machines."""
         self.check()
+        return self._known()
+
+    def _known(self) -> list[Container]:
         names = sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []
         found = (self.container(name) for name in names)
         return [one for one in found if one is not None and one.uuid]
@@ -232,9 +235,9 @@ class ApptainerEngine:
         try:
             told: set[str] = set()
             while True:
-                self.sweep()
+                self.sweep()  # which has checked what containers() would check
                 # A keeper that was killed has told nobody.
-                over = {one.uuid for one in self.containers() if one.over}
+                over = {one.uuid for one in self._known() if one.over}
                 yield from over - told
                 told = over
                 if select.select([pipe], [], [], SWEEP)[0]:

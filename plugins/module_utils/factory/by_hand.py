@@ -17,11 +17,12 @@ from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, space
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, planned
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine, planned
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
     Container,
     MachineEngine,
@@ -29,7 +30,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import Pull, PulledImages
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import on_disk
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -49,7 +51,7 @@ class ByHand(Look):
         self._pulled = PulledImages(configuration.state_folder)
         self.life = Life(configuration, self.store, self.engine, self.work_spaces)
 
-    def chances(self, settings: FactorySettings, machines: t.Iterable[Machine], now: int) -> Chances:
+    def chances(self, settings: FactorySettings, machines: t.Sequence[Machine], now: int) -> Chances:
         """What can be started here: pipes, images, repositories, the space and the host are asked.
 
         :param settings: with the orders over them.
@@ -66,9 +68,17 @@ class ByHand(Look):
         kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
         return Chances(
             tuple(kinds), {reference: one for reference, one in images.items() if one is not None},
-            of_space(space.usages(answers), settings.name, now), host_facts.load(self.work_spaces.free_bytes()),
+            of_space(space.usages(answers), settings.name, now), host_facts.load(self._free_bytes(found, machines)),
             tuple(self.work_spaces.left_over(kept)),
         )  # fmt: skip
+
+    def _free_bytes(self, found: Catalogue, machines: t.Sequence[Machine]) -> t.Optional[int]:
+        written: dict[str, int] = {}
+        if self.configuration.work_space == "folder":
+            places = {one.uuid: f"{self.store.folder(one)}/mnt" for one in machines if one.state == RUNNING}
+            sizes = on_disk(places.values())
+            written = {uuid: sizes[path] for uuid, path in places.items()}
+        return self.work_spaces.free_bytes(promised(self.configuration, found.machinetypes, machines, written))
 
     # ---- what has become of machines -----------------------------------------------------------------------------
 

@@ -50,9 +50,10 @@ POLL, PIPES, REPORT, MONITORS, CONFIGURATION, CVMFS, EXPIRE = 30, 10, 5, 60, 2, 
 
 
 def say(event: str, **facts: t.Any) -> None:
-    """A line of the journal, on standard output."""
-    sys.stdout.write(journal_line(event, **facts) + "\n")
-    sys.stdout.flush()
+    """A line of the journal, on standard output. What cannot be told there has no room, and must not stop anything."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(journal_line(event, **facts) + "\n")
+        sys.stdout.flush()
 
 
 class Daemon:
@@ -131,8 +132,11 @@ class Daemon:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.factory.wake.wait(), 1.0)
             self.factory.wake.clear()
-            self.factory.tick()
-            self._answer()
+            await self._try(self._turn)
+
+    async def _turn(self) -> None:
+        self.factory.tick()
+        self._answer()
 
     async def _every(self, seconds: float, work: t.Callable[[], t.Awaitable[None]], wait: float = 0) -> None:
         await asyncio.sleep(wait)
@@ -146,6 +150,8 @@ class Daemon:
             await work()
         except (GridboxError, OSError) as exc:
             say("step_failed", step=work.__name__.strip("_"), problem=str(exc))
+        except Exception as exc:  # noqa: BLE001  a task that ends is missed by nobody, and the report would go on
+            say("internal_error", step=work.__name__.strip("_"), problem=repr(exc))
 
     # ---- configuration -------------------------------------------------------------------------------------------
 
@@ -283,6 +289,7 @@ class Daemon:
     def report(self) -> reports.Report:
         """The factory at this moment."""
         factory, settings = self.factory, self.configuration.settings
+        known = {one.name for one in factory.catalogue.machinetypes}
         outcomes = self._result.outcomes if self._result is not None else {}
         pipes = {
             prefix: reports.PipeStatus(
@@ -302,7 +309,7 @@ class Daemon:
         return reports.Report(
             version=PRODUCT, name=settings.name, space=self.configuration.space, written=time.time(),
             started=self._started, pid=os.getpid(), engine_problem=factory.engine_problem,
-            engine_since=factory.engine_since,
+            engine_since=factory.engine_since, host_problem=factory.host_problem,
             cvmfs=factory.cvmfs, configuration_problem=self._problem,
             configuration_since=self._problem_since, pipes=pipes, images=images,
             slots=reports.of_slots(settings.slots, factory.machines.values()),
@@ -310,7 +317,8 @@ class Daemon:
             decision=factory.decision.as_data() if factory.decision is not None else None, decided=factory.decided,
             peers={name: reports.PeerStatus(one.state, one.since) for name, one in outcomes.items()},
             answered=dict(self.responder.answered), unanswered=dict(self.responder.dropped), sent=self.responder.sent,
-            failures_in_a_row=dict(factory.failures), orders=self.orders, orders_problem=self._orders_problem,
+            failures_in_a_row={one: number for one, number in factory.failures.items() if one in known},
+            orders=self.orders, orders_problem=self._orders_problem,
             fixed=self.configuration.fixed,
             configuration_stamp=self._stamp, program_stamp=self._program, key_stamp=self._key_stamp,
         )  # fmt: skip
@@ -364,6 +372,8 @@ class _Listener:
                 self._call(self._factory.look)  # which finds out, and says so
             except GridboxError as exc:
                 say("events_failed", problem=str(exc))
+            except Exception as exc:  # noqa: BLE001  else nobody would listen any more
+                say("events_failed", problem=repr(exc))
             self._stopped.wait(0.5)
 
     def _call(self, what: t.Callable[..., None], *arguments: t.Any) -> None:

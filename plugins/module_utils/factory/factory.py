@@ -16,7 +16,9 @@ nothing is started, until it answers again (spec 9.1, item 2).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import threading
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, unwanted_images
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
@@ -45,9 +48,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import Pull, PulledImage, PulledImages
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW, disk_bytes
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, decide_all
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered, wrote_too_much
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -59,12 +62,14 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Sp
 STARTS = 4
 #: Pulls at a time: workers are for machines first.
 PULLS = 2
-WORKERS = 12
+#: The second are for what machines leave behind. That may take long, and nothing else is to wait for it.
+WORKERS, CLEANERS = 12, 12
 
 #: Seconds: between two looks at all containers; between two decisions where nothing has changed; until a pull that
 #: failed is tried again; until an image named by a tag, which may have moved, is pulled again; between two measurements
-#: of what machines have written; between two looks for images that nobody wants.
-LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH, TIDY = 60, 5, 60, 86400, 60, 3600
+#: of what machines have written; between two looks for images that nobody wants; until a machine that outlives KILL, or
+#: that nothing could be done with, has its turn.
+LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH, TIDY, AGAIN = 60, 5, 60, 86400, 60, 3600, 5
 #: Machines that are measured by one process, if it took no more than these seconds for all of them the last time.
 WEIGH_TOGETHER, SOON = 32, 5
 
@@ -107,6 +112,7 @@ class Factory:
         self.cvmfs: dict[str, Finding] = {}
         self.engine_problem = "The engine has not been asked yet."
         self.engine_since: t.Optional[float] = None
+        self.host_problem = ""
         self.decision: t.Optional[Decision] = None
         self.decided: t.Optional[float] = None
         self.wake = asyncio.Event()
@@ -116,10 +122,13 @@ class Factory:
         self._repositories = Repositories(configuration.cvmfs_root)
         self._tie = random.SystemRandom().random
         self._pool = ThreadPoolExecutor(WORKERS, "gridbox")
+        self._cleaners = ThreadPoolExecutor(CLEANERS, "gridbox-clean")
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pids: dict[str, int] = {}
-        self._pulling: set[str] = set()
+        # By machine, until when it is left alone, by the clock that nobody sets.
+        self._resting: dict[str, float] = {}
+        self._pulling: dict[str, asyncio.Task[None]] = {}
         self._pulled = PulledImages(configuration.state_folder)
         self._changed = True
         self._written: dict[str, Written] = {}
@@ -147,18 +156,29 @@ class Factory:
         """Do something that may wait."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
+    async def _in_cleaner(self, work: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
+        return await asyncio.get_running_loop().run_in_executor(self._cleaners, work, *arguments)
+
     def recover(self) -> None:
         """Read what there was before this process was. Before anything else; may wait."""
         self.work_spaces.activate()
         self.work_spaces.check()
+        self.store.forget_unborn()
         machines, problems = self.store.load()
         for problem in problems:
             self.say("record_unreadable", problem=problem)
+        try:
+            machines = reports.as_last_seen(machines, reports.load(self.configuration.state_folder))
+        except GridboxError as exc:
+            self.say("report_unreadable", problem=str(exc))
         self.machines = {machine.uuid: machine for machine in machines}
         kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
         for left in self.work_spaces.left_over(kept):
-            self.say("left_over_removed", what=left.what)
-            self.work_spaces.remove_left_over(left)
+            try:
+                self.work_spaces.remove_left_over(left)
+                self.say("left_over_removed", what=left.what)
+            except GridboxError as exc:  # the machines that there are cannot wait until nobody uses it any more
+                self.say("left_over_not_removed", what=left.what, problem=str(exc))
         for machine in machines:
             if machine.state == ENDED:
                 self._count_failure(machine)
@@ -172,9 +192,14 @@ class Factory:
             self.changed()
             self.spawn(self.touch_repositories())
 
+    def _meant(self) -> list[Machinetype]:
+        """Machinetypes that machines are made of here, once all is there that they need."""
+        kinds = catalogue.meant(self.catalogue, self.configuration.settings)
+        return [one for one in kinds if one.machine_model in self.configuration.models]
+
     async def touch_repositories(self) -> None:
         """Keep the repositories in use mounted, and see which of them answer."""
-        kinds = catalogue.meant(self.catalogue, self.configuration.settings)
+        kinds = self._meant()
         live = [machine for machine in self.machines.values() if machine.state != ENDED]
         names = {name for one in kinds for name in one.repositories}
         names.update(name for machine in live for name in machine.cvmfs_repositories)
@@ -220,12 +245,15 @@ class Factory:
                 self.machines[identity] = replace(machine, cpu_seconds=int(used), seen=int(time.time()))
 
     async def close(self) -> None:
-        """Finish what is being done, and leave the machines alone."""
+        """Finish what is being done, and leave the machines alone. An image may take an hour, and is given up."""
         self._closing = True
+        for task in self._pulling.values():
+            task.cancel()
         self._repositories.close()  # first: a look into one that does not answer is not waited for
         while self._tasks:
             await asyncio.wait(list(self._tasks))
         self._pool.shutdown(wait=True)
+        self._cleaners.shutdown(wait=True)
 
     @property
     def can_tell(self) -> bool:
@@ -235,6 +263,8 @@ class Factory:
     # ---- what has become of machines -----------------------------------------------------------------------------
 
     async def _look(self) -> None:
+        # Of others the list may be older than what is known: one whose start comes through meanwhile is not in it.
+        settled = self.machines.keys() - self._busy
         try:
             # Whose process is known is not asked for it again: of hundreds of machines that would be most of the work.
             unknown = frozenset(uuid for uuid in self.machines if uuid not in self._pids)
@@ -245,7 +275,8 @@ class Factory:
         finally:
             self._looking = False
         self._answers()
-        found = mend.compare(self.machines.values(), containers, self._busy, int(time.time()))
+        in_flight = self._busy | (self.machines.keys() - settled)
+        found = mend.compare(self.machines.values(), containers, in_flight, int(time.time()))
         self._take(found, containers)
         for stray in found.strays:
             machine = self.machines.get(stray.uuid)
@@ -303,6 +334,7 @@ class Factory:
     def _have_ended(self, machine: Machine) -> None:
         self.machines[machine.uuid] = machine
         self._pids.pop(machine.uuid, None)
+        self._resting.pop(machine.uuid, None)
         self._count_failure(machine)
         self.say(
             "machine_ended", slot=machine.slot, machine=machine.uuid, machinetype=machine.machinetype,
@@ -314,7 +346,7 @@ class Factory:
         self.changed()
 
     def _is_done_with(self, machine: Machine) -> bool:
-        """Whether a look that was taken at the same time has found the same, and a worker has it in hand or is done."""
+        """Whether a worker has it in hand, or it has ended, since it was found that something is to be done with it."""
         known = self.machines.get(machine.uuid)
         return machine.uuid in self._busy or known is None or known.state == ENDED
 
@@ -324,8 +356,8 @@ class Factory:
             return
         self._busy.add(machine.uuid)
         try:
-            await self.in_thread(self.life.account, machine)
-            self.machines[machine.uuid] = await self.in_thread(self.life.clean, machine)
+            await self._in_cleaner(self.life.account, machine)
+            self.machines[machine.uuid] = await self._in_cleaner(self.life.clean, machine)
         except (GridboxError, OSError) as exc:
             self.say("cleaning_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
         finally:
@@ -337,7 +369,7 @@ class Factory:
             return
         self._busy.add(machine.uuid)
         try:
-            await self.in_thread(self.life.forget, machine)
+            await self._in_cleaner(self.life.forget, machine)
             del self.machines[machine.uuid]
             self.say("unborn_removed", slot=machine.slot, machine=machine.uuid)
             self.changed()
@@ -348,7 +380,7 @@ class Factory:
 
     async def _remove_stray(self, container: Container) -> None:
         try:
-            await self.in_thread(self.engine.remove, container.id)
+            await self._in_cleaner(self.engine.remove, container.id)
         except GridboxError as exc:
             self.say("cleaning_failed", container=container.name, problem=str(exc))
 
@@ -406,13 +438,11 @@ class Factory:
             return
         live = [machine for machine in self.machines.values() if machine.state == RUNNING]
         own = [machine.own() for machine in live]
-        slots = {machine.slot: machine for machine in live if machine.uuid not in self._busy}
+        resting = {uuid for uuid, until in self._resting.items() if time.monotonic() < until}
+        slots = {one.slot: one for one in live if one.uuid not in self._busy and one.uuid not in resting}
         heartbeats = {one.slot: self.store.heartbeat(one) for one in live if one.heartbeat_file}
         written = {one.slot: self._written[one.uuid].outside or 0 for one in live if one.uuid in self._written}
         settings = self.configuration.settings
-        for slot, limit in lowered(settings, own).items():
-            if slot in slots:
-                self.spawn(self._lower(slots[slot], limit))
         found = {end.slot: end for end in wrote_too_much(own, written, self.configuration.root_bytes_per_processor)}
         found.update(
             (end.slot, end)
@@ -425,6 +455,10 @@ class Factory:
         for machine in slots.values():
             if machine.told is not None and now >= machine.told + self.configuration.grace_seconds:
                 self.spawn(self._kill(machine))
+        # Last: of two that are begun here for one machine the second does nothing, and the end must not wait.
+        for slot, limit in lowered(settings, own).items():
+            if slot in slots:
+                self.spawn(self._lower(slots[slot], limit))
 
     def _weigh(self, now: float) -> None:
         """Measure what machines have written where nothing limits it, unless that is being done."""
@@ -457,9 +491,13 @@ class Factory:
             self._weighing = False
 
     async def _lower(self, machine: Machine, limit: int) -> None:
+        if self._is_done_with(machine):
+            return
         await self._at_work(machine, self.life.lower, machine, limit)
 
     async def _tell(self, machine: Machine, end: End, now: int) -> None:
+        if self._is_done_with(machine):
+            return
         told = replace(
             machine, told=now, end_code=end.code, end_reason=end.reason, shutdown_message=end.message
         )  # fmt: skip
@@ -472,12 +510,19 @@ class Factory:
         return machine
 
     async def _kill(self, machine: Machine) -> None:
+        if self._is_done_with(machine):
+            return
         self.say("machine_killed", slot=machine.slot, machine=machine.uuid, grace=self.configuration.grace_seconds)
+        self._rest(machine)
         await self._at_work(machine, self._send_kill, machine)
 
     def _send_kill(self, machine: Machine) -> Machine:
         self.engine.signal(machine.container, "SIGKILL")
         return machine
+
+    def _rest(self, machine: Machine) -> None:
+        """Do nothing with a machine for some time: each end of a task is a turn, so that would be without a pause."""
+        self._resting[machine.uuid] = time.monotonic() + AGAIN
 
     async def _at_work(self, machine: Machine, work: t.Callable[..., Machine], *arguments: t.Any) -> None:
         self._busy.add(machine.uuid)
@@ -488,8 +533,11 @@ class Factory:
                 self._silent(exc)
             else:
                 self.say("engine_refused", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+                self.machines[machine.uuid] = machine  # that it was told counts: after its grace comes KILL
+                self._rest(machine)
         except (GridboxError, OSError) as exc:
             self.say("step_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+            self._rest(machine)
         finally:
             self._busy.discard(machine.uuid)
         await self._look_at(machine.uuid)
@@ -506,31 +554,19 @@ class Factory:
             and all(name in self.cvmfs and self.cvmfs[name].ok for name in one.repositories)
         ]
 
-    def _promised(self) -> int:
-        """Where work spaces are folders: bytes that machines which run may still write. Of all others the room that is
-        free is without what volumes may grow to; of those that start a decision knows itself."""
-        if self.configuration.work_space != "folder":
-            return 0
-        kinds = {one.name: one for one in self.catalogue.machinetypes}
-        return sum(
-            max(
-                0,
-                one.processors * (disk_bytes(self.configuration.settings, kinds.get(one.machinetype)) or 0)
-                - self._written.get(one.uuid, Written()).inside,
-            )
-            for one in self.machines.values()
-            if one.state == RUNNING
-        )
-
     async def _decide(self) -> None:
         """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
         self._changed, self._considered = False, time.time()
         try:
-            promised = self._promised()
-            host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(promised)))
+            written = {uuid: one.inside for uuid, one in self._written.items()}
+            kept = promised(self.configuration, self.catalogue.machinetypes, self.machines.values(), written)
+            host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(kept)))
+            self.host_problem = ""
             self._fill(host, int(time.time()))
         except (GridboxError, OSError) as exc:
-            self.say("host_unreadable", problem=str(exc))
+            if not self.host_problem:
+                self.say("host_unreadable", problem=str(exc))
+            self.host_problem = str(exc)
         finally:
             self._deciding = False
 
@@ -569,6 +605,7 @@ class Factory:
         if machine.state == ENDED:
             self._have_ended(machine)
             await self._clean(machine)
+            await self._look_for(kind.root_image)
             return
         self.say("machine_started", slot=machine.slot, machine=machine.uuid, machinetype=machine.machinetype)
         self.changed()
@@ -580,20 +617,15 @@ class Factory:
         """Have images here before a machine needs them."""
         if not self.can_tell or self._closing or self._tidying:
             return
-        wanted = {
-            one.root_image
-            for one in catalogue.meant(self.catalogue, self.configuration.settings)
-            if one.machine_model in self.configuration.models
-        }
-        for reference in sorted(wanted - self._pulling):
+        wanted = {one.root_image for one in self._meant()}
+        for reference in sorted(wanted - self._pulling.keys()):
             if len(self._pulling) >= PULLS:
                 break
             image = self.images.get(reference, Image())
             fixed = "@sha256:" in reference
             patience = PULL_AGAIN if image.id is None else PULL_NEWER
             if now - image.tried >= patience and not (image.id is not None and fixed):
-                self._pulling.add(reference)
-                self.spawn(self._fetch(reference, image))
+                self._pulling[reference] = self.spawn(self._fetch(reference, image))
 
     async def _fetch(self, reference: str, before: Image) -> None:
         now = time.time()
@@ -604,11 +636,11 @@ class Factory:
                 found = await self._fetch_now(reference, found)
             self.images[reference] = Image(found, "", None if found else before.since or now, now)
             self.changed()
-        except GridboxError as exc:
+        except (GridboxError, OSError) as exc:
             self.images[reference] = Image(before.id, str(exc), before.since or now, time.time())
             self.say("image_missing", image=reference, problem=str(exc))
         finally:
-            self._pulling.discard(reference)
+            self._pulling.pop(reference, None)
 
     async def _fetch_now(self, reference: str, named: t.Optional[str]) -> t.Optional[str]:
         """Pull an image, and write down that it is the factory's if it was not here."""
@@ -616,7 +648,7 @@ class Factory:
         # Apptainer's images are in the state folder, and nobody else's.
         shared = engine if isinstance(engine, MachineEngine) else None
         there = await self.in_thread(shared.images) if shared is not None else {}
-        await self.in_thread(engine.pull, reference)
+        await _in_own_thread(engine.pull, reference)
         found: t.Optional[str] = await self.in_thread(engine.image, reference)
         self.say("image_pulled", image=reference, id=found)
         if shared is not None and found is not None:
@@ -653,7 +685,7 @@ class Factory:
             self._tidied = 0.0
             if self._wanted() == wanted and not self._closing:  # else it may be this one that is wanted now
                 await self._remove_image(engine, image, unwanted_images.name_of(image, seen), now)
-        except GridboxError as exc:
+        except (GridboxError, OSError) as exc:
             self._tidied = time.time()
             self.say("images_not_tidied", problem=str(exc))
         finally:
@@ -671,17 +703,46 @@ class Factory:
         else:
             self.say("image_removed", **facts)
 
-    def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> None:
+    async def _look_for(self, reference: str) -> None:
+        """Forget an image that somebody has removed, so that it is fetched again: a digest is not asked for twice."""
+        with contextlib.suppress(GridboxError):  # nobody can tell, so it may be here
+            if await self.in_thread(self.engine.image, reference) is None:
+                self.images.pop(reference, None)
+
+    def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> asyncio.Task[None]:
         """Have something done; the factory does not close before it is, and tells if it fails."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self.say("internal_error", problem=repr(task.exception()))
         self.wake.set()
+
+
+async def _in_own_thread(work: t.Callable[..., object], *arguments: t.Any) -> None:
+    """Do something in a thread that the end of the process does not wait for, as it does for those of a pool."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell(problem: t.Optional[BaseException]) -> None:
+        if not done.done():  # nobody waits any more
+            done.set_exception(problem) if problem is not None else done.set_result(None)
+
+    def run() -> None:
+        problem: t.Optional[BaseException] = None
+        try:
+            work(*arguments)
+        except Exception as exc:  # noqa: BLE001  it is raised where it is waited for
+            problem = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the factory has ended
+            loop.call_soon_threadsafe(tell, problem)
+
+    threading.Thread(target=run, name="gridbox-pull", daemon=True).start()
+    await done
 
 
 def _used(pids: t.Mapping[str, int]) -> dict[str, float]:

@@ -107,6 +107,9 @@ def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
         yield _Finding(
             CRITICAL, f"The engine does not answer{_since(report.engine_since, now)}: {report.engine_problem}"
         )
+    if report.host_problem:
+        text = f"Nothing is started, for what the host has room for is not known: {report.host_problem}"
+        yield _Finding(CRITICAL, text)
     if report.configuration_problem:
         yield _Finding(
             CRITICAL,

@@ -133,7 +133,8 @@ class Life:
     def clean(self, machine: Machine) -> Machine:
         """Take away what an ended machine had, and keep what is kept of it."""
         folder = self.store.folder(machine)
-        if machine.container:
+        # If it is gone since an earlier try, what it has printed was kept then.
+        if machine.container and self.engine.container(machine.container) is not None:
             self.engine.output(machine.container, os.path.join(folder, OUTPUT), self.configuration.output_bytes)
         self.engine.remove(machine.container or machine.container_name)
         self.store.keep_outputs(machine)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -37,7 +38,8 @@ class LogFile(io.TextIOBase):
         """Write a text, which is whole lines."""
         with self._lock:
             if os.fstat(1).st_size >= self._largest:
-                os.replace(self._path, f"{self._path}.1")
+                with contextlib.suppress(FileNotFoundError):  # the last try had no room for a new one
+                    os.replace(self._path, f"{self._path}.1")
                 self._open()
             os.write(1, text.encode())
         return len(text)

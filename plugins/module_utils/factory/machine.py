@@ -142,7 +142,7 @@ def last_ended(machines: t.Iterable[Machine]) -> dict[str, Machine]:
     return last
 
 
-def from_json(text: str, where: str) -> Machine:
+def from_json(text: t.Union[str, bytes], where: str) -> Machine:
     """A machine from its file.
 
     :param where: the file, for the error.

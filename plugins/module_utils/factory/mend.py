@@ -94,10 +94,11 @@ def ended(
     seen = machine.seen or machine.started or machine.created
     started = machine.started or (container.started if container is not None else None)
     at = container.finished if container is not None and container.finished is not None else now
+    if seen < boot_time <= at:
+        at = seen  # no machine outlives its host, whatever it was to end for, and whenever that was noticed
     code, reason, given = machine.end_code, machine.end_reason, machine.shutdown_message
     if not code and seen < boot_time:
         code, reason, given = REBOOTED, "the host was rebooted", REBOOTED_MESSAGE
-        at = seen
     elif not code and container is None:
         code, reason, given = VANISHED, "its container was removed by somebody else", VANISHED_MESSAGE
         at = seen

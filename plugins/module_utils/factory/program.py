@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 import typing as t
@@ -26,7 +27,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     vac_conf,
     views,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PATH, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PATH, STATE_FOLDER, load
 
 #: Exit statuses, beside those of ``check``, which are Nagios's, and argparse's 2 for wrong arguments.
 WELL, FAILED, SILENT = 0, 1, 3
@@ -79,8 +80,19 @@ def _space(asked: argparse.Namespace) -> int:
     return WELL if all(outcome.replies for outcome in outcomes) else SILENT
 
 
+def _state_folder(asked: argparse.Namespace) -> str:
+    """Where the factory's report is. The report is for everybody, and the configuration may be root's alone."""
+    try:
+        return load(asked.configuration).state_folder
+    except GridboxError as exc:
+        usual = asked.configuration == PATH and os.path.exists(os.path.join(STATE_FOLDER, report.NAME))
+        if usual and isinstance(exc.__cause__, PermissionError):
+            return STATE_FOLDER
+        raise
+
+
 def _report(asked: argparse.Namespace) -> report.Report:
-    state_folder = load(asked.configuration).state_folder
+    state_folder = _state_folder(asked)
     found = report.load(state_folder)
     if found is None:
         raise GridboxError(f"No factory's daemon has ever worked in {state_folder}.")
@@ -95,7 +107,7 @@ def _explain(asked: argparse.Namespace) -> int:
 
 def _check(asked: argparse.Namespace) -> int:
     try:
-        folder = load(asked.configuration).state_folder
+        folder = _state_folder(asked)
         found = health.health(report.load(folder), time.time(), asked.seconds, report.room(folder))
     except GridboxError as exc:
         found = health.unreadable(str(exc))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import typing as t
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
@@ -104,6 +104,7 @@ class Report:
     :ivar written: when this was written.
     :ivar started: when the daemon was.
     :ivar engine_problem: why the engine does not answer, in a sentence; empty: it does.
+    :ivar host_problem: why nobody can tell what the host has room for, so that nothing is started; empty: it is known.
     :ivar configuration_problem: why the file on disk is refused, in a sentence; empty: it is the one in use.
     :ivar pipes: by prefix.
     :ivar images: by machinetype.
@@ -132,6 +133,7 @@ class Report:
     pid: int
     engine_problem: str = ""
     engine_since: t.Optional[float] = None
+    host_problem: str = ""
     configuration_problem: str = ""
     configuration_since: t.Optional[float] = None
     pipes: t.Mapping[str, PipeStatus] = field(default_factory=dict)
@@ -176,6 +178,24 @@ def of_slots(slots: t.Iterable[str], machines: t.Iterable[Machine]) -> tuple[dic
     return tuple(
         {key: getattr(last[slot], key) for key in _OF_A_MACHINE} if slot in last else {"slot": slot} for slot in slots
     )
+
+
+def as_last_seen(machines: t.Iterable[Machine], last: t.Optional[Report]) -> list[Machine]:
+    """Machines as a report has seen them last: how long they ran, and what they used. Their own records are written
+    when something happens to them only, and of one that has ended meanwhile nobody else can tell.
+
+    :param last: None: there is none.
+    """
+    told = {one.get("uuid"): one for one in last.slots} if last is not None else {}
+    found = []
+    for machine in machines:
+        seen, used = (told.get(machine.uuid, {}).get(key) for key in ("seen", "cpu_seconds"))
+        if machine.state == RUNNING and isinstance(seen, int) and isinstance(used, int):
+            used, seen = max(machine.cpu_seconds, used), max(machine.seen or 0, seen)
+            found.append(replace(machine, seen=seen, cpu_seconds=used))
+        else:
+            found.append(machine)
+    return found
 
 
 def from_json(text: str, where: str) -> Report:

@@ -15,7 +15,7 @@ import os
 import re
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     EngineError,
@@ -87,6 +87,7 @@ class SlotsWork:
         self._hand: t.Optional[ByHand] = None
         self._looked = False
         self._plan = Plan()
+        self._applied = False
         self._started: dict[str, Machine] = {}
         self._troubles: dict[str, str] = {}
         self._pool: t.Optional[ThreadPoolExecutor] = None
@@ -165,8 +166,13 @@ class SlotsWork:
         return self._store.last(self.wish.slots).values()
 
     def plan(self, observed: Observed) -> Plan:
-        self._plan = slots.plan(self.wish, self.configuration, observed, Tried(self._started, self._troubles))
-        return self._plan
+        made = slots.plan(self.wish, self.configuration, observed, Tried(self._started, self._troubles))
+        if not self._applied:
+            self._plan = made
+            return made
+        # What has come up since is the next run's. A farm does not stand still: machines end while others are started.
+        announced = {(step.action, step.target) for step in self._plan.steps}
+        return replace(made, steps=tuple(step for step in made.steps if (step.action, step.target) in announced))
 
     def preflight(self, plan: Plan, observed: Observed) -> None:
         if not self.wish.machinetype:
@@ -202,6 +208,7 @@ class SlotsWork:
     def do(self, step: Step, journal: Journal) -> None:
         """Steps of one action are done several at a time; one that fails does not keep the others from being done, and
         is told at the end. Nothing is undone: each slot's machine is one of its own."""
+        self._applied = True
         if step.action == "give_order":
             wanted: t.Mapping[str, orders.SlotOrder] = step.details["wanted"]
             # Those of all slots, with the first of them.

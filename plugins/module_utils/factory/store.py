@@ -58,18 +58,19 @@ class Store:
         return os.path.join(self.root, machine.folder)
 
     def load(self) -> tuple[list[Machine], list[str]]:
-        """All machines, and a sentence for each folder that holds none."""
+        """All machines, and a sentence for each folder that holds none. One without a record is passed over: it is of a
+        machine that is just being made, or see :meth:`forget_unborn`."""
         machines, problems = [], []
         for name in sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []:
             path = os.path.join(self.root, name, RECORD)
             try:
-                with open(path, encoding="utf-8") as file:
+                with open(path, "rb") as file:
                     machine = from_json(file.read(), path)
                 if machine.folder != name:
                     raise GridboxError(f"{path} is of another machine, {machine.folder}.")
                 machines.append(machine)
             except FileNotFoundError:
-                self._forget_unborn(name)
+                continue
             except OSError as exc:
                 problems.append(f"{path} cannot be read ({exc.strerror}).")
             except GridboxError as exc:
@@ -96,16 +97,18 @@ class Store:
             path = os.path.join(self.root, name, RECORD)
             with contextlib.suppress(FileNotFoundError):  # its maker has not written it yet, or it has just gone
                 try:
-                    with open(path, encoding="utf-8") as file:
+                    with open(path, "rb") as file:
                         found.append(from_json(file.read(), path))
                 except PermissionError as exc:
                     raise GridboxError(f"{path} cannot be read ({exc.strerror}).") from exc
         return last_in_slots(found)
 
-    def _forget_unborn(self, name: str) -> None:
-        """A folder without a record is one whose maker was killed before it wrote one: nothing else is in it."""
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.join(self.root, name))
+    def forget_unborn(self) -> None:
+        """Remove the folders whose maker was killed before it wrote a record: nothing else is in them. For who makes
+        machines, before it does."""
+        for name in os.listdir(self.root) if os.path.isdir(self.root) else []:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.join(self.root, name))
 
     def create(self, machine: Machine) -> str:
         """Make a machine's folder, with its record. For root alone: user_data in it may hold secrets."""

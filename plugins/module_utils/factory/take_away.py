@@ -18,7 +18,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     InputError,
     RefusedError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import running, service
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, running, service
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
@@ -188,6 +188,8 @@ class TakeAwayWork:
         else:
             self._sweep()
             journal.settle()  # no machine is there any more, and the daemon without its file would not start
+            # What was ordered of this factory is not for the next one, which would wonder why it starts nothing.
+            orders.change(load(wish.path).state_folder, lambda _given: orders.Orders())
             if step.action == "put_back":
                 os.replace(original_of(wish.record), wish.path)
             else:

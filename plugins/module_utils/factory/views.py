@@ -256,6 +256,8 @@ def explain(report: Report) -> str:
     lines = [f"{report.name} in the space {report.space}, as of {_utc(report.written)}"]
     if report.engine_problem:
         lines.append(f"The engine does not answer since {_utc(report.engine_since)}: {report.engine_problem}")
+    if report.host_problem:
+        lines.append(f"What the host has room for is not known, and nothing is started: {report.host_problem}")
     if report.configuration_problem:
         lines.append(
             f"The configuration is refused since {_utc(report.configuration_since)}, and the one before is in use:"

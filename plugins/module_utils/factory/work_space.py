@@ -28,9 +28,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import volume as volumes
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import work_space_file, work_space_lvm
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import Volume
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command, holders, mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
 #: Where machines' folders are, in the state folder.
 MACHINES = "machines"
@@ -53,6 +55,31 @@ _FILES_SECONDS = 1800
 
 #: Programs that go on when the factory which has started them is killed, and may make or hold something meanwhile.
 _BEGUN = frozenset(("mount", "umount", "losetup", "lvcreate", "lvremove", *(argv[0] for argv in _MAKE.values())))
+
+
+def promised(
+    configuration: Configuration,
+    machinetypes: t.Iterable[Machinetype],
+    machines: t.Iterable[Machine],
+    written: t.Mapping[str, int],
+) -> int:
+    """Where work spaces are folders: bytes that machines which run may still write. Of all others the room that is free
+    is without what volumes may grow to; of those that start a decision knows itself. Pure.
+
+    :param written: by uuid, bytes in their work spaces.
+    """
+    if configuration.work_space != "folder":
+        return 0
+    kinds = {one.name: one for one in machinetypes}
+    return sum(
+        max(
+            0,
+            one.processors * (disk_bytes(configuration.settings, kinds.get(one.machinetype)) or 0)
+            - written.get(one.uuid, 0),
+        )
+        for one in machines
+        if one.state == RUNNING
+    )
 
 
 @dataclass(frozen=True)

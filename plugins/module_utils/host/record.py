@@ -104,7 +104,9 @@ def write(role: str, record: Record) -> None:
 def write_atomically(path: str, content: bytes, mode: int) -> None:
     """Write a file through a neighbour that takes its place once it is on the disk."""
     # By process and thread. One that is there already is what a process of this number left when it was killed.
-    neighbour = f"{path}.{os.getpid()}.{threading.get_ident()}.new"
+    # Of the name only its beginning: it may be as long as names can be.
+    folder, name = os.path.split(path)
+    neighbour = os.path.join(folder, f"{name[:50]}.{os.getpid()}.{threading.get_ident()}.new")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(neighbour)
     descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import threading
 import time
 import typing as t
@@ -15,11 +17,20 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Image
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import not_started
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots, write
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from tests.unit.factory.reports import CONFIGURATION, REPORT
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, RUNS
 
@@ -237,6 +248,12 @@ async def with_images(tmp_path: Path, engine: MachineEngine, said: list[str], **
     return factory
 
 
+async def pulled(factory: factories.Factory) -> None:
+    """Wait until what is pulled is here; a factory that closes gives it up."""
+    while factory._pulling:
+        await asyncio.sleep(0.01)
+
+
 async def tidied(factory: factories.Factory) -> None:
     """Wait until the look for unwanted images is over; a factory that closes removes none any more."""
     while factory._tidying:
@@ -248,6 +265,7 @@ def test_what_the_factory_pulls_is_its_own_and_what_was_there_is_not(tmp_path: P
         engine = Images(other="sha256:other")
         factory = await with_images(tmp_path, engine, [], **KINDS)
         factory._pull(time.time())
+        await pulled(factory)
         await factory.close()
         assert engine.asked == ["pull own"]
         assert [(one.reference, one.wanted > 1) for one in factory._pulled.load()] == [("own", True)]
@@ -279,7 +297,7 @@ def test_an_image_that_nobody_wants_is_removed_and_is_not_here_from_then_on(tmp_
 def test_no_image_is_removed_while_images_are_pulled(tmp_path: Path) -> None:
     async def test() -> None:
         factory = await with_images(tmp_path, Images(own="sha256:own"), [])
-        factory._pulling.add("other")
+        factory._pulling["other"] = asyncio.create_task(asyncio.sleep(0))
         factory._tidy(time.time())
         assert not factory._tidying
         await factory.close()
@@ -303,6 +321,329 @@ def test_an_image_that_is_wanted_again_meanwhile_stays(tmp_path: Path) -> None:
         await factory.close()
         assert engine.asked == []
         assert len(factory._pulled.load()) == 1
+
+
+def test_a_machine_that_is_younger_than_a_listing_has_not_vanished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its start may begin and come through while an engine that has much to do still lists what there was before."""
+    asked, go_on = threading.Event(), threading.Event()
+    said: list[str] = []
+    begun = replace(LIVE, uuid="u2", slot="f1-01.example.org", state=STARTING, container="", started=None)
+
+    def slow(_unless: t.Container[str]) -> list[Container]:
+        asked.set()
+        assert go_on.wait(10)
+        return [RUNS]
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        monkeypatch.setattr(factory.engine, "listed", slow)
+        monkeypatch.setattr(factory.engine, "output", lambda *_arguments: None)
+        monkeypatch.setattr(factory.engine, "remove", lambda _container: None)
+        factory.machines = {LIVE.uuid: LIVE, begun.uuid: begun}
+        factory._busy.add(begun.uuid)
+        looking = asyncio.ensure_future(factory._look())
+        while not asked.is_set():
+            await asyncio.sleep(0.01)
+        young = replace(LIVE, uuid="u3", slot="f1-02.example.org", container="c3")
+        for one in (replace(begun, state=RUNNING, container="c2", started=9_001), young):
+            factory.store.create(one)
+            factory.machines[one.uuid] = one
+        factory._busy.discard(begun.uuid)
+        go_on.set()
+        await looking
+        await factory.close()
+        assert [one.state for one in factory.machines.values()] == [RUNNING] * 3
+        assert "machine_ended" not in said
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_is_told_to_end_is_not_told_of_an_earlier_limit_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two who change one record the later would take back what the first has written: why the machine ends."""
+    now = int(time.time())
+    live = replace(LIVE, created=now - 100, started=now - 99, shutdown_time=now + 3600)
+    lowering = threading.Event()
+
+    def slowly(machine: Machine, limit: int) -> Machine:
+        lowering.set()
+        time.sleep(0.2)
+        machine = replace(machine, shutdown_time=limit)
+        Store(str(tmp_path)).save(machine)
+        return machine
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.store.create(live)
+        factory.engine_problem, factory._looked = "", time.time()
+        factory.machines = {live.uuid: live}
+        monkeypatch.setattr(factory.engine, "signal", lambda *_arguments: True)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
+        monkeypatch.setattr(factory.engine, "listed", lambda *_arguments: [RUNS])
+        settings = replace(factory.configuration.settings, shutdown_time=now + 60, stopped_slots=frozenset([live.slot]))
+        factory.configure(replace(factory.configuration, settings=settings))
+        monkeypatch.setattr(factory.life, "lower", slowly)
+        factory._limits(now)
+        for _turn in range(40):
+            await asyncio.sleep(0.02)
+        assert factory.machines[live.uuid].end_code == "stopped"
+        assert factory.store.load()[0][0].end_code == "stopped"
+        for _turn in range(40):
+            factory._limits(now)
+            await asyncio.sleep(0.02)
+        assert factory.machines[live.uuid].end_code == "stopped"
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_has_ended_is_not_told_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end may be found between a look at its limit and what follows from that; it would run again by its record."""
+    said: list[str] = []
+    now = int(time.time())
+    live = replace(LIVE, seen=now - 2, shutdown_time=now - 1)
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(live)
+        factory.engine_problem, factory._looked = "", time.time()
+        factory.machines = {live.uuid: live}
+        monkeypatch.setattr(factory.engine, "signal", lambda *_arguments: False)
+        monkeypatch.setattr(factory.engine, "output", lambda *_arguments: None)
+        monkeypatch.setattr(factory.engine, "remove", lambda _container: None)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: None)
+        factory.spawn(factory._over(live, replace(RUNS, state="exited", finished=now - 2, exit_code=0)))
+        factory._limits(now)
+        await factory.close()
+        assert said.count("machine_ended") == 1
+        assert "machine_told_to_end" not in said
+        assert factory.machines[live.uuid].end_code == "by_itself"
+
+    asyncio.run(test())
+
+
+def test_an_image_that_cannot_be_written_down_is_not_asked_for_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk that was a loop without a pause."""
+    said: list[str] = []
+    asked: list[str] = []
+
+    def full(reference: str) -> None:
+        asked.append(reference)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def test() -> None:
+        factory = made(tmp_path, said, machinetypes={"a": {"root_image": "docker://a:1", "user_data": "run"}})
+        factory.engine_problem, factory._looked = "", time.time()
+        kind = replace(factory.configuration.machinetypes[0], target_share=1.0)
+        factory.catalogue = Catalogue((kind,))
+        monkeypatch.setattr(factory.engine, "image", lambda _reference: None)
+        monkeypatch.setattr(factory.engine, "pull", full)
+        monkeypatch.setattr(factory.engine, "images", lambda: {})
+        for _turn in range(20):
+            factory._pull(time.time())
+            await asyncio.sleep(0.01)
+        assert asked == ["a:1"]
+        assert "No space left" in factory.images["a:1"].problem
+        assert said == ["image_wanted", "image_missing"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("told", [None, 1])
+def test_what_cannot_be_ended_is_no_loop_without_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: t.Optional[int]
+) -> None:
+    """A process that waits for a file system which does not answer survives KILL; and an engine may refuse TERM."""
+    said: list[str] = []
+    now = int(time.time())
+    live = replace(LIVE, seen=now, shutdown_time=now - 100, told=told)
+
+    def signal(*_arguments: str) -> bool:
+        if told is None:
+            raise EngineError("Signalling", "it cannot be", 500)
+        return True
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(live)
+        factory.engine_problem, factory._looked, factory._weighed = "", time.time(), time.time()
+        factory.machines = {live.uuid: live}
+        monkeypatch.setattr(factory.engine, "signal", signal)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:  # as the daemon does
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(factory.wake.wait(), 0.2)
+            factory.wake.clear()
+            factory.tick()
+        await factory.close()
+        assert said.count("machine_killed" if told else "machine_told_to_end") == 1
+        assert factory.machines[live.uuid].told is not None, "after its grace it is killed"
+
+    asyncio.run(test())
+
+
+def test_how_a_machine_was_last_seen_is_known_after_a_restart(tmp_path: Path) -> None:
+    """Its record is as old as its start. After a reboot nobody else can tell how long it ran, and what it used."""
+    said: list[str] = []
+    live = replace(LIVE, seen=LIVE.started)
+    later = replace(live, seen=50_000, cpu_seconds=38_000)
+    known = replace(CONFIGURATION.settings, slots=(live.slot,))
+    told = replace(REPORT, slots=of_slots(known.slots, [later]))
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(live)
+        factory.recover()
+        assert factory.machines == {live.uuid: live}, "there is no report yet"
+        write(str(tmp_path), told)
+        factory.recover()
+        assert factory.machines == {live.uuid: later}
+        (tmp_path / "report.json").write_text("{")
+        factory.recover()
+        assert factory.machines == {live.uuid: live}
+        assert said == ["report_unreadable"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_an_image_that_somebody_has_removed_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    """One with a digest is fetched once, so until a restart no machine of it could start. But that a start fails is
+    as a rule no reason to fetch: then the next look for a newer one must not be put off."""
+    reference = f"a@sha256:{'0' * 64}"
+    looked_at = Image("id", "", None, 7.0)
+
+    async def test() -> None:
+        factory = made(tmp_path, machinetypes={"a": {"root_image": f"docker://{reference}", "user_data": "run"}})
+        kind = factory.configuration.machinetypes[0]
+        factory.engine_problem, factory._looked = "", time.time()
+        factory.images = {reference: looked_at}
+        machine = replace(LIVE, state=STARTING)
+        factory.store.create(machine)
+        monkeypatch.setattr(factory.life, "start", lambda *_arguments: not_started(machine, "no such image", 10_000))
+        monkeypatch.setattr(factory.life, "clean", lambda machine: replace(machine, cleaned=True))
+        monkeypatch.setattr(factory.engine, "image", lambda _reference: "id" if here else None)
+        factory.machines = {machine.uuid: machine}
+        await factory._start(machine, kind)
+        assert factory.images == ({reference: looked_at} if here else {})
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_cleaning_up_that_takes_its_time_keeps_nothing_else_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A work space may have millions of files, or be on a disk that hangs. Limits and the report cannot wait for it."""
+    go_on = threading.Event()
+
+    def slow(machine: Machine) -> Machine:
+        assert go_on.wait(10)
+        return replace(machine, cleaned=True)
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        over = [replace(LIVE, uuid=f"u{number}", state=ENDED, ended=9_950) for number in range(40)]
+        factory.machines = {one.uuid: one for one in over}
+        monkeypatch.setattr(factory.life, "account", lambda _machine: None)
+        monkeypatch.setattr(factory.life, "clean", slow)
+        for one in over:
+            factory.spawn(factory._clean(one))
+        await asyncio.sleep(0.1)
+        try:
+            assert await asyncio.wait_for(factory.in_thread(lambda: 7), 2) == 7
+        finally:
+            go_on.set()
+        await factory.close()
+        assert all(one.cleaned for one in factory.machines.values())
+
+    asyncio.run(test())
+
+
+def test_what_is_left_over_and_in_use_keeps_no_factory_from_its_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    removed: list[str] = []
+
+    def remove(one: LeftOver) -> None:
+        if one.uuid == "u8":
+            raise GridboxError("The work space is in use: process 7 (bash).")
+        removed.append(one.uuid)
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(LIVE)
+        left = [LeftOver("", uuid, f"the volume {uuid}") for uuid in ("u8", "u9")]
+        monkeypatch.setattr(factory.work_spaces, "left_over", lambda _alive: left)
+        monkeypatch.setattr(factory.work_spaces, "remove_left_over", remove)
+        factory.recover()
+        assert factory.machines == {LIVE.uuid: LIVE}
+        assert removed == ["u9"]
+        assert said == ["left_over_not_removed", "left_over_removed"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_a_host_that_cannot_be_looked_at_is_a_problem_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is started then, for instance while a thin pool is not active."""
+    said: list[str] = []
+
+    def unknown(_promised: int = 0) -> int:
+        raise GridboxError("thin_pool is p: it is not active.")
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.engine_problem = ""
+        with monkeypatch.context() as patched:
+            patched.setattr(factory.work_spaces, "free_bytes", unknown)
+            await factory._decide()
+            await factory._decide()
+        assert factory.host_problem == "thin_pool is p: it is not active."
+        assert said == ["host_unreadable"], "once, not with each try"
+        await factory._decide()
+        assert factory.host_problem == ""
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_repositories_of_what_cannot_be_started_here_are_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe has machinetypes for other factories too. The host need not have what those want, and is well without."""
+    asked: list[str] = []
+
+    async def touch(names: t.Iterable[str]) -> dict[str, Finding]:
+        asked.extend(names)
+        return {}
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        image = "/cvmfs/cernvm-prod.cern.ch/cvm4"
+        factory.catalogue = Catalogue(
+            (
+                Machinetype("a", 1.0, cvmfs_repositories=("lhcb.cern.ch",)),
+                Machinetype("b", 1.0, machine_model="apptainer", root_image=image),
+            )
+        )
+        monkeypatch.setattr(factory._repositories, "touch", touch)
+        await factory.touch_repositories()
+        assert asked == ["lhcb.cern.ch"]
+        await factory.close()
 
     asyncio.run(test())
 
@@ -334,8 +675,36 @@ def test_a_pull_that_cannot_be_written_down_has_succeeded_all_the_same(tmp_path:
         factory = await with_images(tmp_path, engine, said, own=KINDS["own"])
         Path(factory._pulled.path).write_text("{")
         factory._pull(time.time())
+        await pulled(factory)
         await factory.close()
         assert factory.images["own"].id == "sha256:own"
 
     asyncio.run(test())
     assert "image_not_recorded" in said and "image_missing" not in said
+
+
+def test_a_factory_that_ends_does_not_wait_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one takes longer than whoever stops the daemon waits."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(_reference: str) -> None:
+        asked.set()
+        go_on.wait(10)
+
+    async def test() -> None:
+        kind = {"root_image": "docker://a:1", "user_data": "run", "target_share": 1}
+        factory = made(tmp_path, machinetypes={"a": kind})
+        factory.engine_problem, factory._looked = "", time.time()
+        factory.catalogue = Catalogue(factory.configuration.machinetypes)
+        monkeypatch.setattr(factory.engine, "image", lambda _reference: None)
+        monkeypatch.setattr(factory.engine, "pull", slow)
+        monkeypatch.setattr(factory.engine, "images", lambda: {})
+        factory._pull(time.time())
+        while not asked.is_set():
+            await asyncio.sleep(0.01)
+        begun = time.monotonic()
+        await factory.close()
+        assert time.monotonic() - begun < 5
+
+    asyncio.run(test())
+    go_on.set()

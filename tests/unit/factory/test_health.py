@@ -57,6 +57,11 @@ def test_a_factory_that_is_well() -> None:
         ),
         ({"engine_problem": "no"}, CRITICAL, "The engine does not answer: no ("),
         (
+            {"host_problem": "thin_pool is p: it is not active."},
+            CRITICAL,
+            "Nothing is started, for what the host has room for is not known: thin_pool is p: it is not active (",
+        ),
+        (
             {"configuration_problem": "space: got ''", "configuration_since": NOW - 7200},
             CRITICAL,
             "The configuration is refused for 2.00 hours, the one before is in use: space: got ''",

@@ -30,3 +30,12 @@ def test_a_log_file_does_not_grow_without_end(tmp_path: Path) -> None:
     assert len(new.partition("Traceback")[0]) < 110
     assert new.startswith(f"line {int(old.split()[-1]) + 1:02}\n")
     assert "a traceback goes there too" in new
+
+
+def test_a_log_file_that_is_gone_is_made_anew_when_it_would_turn_over(tmp_path: Path) -> None:
+    """Somebody removed it; or there was no room for a new one the last time."""
+    path = tmp_path / "log"
+    code = CODE.replace("for number in range(40):", "import os; os.unlink(sys.argv[1])\nfor number in range(40):")
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert "line 39" in path.read_text()

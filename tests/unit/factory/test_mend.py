@@ -143,3 +143,21 @@ def test_a_record_comes_back() -> None:
 def test_what_is_no_record_is_a_sentence(text: str) -> None:
     with pytest.raises(GridboxError, match="f is not a machine's record"):
         from_json(text, "f")
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        (None, 900),
+        # Apptainer's, that nobody has seen the end of; and Docker's, which it tells as of its own start.
+        (replace(OVER, finished=None, exit_code=None), 900),
+        (replace(OVER, finished=NOW - 10), 900),
+        (replace(OVER, finished=905), 905),
+    ],
+)
+def test_a_machine_that_was_told_to_end_has_ended_when_the_host_went_down(
+    container: t.Optional[Container], expected: int
+) -> None:
+    told = replace(LIVE, created=10, started=11, seen=900, told=899, end_code="shutdown_time", shutdown_message="100 x")
+    over = end(told, container)
+    assert (over.ended, over.end_code, over.shutdown_message) == (expected, "shutdown_time", "100 x")

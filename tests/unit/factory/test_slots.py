@@ -235,6 +235,29 @@ def test_one_that_fails_does_not_keep_the_others_from_being_done(
         work.do(made[3], journal)
 
 
+def test_what_comes_up_during_a_run_is_no_failure_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that ends meanwhile, or a folder that has had its days, is the next run's; nor was it announced."""
+    given = params(tmp_path)
+    small = {**SMALL, "total_processors": 3, "mb_per_processor": 4, "overload_per_processor": 1000}
+    Path(given["configuration"]).write_text(json.dumps({**small, "state_folder": str(tmp_path / "state")}))
+    work = SlotsWork.from_params(given, False, contextlib.ExitStack())
+    ends, stays = live(FIRST), live(SECOND)
+    began = seen(ends, stays, chances=replace(CHANCES, machinetypes=(A,)))
+    planned = work.plan(began)
+    assert steps(planned) == [("start_machine", THIRD)]
+    monkeypatch.setattr(work, "_one", lambda step: work._started.update({THIRD: live(THIRD)}))
+    journal: t.Any = None
+    work.do(planned.steps[0], journal)
+    over = replace(ends, state=ENDED, ended=NOW)
+    old = replace(live(SECOND), uuid="old", state=ENDED, ended=1, cleaned=True)
+    mending = Mending(over=((over, OVER),), expired=(old,))
+    after = replace(began, machines=(over, stays, old, live(THIRD)), mending=mending)
+    assert work.plan(after).steps == ()
+    work._started.clear()
+    work._troubles[THIRD] = "The registry is gone."
+    assert steps(work.plan(replace(after, machines=(over, stays, old)))) == [("start_machine", THIRD)]
+
+
 # --- by hand
 
 

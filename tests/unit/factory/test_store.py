@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import KEPT_BYTES, Store
 from tests.unit.factory.test_mend import LIVE
 
@@ -39,6 +40,7 @@ def test_machines_come_back_and_the_rest_is_told(tmp_path: Path) -> None:
     machines, problems = store.load()
     assert machines == [over]
     assert len(problems) == 2
+    store.forget_unborn()
     assert not (tmp_path / "machines/unborn").exists()
 
 
@@ -117,3 +119,38 @@ def test_the_last_machine_of_a_slot_is_found_without_reading_the_others(tmp_path
     (tmp_path / "machines/9999_a_f1-01.example.org_unborn").mkdir()
     assert store.last([LIVE.slot]) == {LIVE.slot: LIVE}
     assert store.last([other.slot]) == {}, "it is just being made"
+
+
+def test_outputs_with_the_longest_names_are_kept(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    name = "x" * 255
+    (outputs(store) / name).write_text("kept")
+    store.keep_outputs(LIVE)
+    assert (Path(store.folder(LIVE)) / "joboutputs" / name).read_text() == "kept"
+
+
+def test_a_record_that_is_no_text_is_told(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    path = Path(store.create(LIVE)) / "machine.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    machines, problems = store.load()
+    assert machines == []
+    assert len(problems) == 1
+    assert str(path) in problems[0]
+    with pytest.raises(GridboxError, match="is not a machine's record"):
+        store.last([LIVE.slot])
+
+
+def test_a_look_does_not_take_the_folder_of_a_machine_that_is_just_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon makes machines while others look, and while it looks itself for folders that have had their days."""
+    store, save = Store(str(tmp_path)), Store.save
+
+    def looked_at(self: Store, machine: Machine) -> None:
+        assert Store(str(tmp_path)).load() == ([], [])
+        save(self, machine)
+
+    monkeypatch.setattr(Store, "save", looked_at)
+    store.create(LIVE)
+    assert store.load()[0] == [LIVE]

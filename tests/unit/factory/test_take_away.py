@@ -4,17 +4,29 @@
 
 from __future__ import annotations
 
+import json
+import types
 import typing as t
+from pathlib import Path
 
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import service
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, service
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.take_away import Observed, Wish, plan, refuse_live
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.take_away import (
+    Observed,
+    TakeAwayWork,
+    Wish,
+    plan,
+    refuse_live,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Step
 from tests.unit.factory.reports import CONFIGURATION, ENDED_MACHINE, RUNNING_MACHINE
+from tests.unit.factory.test_configuration import SMALL
 
 WISH = Wish("/etc/hep.gridbox/factory.json", "vacuum_factory")
 DAEMON = Running(4711, 1, ())
@@ -86,3 +98,16 @@ def test_what_cannot_be_right_is_refused(wrong: dict[str, t.Any]) -> None:
     assert service.Wish.from_params({**right, "netns": None}).argv[0] == "/p"
     with pytest.raises(InputError, match=next(iter(wrong))):
         service.Wish.from_params({**right, **wrong})
+
+
+def test_what_was_ordered_of_a_factory_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one on the host would be drained, and nobody would know why."""
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(TakeAwayWork, "observe", lambda _self: Observed())
+    state, path = str(tmp_path / "state"), tmp_path / "factory.json"
+    path.write_text(json.dumps({**SMALL, "state_folder": state}))
+    orders.save(state, orders.Orders(draining=True))
+    journal = types.SimpleNamespace(settle=lambda: None)
+    TakeAwayWork(Wish(str(path))).do(Step("remove_configuration", str(path), ""), t.cast("Journal", journal))
+    assert not path.exists()
+    assert orders.load(state) == orders.Orders()

@@ -186,13 +186,14 @@ def test_a_decision_is_explained() -> None:
 def test_what_keeps_it_from_deciding_is_told_first() -> None:
     report = replace(
         REPORT, engine_problem="Connection refused.", engine_since=NOW - 60.0, decision=None,
-        configuration_problem="space: got ''.", configuration_since=NOW - 120.0,
+        configuration_problem="space: got ''.", configuration_since=NOW - 120.0, host_problem="No pool.",
         pipes={"exp": PipeStatus(NOW, "Its source is down.", (), ("exp-a is dropped: x.",), 0.5)},
         cvmfs={"a.org": Finding(False, "Empty.", NOW - 60.0), "b.org": Finding(True)},
         images={"a": ImageStatus(False, "No such image."), "b": ImageStatus(False), "c": ImageStatus(True)},
     )  # fmt: skip
     assert explain(report).splitlines()[1:] == [
         "The engine does not answer since 2026-11-20 15:14:00 UTC: Connection refused.",
+        "What the host has room for is not known, and nothing is started: No pool.",
         "The configuration is refused since 2026-11-20 15:13:00 UTC, and the one before is in use: space: got ''.",
         "By order, drained: factory1-02.example.com.",
         "Vacuum pipe exp: Its source is down.",
