@@ -112,6 +112,14 @@ def test_each_role_is_applied_and_removed() -> None:
     assert sorted(name for name, _when in removed) == sorted({name for name, _when in applied})
 
 
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_variables_are_checked_with_every_tag(role: Path) -> None:
+    """What a part goes by is looked at there: the engine's socket, systemd, what is particular to the distribution."""
+    first, *parts = yaml.safe_load((role / "tasks/main.yml").read_text())
+    assert first["ansible.builtin.import_tasks"] == "validate.yml"
+    assert set(first["tags"]) == {tag for part in parts for tag in part["tags"]}
+
+
 def test_a_bool_from_the_command_line_is_one() -> None:
     """``-e vobox_remove_volumes=true`` is a string: ansible-core 2.19 refuses it as a condition, and to one before
     ``false`` is true beside another condition."""
