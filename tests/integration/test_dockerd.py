@@ -179,7 +179,7 @@ def test_a_refused_reload_is_taken_back(place: Place) -> None:
 
 def test_check_mode_foresees_a_restart_that_live_restore_will_allow(place: Place, tmp_path: Path) -> None:
     """The role switches live restore on first, and then restarts the daemon, as ``when_live_restore`` has it."""
-    variables = {f"docker_engine_{key}": value for key, value in place.arguments.items()}
+    variables: dict[str, t.Any] = {f"docker_engine_{key}": value for key, value in place.arguments.items()}
     variables.update(docker_engine_install=False, docker_engine_supervisor="none")
 
     def role(tasks_from: str = "main", *options: str, **more: t.Any) -> list[str]:
