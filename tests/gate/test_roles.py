@@ -112,17 +112,45 @@ def test_each_role_is_applied_and_removed() -> None:
     assert sorted(name for name, _when in removed) == sorted({name for name, _when in applied})
 
 
-def test_a_bool_from_the_command_line_is_one() -> None:
-    """``-e vobox_remove_volumes=true`` is a string: ansible-core 2.19 refuses it as a condition, and to one before
-    ``false`` is true beside another condition."""
-    options = {
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_variables_are_checked_with_every_tag(role: Path) -> None:
+    """What a part goes by is looked at there: the engine's socket, systemd, what is particular to the distribution."""
+    first, *parts = yaml.safe_load((role / "tasks/main.yml").read_text())
+    assert first["ansible.builtin.import_tasks"] == "validate.yml"
+    assert set(first["tags"]) == {tag for part in parts for tag in part["tags"]}
+
+
+def options_of_type(*types: str) -> set[str]:
+    """Of all roles."""
+    found = {
         name
         for specs in ROOT.glob("roles/*/meta/argument_specs.yml")
         for entry in yaml.safe_load(specs.read_text())["argument_specs"].values()
         for name, option in (entry.get("options") or {}).items()
-        if option.get("type") == "bool"
+        if option.get("type") in types
     }
-    assert options
+    assert found
+    return found
+
+
+def test_a_number_from_the_command_line_is_one() -> None:
+    """``-e vobox_reconcile_wait=30`` is a string: it can neither be compared with a number nor be added to one."""
+    options = options_of_type("int", "float")
+    bare = re.compile(rf"(?<![\w.])({'|'.join(sorted(options))})\b\s*([<>+*/%]|//|- |[=!]= *\d)")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for folder in ("tasks", "vars", "templates")
+        for path in sorted(ROOT.glob(f"roles/*/{folder}/*"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if bare.search(line)
+    ]
+    assert not found, "a number without | int:\n" + "\n".join(found)
+
+
+def test_a_bool_from_the_command_line_is_one() -> None:
+    """``-e vobox_remove_volumes=true`` is a string: ansible-core 2.19 refuses it as a condition, and to one before
+    ``false`` is true beside another condition."""
+    options = options_of_type("bool")
     bare = re.compile(rf"(?<![\w.])({'|'.join(sorted(options))})\b(?!\s*\|\s*bool)(?!\s*:)")
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"

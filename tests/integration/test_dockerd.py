@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ import pytest
 from tests.lab.engine import unmount_below
 from tests.lab.lan import add_netns, delete_netns
 from tests.lab.modules import ModuleFailed, run_module, start_module
+from tests.lab.playbook import play
 
 if os.geteuid() != 0:
     pytest.skip("needs root: a network namespace and an engine of its own", allow_module_level=True)
@@ -173,3 +175,27 @@ def test_a_refused_reload_is_taken_back(place: Place) -> None:
     assert failed.value.result["changed"] is True
     assert place.config.read_text() == before
     assert place.docker("info", "--format", "{{.Labels}}").strip() == "[a=1]"
+
+
+def test_check_mode_foresees_a_restart_that_live_restore_will_allow(place: Place, tmp_path: Path) -> None:
+    """The role switches live restore on first, and then restarts the daemon, as ``when_live_restore`` has it."""
+    variables: dict[str, t.Any] = {f"docker_engine_{key}": value for key, value in place.arguments.items()}
+    variables.update(docker_engine_install=False, docker_engine_supervisor="none")
+
+    def role(tasks_from: str = "main", *options: str, **more: t.Any) -> list[str]:
+        task = {"ansible.builtin.include_role": {"name": "hep.gridbox.docker_engine", "tasks_from": tasks_from}}
+        chosen = {**variables, **{f"docker_engine_{key}": value for key, value in more.items()}}
+        printed = play(place.netns, tmp_path, *options, vars=chosen, tasks=[task])
+        return re.findall(r"^TASK \[(?:.* : )?(.*)\] \**\n(?:(?!TASK).*\n)*?changed:", printed, re.MULTILINE)
+
+    role(live_restore=False)
+    try:
+        asked = {"restart": "when_live_restore", "config": {"log-driver": "local"}}
+        foreseen = role("main", "--check", **asked)
+        [before] = place.running()
+        done = role(**asked)
+        assert place.running() != [before]
+        assert "Restart the daemon without a service manager, as allowed" in done
+        assert foreseen == done
+    finally:
+        role("remove", live_restore=False)

@@ -212,6 +212,37 @@ def test_predicted_actions_are_the_real_ones_for_every_kind_of_change(box: Box, 
     assert box.containers() == [box.name]
 
 
+@pytest.mark.parametrize("state", ["present", "stopped"])
+def test_what_is_to_be_mounted_is_missed_by_check_mode_too(box: Box, tmp_path: Path, state: str) -> None:
+    """The engine wants it when a container is made, whether that starts or not."""
+    volumes = [{"source": str(tmp_path / "missing"), "target": "/data"}]
+    for check in (True, False):
+        failed = box.fails(check, state=state, volumes=volumes)
+        assert "there is no such path on this host" in failed["msg"]
+        assert not failed["changed"]
+
+
+def test_limits_that_were_put_in_another_way(box: Box) -> None:
+    """By ``docker update --cpu-quota``, which the engine does not exchange for the other way in a living container."""
+    box.run()
+    box.lab.docker("update", "--cpu-quota", "50000", box.name)
+    limits = {"nofile": "4096:8192", "cpus": 0.6}
+    assert [step["action"] for step in box.run(limits=limits)["actions"]] == ["swap_container"]
+    assert box.inspect("{{json .HostConfig.NanoCpus}}") == 600_000_000
+
+
+def test_a_start_that_fails_leaves_limits_and_restart_policy(box: Box) -> None:
+    box.run()
+    box.run(state="stopped")
+    box.lab.docker("update", "--restart", "on-failure:5", box.name)
+    before = box.everything()["inspect"]["HostConfig"]
+    limits = {"nofile": "4096:8192", "memory": "64m", "cpus": 0.5}
+    nobody = [{"name": "nobody", "port": 99}]
+    failed = box.fails(limits=limits, restart_policy="always", services=nobody, swap={"health_timeout": 2})
+    assert failed["failed_action"]["action"] == "start_container"
+    assert box.everything()["inspect"]["HostConfig"] == before
+
+
 def test_state(box: Box) -> None:
     present = box.run(state="present")
     assert "start_container" not in [step["action"] for step in present["actions"]]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import typing as t
 from dataclasses import dataclass
@@ -70,12 +71,13 @@ def _taken(engine: DockerApi) -> dict[str, str]:
         name = (short.get("Names") or ["/?"])[0].lstrip("/")
         for settings in ((short.get("NetworkSettings") or {}).get("Networks") or {}).values():
             asked = (settings or {}).get("IPAMConfig") or {}
-            for value in (
-                *((settings or {}).get(key) for key in ("IPAddress", "GlobalIPv6Address", "MacAddress")),
-                *(asked.get(key) for key in ("IPv4Address", "IPv6Address")),
-            ):
-                if value:
-                    taken[value] = name
+            for key in ("IPAddress", "GlobalIPv6Address", "MacAddress"):
+                if (settings or {}).get(key):
+                    taken[settings[key]] = name
+            for key in ("IPv4Address", "IPv6Address"):
+                if asked.get(key):
+                    # In the spelling that the engine was given, whichever.
+                    taken[str(ipaddress.ip_address(asked[key]))] = name
     return taken
 
 

@@ -109,6 +109,13 @@ class Actor:
 
     def _undo_update(self, data: t.Mapping[str, t.Any]) -> None:
         self.engine.update_container(data["container"], data["settings"])
+        # 0 means "as it was" to this request.
+        now = (self.engine.container(data["container"]) or {}).get("HostConfig") or {}
+        left = [key for key in ("Memory", "NanoCpus") if data["settings"].get(key) == 0 and now.get(key)]
+        if left:
+            raise GridboxError(
+                f"the engine does not take a limit away from a container that is there: {', '.join(left)}"
+            )
 
     def _do_remove_container(self, step: Step, journal: Journal) -> None:
         container = self.engine.container(step.target)

@@ -9,6 +9,7 @@ Pure, and each the other's inverse: what the engine makes of a body reads as the
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import typing as t
 
@@ -221,7 +222,7 @@ def _read_network(container: Json, platform: str) -> dict[str, t.Any]:
 
     def address(pinned: str, current: str) -> t.Optional[str]:
         if fixed.get(pinned):
-            return str(fixed[pinned])
+            return shortest(fixed[pinned])
         if not endpoint.get(current):
             return None
         # Podman 4.3 does not tell which addresses are fixed.
@@ -238,6 +239,11 @@ def _read_network(container: Json, platform: str) -> dict[str, t.Any]:
             other: _attachment(networks[other], container["Id"][:12]) for other in sorted(networks) if other != name
         },
     }
+
+
+def shortest(address: t.Optional[str]) -> t.Optional[str]:
+    """An address in its shortest spelling, if there is one: of what it was asked for the engine keeps the spelling."""
+    return str(ipaddress.ip_address(address)) if address else None
 
 
 def _attachment(endpoint: Json, short_id: str) -> Json:

@@ -317,7 +317,8 @@ def _mounts(params: t.Mapping[str, t.Any], values: dict[str, t.Any]) -> None:
         for key in ("certificate", "key"):
             if not os.path.isabs(certificate[key]):
                 raise InputError(f"host_certificate.{key}", certificate[key], "an absolute path of the host")
-        values["host_certificate"] = (certificate["certificate"], certificate["key"])
+        # As the engine will tell them, or they would never be as asked for.
+        values["host_certificate"] = (_normal(certificate["certificate"]), _normal(certificate["key"]))
     if params["volumes"] is None:
         return
     volumes = {}

@@ -139,7 +139,9 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
     old_image = str((seen.container or {})["Image"])
     image = str(seen.wished_image["Id"]) if seen.wished_image is not None else old_image
     different = [key for key in wished if now.get(key) != wished[key] and not _untold(key, seen)]
-    in_place = [key for key in different if seen.platform.name == "docker" and _changed_in_place(key, wished[key])]
+    in_place = [
+        key for key in different if seen.platform.name == "docker" and _changed_in_place(key, wished[key], seen)
+    ]
     reasons = _reasons(wished, now, [key for key in different if key not in in_place])
     if image != old_image:
         reasons.insert(0, f"image: {_short(image)} instead of {_short(old_image)}")
@@ -176,17 +178,6 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
                 {"values": values, "image": image, "running": running, "start": wish.state == "started"},
             )
         )  # fmt: skip
-    elif in_place:
-        changes = {key: values[key] for key in IN_PLACE if values.get(key) != now.get(key)}
-        undo = {key: now[key] for key in changes}
-        steps.append(
-            Step(
-                "update_container",
-                wish.name,
-                "; ".join(_reasons(wished, now, in_place)),
-                details={"to": changes, "from": undo},
-            )
-        )
     if restarts:
         steps.append(
             Step(
@@ -198,6 +189,20 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
             steps.append(Step("restart_container", wish.name, "it ends again and again", Disruption.service))
         else:
             steps.append(Step("start_container", wish.name, "state: started"))
+    if in_place and not replaces:
+        # After all that may fail: a limit where there was none is not taken away again by the engine.
+        changes = {key: values[key] for key in IN_PLACE if values.get(key) != now.get(key)}
+        undo = {key: now[key] for key in changes}
+        if "restart_policy" in undo:
+            undo["restart_policy.retries"] = now["restart_policy.retries"]
+        steps.append(
+            Step(
+                "update_container",
+                wish.name,
+                "; ".join(_reasons(wished, now, in_place)),
+                details={"to": changes, "from": undo},
+            )
+        )
     steps.append(_services_step(wish, seen))
     before = {**_shown({key: now.get(key) for key in wished}), "state": _state(seen)}
     after = {**_shown(wished), "state": wish.state if wish.state != "present" else _state(seen)}
@@ -212,7 +217,10 @@ def _untold(key: str, seen: Observed) -> bool:
     return seen.platform.name == "podman" and not seen.running and key in addresses and seen.values.get(key) is None
 
 
-def _changed_in_place(key: str, value: t.Any) -> bool:
+def _changed_in_place(key: str, value: t.Any, seen: Observed) -> bool:
+    host = (seen.container or {}).get("HostConfig") or {}
+    if key == "limits.cpus" and (host.get("CpuQuota") or host.get("CpuPeriod")):
+        return False  # the engine keeps to the way in which it was set first (docker run --cpu-quota)
     # 0 means "as it was" to the engine's request, so these two limits cannot be taken away by it.
     return key in IN_PLACE and not (key in ("limits.memory", "limits.cpus") and not value)
 

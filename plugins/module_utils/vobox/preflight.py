@@ -21,6 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import names_in
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import shortest
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import RESERVED_SUFFIXES, Values, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import Folder
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed, folder_of
@@ -55,14 +56,12 @@ def preflight(engine: DockerApi, wish: Wish, seen: Observed, plan: Plan) -> None
     steps = {step.action: step for step in plan.steps}
     if "write_init_script" in steps and wish.script is not None:
         check_syntax(wish.script)
-    if wish.state == "started" and steps.keys() & {
-        "create_container",
-        "swap_container",
-        "start_container",
-        "restart_container",
-    }:
+    new = steps.keys() & {"create_container", "swap_container"}
+    starts = wish.state == "started" and bool(new | steps.keys() & {"start_container", "restart_container"})
+    if new or starts:
+        # What is to be mounted has to be there when a container is made, whether it starts or not.
         values = next((step.details["values"] for step in plan.steps if "values" in step.details), seen.values)
-        _mounts(wish, values)
+        _mounts(wish, values, starts or (wish.state == "present" and seen.running))
     for action in ("create_container", "swap_container"):
         if action in steps:
             _new_container(engine, wish, seen, steps[action].details["values"])
@@ -208,10 +207,13 @@ def refuse_foreign(wish: Wish) -> None:
 # ---- mounts ------------------------------------------------------------------------------------------------------
 
 
-def _mounts(wish: Wish, values: Values) -> None:
+def _mounts(wish: Wish, values: Values, runs: bool) -> None:
+    """
+    :param runs: whether the container will run, and look into the repositories.
+    """
     if values.get("cvmfs"):
         path, propagation = values["cvmfs"]
-        _cvmfs(path, propagation, wish.cvmfs.repositories if wish.cvmfs else ())
+        _cvmfs(path, propagation, wish.cvmfs.repositories if wish.cvmfs and runs else ())
     if values.get("host_certificate"):
         _certificate(*values["host_certificate"])
     for target, source, _read_only, propagation in values.get("volumes") or ():
@@ -426,7 +428,7 @@ def refuse_taken(values: Values, containers: t.Iterable[Json], own: t.Collection
             fixed = endpoint.get("IPAMConfig") or {}
             theirs = {
                 "ipv4": {endpoint.get("IPAddress"), fixed.get("IPv4Address")},
-                "ipv6": {endpoint.get("GlobalIPv6Address"), fixed.get("IPv6Address")},
+                "ipv6": {endpoint.get("GlobalIPv6Address"), shortest(fixed.get("IPv6Address"))},
                 "mac": {(endpoint.get("MacAddress") or "").lower()},
             }
             for key, taken in theirs.items():

@@ -209,6 +209,7 @@ def test_a_restart_takes_a_need_and_a_permission(allowed: str, live_restore: boo
         "__docker_engine_restart_now",
         docker_engine_restart=allowed,
         docker_engine_restart_needed=needed,
+        ansible_check_mode=False,
         __docker_engine_info={"live_restore": live_restore},
     )
     assert now == (bool(needed) and (allowed == "always" or (allowed == "when_live_restore" and live_restore)))
@@ -255,6 +256,20 @@ def test_chrony_is_called_what_the_family_calls_it(host: str) -> None:
     service, config = ("chronyd.service", "/etc/chrony.conf") if host in EL else ("chrony.service", "")
     assert evaluate("host_hardening", host, "__host_hardening_chrony_service") == service
     assert evaluate("host_hardening", host, "__host_hardening_chrony_config") == config
+
+
+def test_a_line_in_chronys_own_file_is_taken_out_again() -> None:
+    """The EL family has chrony from the start, so its file stays when the role goes."""
+
+    def lines(tasks: t.Any) -> list[tuple[str, str]]:
+        flat = [inner for task in tasks for inner in task.get("block", [task])]
+        found = [task["ansible.builtin.lineinfile"] for task in flat if "ansible.builtin.lineinfile" in task]
+        return [(one["path"], one["line"]) for one in found]
+
+    written, removed = (
+        yaml.safe_load((ROLES / "host_hardening/tasks" / f"{name}.yml").read_text()) for name in ("configure", "remove")
+    )
+    assert lines(removed) == lines(written) != []
 
 
 @pytest.mark.parametrize(("switch", "on"), [(True, True), (False, False), ("the site has ntpd", False)])

@@ -144,6 +144,13 @@ def test_an_address_the_engine_chose_is_not_a_fixed_one() -> None:
     assert values_of(container, IMAGE, "docker")["network.ipv4"] == "10.0.0.10 (not fixed)"
 
 
+def test_a_fixed_address_in_another_spelling() -> None:
+    """The engine keeps the spelling of ``docker run --ip6``."""
+    container = container_of(values())
+    container["NetworkSettings"]["Networks"]["site"]["IPAMConfig"]["IPv6Address"] = "FD00:0:0::0010"
+    assert values_of(container, IMAGE, "docker")["network.ipv6"] == "fd00::10"
+
+
 def test_our_own_labels_do_not_count() -> None:
     assert values_of(container_of(values()), IMAGE, "docker")["labels"] == {}
 

@@ -158,3 +158,8 @@ def test_nothing_given_is_nothing_compared() -> None:
 )  # fmt: skip
 def test_values_have_one_normal_form(given: dict[str, t.Any], option: str, value: t.Any) -> None:
     assert wish(**given).values[option] == value
+
+
+def test_paths_of_the_certificate_are_told_as_the_engine_will_tell_them() -> None:
+    asked = wish(host_certificate={"certificate": "/etc/grid-security//hostcert.pem", "key": "/etc/./hostkey.pem"})
+    assert asked.values["host_certificate"] == ("/etc/grid-security/hostcert.pem", "/etc/hostkey.pem")

@@ -15,7 +15,11 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import create_body, values_of
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import (
+    create_body,
+    update_body,
+    values_of,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Service, Wish, sha256
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import HostFiles, Launch
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed
@@ -299,6 +303,30 @@ def test_swap_space_follows_memory(changes: dict[str, t.Any], memory: int, both:
     assert step.details["to"]["limits.memory"] == memory
     assert step.details["to"]["limits.memory_swap"] == both
     assert step.details["from"] == {"limits.memory": 512 << 20, "limits.memory_swap": 512 << 20}
+
+
+def test_limits_are_the_last_that_is_changed() -> None:
+    """What may fail comes first: the engine does not take a limit away where there was none."""
+    limits = {**LIMITS, "memory": "512m"}
+    assert actions(new_box(limits=limits), existing(running=False)) == ["start_container", "update_container"]
+    assert actions(new_box(limits=limits), existing(renewed=("/cert",))) == ["restart_container", "update_container"]
+
+
+def test_a_restart_policy_goes_back_with_its_retries() -> None:
+    seen = existing()
+    values = {**seen.values, "restart_policy": "on-failure", "restart_policy.retries": 5}
+    seen = dataclasses.replace(seen, values=values)
+    [step] = decide(new_box(restart_policy="always"), seen).plan.steps
+    assert update_body(step.details["from"]) == {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 5}}
+
+
+@pytest.mark.parametrize("key", ["CpuQuota", "CpuPeriod"])
+def test_processors_that_were_limited_in_another_way(key: str) -> None:
+    """``docker run --cpu-quota``: the engine refuses the other way in a container that is there."""
+    seen = existing()
+    assert seen.container is not None
+    seen.container["HostConfig"][key] = 50_000
+    assert actions(new_box(limits={**LIMITS, "cpus": 1.5}), seen) == ["swap_container"]
 
 
 def test_a_limit_is_taken_away_by_a_swap() -> None:

@@ -91,6 +91,13 @@ def test_what_another_container_has(values: dict[str, t.Any], said: str) -> None
     refuse_taken({**dict.fromkeys(values, "10.9.9.9")}, [OTHER], set())
 
 
+def test_an_address_that_another_container_was_given_in_another_spelling() -> None:
+    asked = {"IPAMConfig": {"IPv6Address": "FD00:0::0010"}, "GlobalIPv6Address": "", "IPAddress": ""}
+    stopped = {**OTHER, "NetworkSettings": {"Networks": {"site": asked}}}
+    with pytest.raises(RefusedError, match="container vobox2 has it already"):
+        refuse_taken({"network.ipv6": "fd00::10"}, [stopped], set())
+
+
 MOUNTS = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
 30 22 0:40 / /cvmfs rw,relatime shared:7 - tmpfs tmpfs rw

@@ -1,0 +1,65 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``hep.gridbox.vobox`` over several VO-boxes and hosts: where it stops, and a part of it by its tag.
+
+No engine is needed: what stands at the place of its socket answers nobody, so the first VO-box that is touched fails.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import typing as t
+from pathlib import Path
+
+import yaml
+
+from tests.gate.tools import environment
+from tests.lab.playbook import kept_in
+
+NETWORK = {"name": "site", "parent": "eno1", "ipv4": {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1"}}
+
+
+def box(name: str, address: str) -> dict[str, t.Any]:
+    return {"name": name, "fqdn": f"{name}.example.org", "ipv4": address}
+
+
+def roll(folder: Path, hosts: t.Mapping[str, t.Any], *options: str) -> str:
+    """What Ansible prints of the playbook."""
+    common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "vobox_network": NETWORK}
+    inventory = {"all": {"hosts": dict(hosts), "vars": common}}
+    (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    done = subprocess.run(
+        ["ansible-playbook", "hep.gridbox.vobox", "-i", str(folder / "hosts.yml"), "-e", "gridbox_hosts=all", *options],
+        env=environment(**kept_in(folder / "ansible")), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def test_after_a_vobox_that_fails_no_other_one_of_the_host_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "socket").touch()
+    host = {
+        "vobox_engine_url": f"unix://{tmp_path}/socket",
+        "vobox_list": [box("alice", "192.0.2.31"), box("bob", "192.0.2.32"), box("carol", "192.0.2.33")],
+    }
+    said = roll(tmp_path, {"host1": host}, "--tags", "vobox_service")
+    said = said[said.index("VO-box by VO-box: bring it up") :]
+    assert "failed: [host1] (item=alice (alice.example.org))" in said
+    for name in ("bob", "carol"):
+        assert f"skipping: [host1] => (item={name} ({name}.example.org))" in said
+
+
+def test_after_a_host_that_fails_no_other_batch_begins(tmp_path: Path) -> None:
+    bare = f"unix://{tmp_path}/nowhere"
+    hosts: dict[str, dict[str, t.Any]] = {
+        name: {"vobox_engine_url": bare, "vobox_list": [box(f"{name}-box", "192.0.2.31")]}
+        for name in ("host1", "host2", "host3")
+    }
+    hosts["host1"]["vobox_list"] = [box("host1-box", "banana")]
+    said = roll(tmp_path, hosts, "--check", "-e", "gridbox_serial=2")
+    assert "got 'banana'" in said
+    assert "ok: [host2]" in said
+    assert "[host3]" not in said
