@@ -443,7 +443,7 @@ def test_an_image_that_cannot_be_written_down_is_not_asked_for_again_at_once(
         factory.catalogue = Catalogue((kind,))
         monkeypatch.setattr(factory.engine, "image", lambda _reference: None)
         monkeypatch.setattr(factory.engine, "pull", full)
-        monkeypatch.setattr(factory.engine, "images", lambda: {})
+        monkeypatch.setattr(factory.engine, "images", dict)
         for _turn in range(20):
             factory._pull(time.time())
             await asyncio.sleep(0.01)
@@ -698,7 +698,7 @@ def test_a_factory_that_ends_does_not_wait_for_an_image(tmp_path: Path, monkeypa
         factory.catalogue = Catalogue(factory.configuration.machinetypes)
         monkeypatch.setattr(factory.engine, "image", lambda _reference: None)
         monkeypatch.setattr(factory.engine, "pull", slow)
-        monkeypatch.setattr(factory.engine, "images", lambda: {})
+        monkeypatch.setattr(factory.engine, "images", dict)
         factory._pull(time.time())
         while not asked.is_set():
             await asyncio.sleep(0.01)
