@@ -203,7 +203,7 @@ def test_a_pool_that_no_boot_has_activated_is_activated(
         run.append(list(argv))
         return report([pool])
 
-    monkeypatch.setattr(lvm.command, "run", lvm_says)
+    monkeypatch.setattr(command, "run", lvm_says)
     lvm.LogicalVolumes("/state", "grid", thin_pool).activate()
     assert [argv for argv in run if argv[0] != "lvs"] == begun
 
