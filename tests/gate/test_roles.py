@@ -133,17 +133,20 @@ def options_of_type(*types: str) -> set[str]:
     return found
 
 
+def lines_with(pattern: re.Pattern[str]) -> t.Iterator[tuple[str, str]]:
+    """Of what roles do: where a line is that has it, and the line."""
+    for folder in ("tasks", "vars", "templates"):
+        for path in sorted(ROOT.glob(f"roles/*/{folder}/*")):
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if pattern.search(line):
+                    yield f"{path.relative_to(ROOT)}:{number}: ", line.strip()
+
+
 def test_a_number_from_the_command_line_is_one() -> None:
     """``-e vobox_reconcile_wait=30`` is a string: it can neither be compared with a number nor be added to one."""
     options = options_of_type("int", "float")
     bare = re.compile(rf"(?<![\w.])({'|'.join(sorted(options))})\b\s*([<>+*/%]|//|- |[=!]= *\d)")
-    found = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for folder in ("tasks", "vars", "templates")
-        for path in sorted(ROOT.glob(f"roles/*/{folder}/*"))
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if bare.search(line)
-    ]
+    found = [place + line for place, line in lines_with(bare)]
     assert not found, "a number without | int:\n" + "\n".join(found)
 
 
@@ -152,11 +155,5 @@ def test_a_bool_from_the_command_line_is_one() -> None:
     ``false`` is true beside another condition."""
     options = options_of_type("bool")
     bare = re.compile(rf"(?<![\w.])({'|'.join(sorted(options))})\b(?!\s*\|\s*bool)(?!\s*:)")
-    found = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for folder in ("tasks", "vars", "templates")
-        for path in sorted(ROOT.glob(f"roles/*/{folder}/*"))
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if bare.search(line) and not line.lstrip().startswith("#") and "tags:" not in line
-    ]
+    found = [place + line for place, line in lines_with(bare) if not line.startswith("#") and "tags:" not in line]
     assert not found, "a bool option without | bool:\n" + "\n".join(found)

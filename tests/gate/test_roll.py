@@ -9,14 +9,13 @@ No engine is needed: what stands at the place of its socket answers nobody, so t
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import typing as t
 from pathlib import Path
 
 import yaml
 
-from tests.gate.tools import environment
+from tests.gate.tools import environment, run_tool
 from tests.lab.playbook import kept_in
 
 NETWORK = {"name": "site", "parent": "eno1", "ipv4": {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1"}}
@@ -31,12 +30,11 @@ def roll(folder: Path, hosts: t.Mapping[str, t.Any], *options: str) -> str:
     common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "vobox_network": NETWORK}
     inventory = {"all": {"hosts": dict(hosts), "vars": common}}
     (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
-    done = subprocess.run(
-        ["ansible-playbook", "hep.gridbox.vobox", "-i", str(folder / "hosts.yml"), "-e", "gridbox_hosts=all", *options],
-        env=environment(**kept_in(folder / "ansible")), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=300, check=False,
+    done = run_tool(
+        "ansible-playbook", "hep.gridbox.vobox", "-i", str(folder / "hosts.yml"), "-e", "gridbox_hosts=all", *options,
+        seconds=300, env=environment(**kept_in(folder / "ansible")),
     )  # fmt: skip
-    return done.stdout + done.stderr
+    return done.stdout
 
 
 def test_after_a_vobox_that_fails_no_other_one_of_the_host_is_touched(tmp_path: Path) -> None:
