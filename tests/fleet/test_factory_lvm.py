@@ -14,6 +14,7 @@ import typing as t
 import pytest
 
 from tests.fleet.test_sites import changed_tasks
+from tests.lab import volume_group
 from tests.lab.booted import booted
 from tests.lab.fleet import Fleet
 from tests.lab.image import busybox_tar
@@ -26,15 +27,6 @@ HOST = "vm1"
 SECONDS = 1800
 ON_THE_FLEET = ("-e", "gridbox_hosts=fleet")
 
-#: A volume group with somebody else's volume, and a thin pool. LVM is told that the programs that check a pool need
-#: not be there.
-SET_UP = """set -e
-printf 'global {\\n thin_check_executable = ""\\n thin_repair_executable = ""\\n}\\n' >/etc/lvm/lvmlocal.conf
-vgcreate grid /dev/vdb
-lvcreate --yes --size 100m --name home grid
-lvcreate --yes --type thin-pool --size 3g --poolmetadatasize 8m --name pool grid
-docker import - busybox:test
-"""
 THEIRS = {"home", "pool"}
 
 #: It writes to its work space and says how large that is, and stays until it is told to end.
@@ -66,7 +58,7 @@ def variables(**more: str) -> dict[str, t.Any]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
     with booted("factory-lvm", f"{HOST}=vm:bookworm:engine") as fleet:
-        feed(fleet, HOST, SET_UP, busybox_tar(), SECONDS)
+        feed(fleet, HOST, f"{volume_group.MAKE}docker import - busybox:test", busybox_tar(), SECONDS)
         yield Site(fleet, tmp_path_factory.mktemp("site"), **variables())
 
 

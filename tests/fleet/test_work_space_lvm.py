@@ -15,6 +15,7 @@ import typing as t
 import pytest
 
 from tests.gate.tools import ROOT
+from tests.lab import volume_group
 from tests.lab.booted import booted
 from tests.lab.fleet import Fleet
 from tests.lab.modules_over_ssh import feed
@@ -33,15 +34,10 @@ PARTS = {
     },
 }
 
-#: A volume group in which others have volumes as well: one with our tag that is another factory's, one in the pool.
-#: The programs that check a thin pool need not be on a host; LVM is told so.
-SET_UP = """set -e
-printf 'global {\\n thin_check_executable = ""\\n thin_repair_executable = ""\\n}\\n' >/etc/lvm/lvmlocal.conf
+#: In the volume group others have more: a volume with our tag that is another factory's, and one in the pool.
+SET_UP = f"""{volume_group.MAKE}
 modprobe loop
-vgcreate grid /dev/vdb
-lvcreate --yes --size 100m --name home grid
 lvcreate --yes --size 100m --addtag hep.gridbox --name hep.gridbox-01234567-00000000-0000-4000-8000-000000000001 grid
-lvcreate --yes --type thin-pool --size 3g --poolmetadatasize 8m --name pool grid
 lvcreate --yes --thin --virtualsize 1g --name theirs grid/pool
 mkfs.ext4 -q /dev/grid/home
 mkdir /srv/home
