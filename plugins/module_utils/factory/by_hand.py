@@ -23,12 +23,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive im
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine, planned
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
-    Container,
-    MachineEngine,
-    cpu_seconds,
-)
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import Pull, PulledImages
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImages, about_to
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import on_disk
@@ -161,16 +157,9 @@ class ByHand(Look):
 
         :raises EngineError: if it cannot be had.
         """
-        engine = self.engine
-        if not isinstance(engine, MachineEngine):
-            engine.pull(reference)
-            return
-        named, there = engine.image(reference), engine.images()
-        engine.pull(reference)
-        found = engine.image(reference)
-        if found is not None:
-            pull = Pull(engine.where, reference, named, there, found)
-            self._pulled.note(pull, int(time.time()))
+        pull = about_to(self.engine, reference, self.engine.image(reference))
+        self.engine.pull(reference)
+        self._pulled.note(pull, self.engine.image(reference), int(time.time()))
 
     def start(self, start: Start, kind: Machinetype) -> Machine:
         """Make a machine and start it.

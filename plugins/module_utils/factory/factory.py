@@ -46,7 +46,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine
     MachineEngine,
     cpu_seconds,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import Pull, PulledImage, PulledImages
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import (
+    PulledImage,
+    PulledImages,
+    about_to,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
@@ -644,24 +648,15 @@ class Factory:
 
     async def _fetch_now(self, reference: str, named: t.Optional[str]) -> t.Optional[str]:
         """Pull an image, and write down that it is the factory's if it was not here."""
-        engine = self.engine
-        # Apptainer's images are in the state folder, and nobody else's.
-        shared = engine if isinstance(engine, MachineEngine) else None
-        there = await self.in_thread(shared.images) if shared is not None else {}
-        await _in_own_thread(engine.pull, reference)
-        found: t.Optional[str] = await self.in_thread(engine.image, reference)
+        pull = await self.in_thread(about_to, self.engine, reference, named)
+        await _in_own_thread(self.engine.pull, reference)
+        found: t.Optional[str] = await self.in_thread(self.engine.image, reference)
         self.say("image_pulled", image=reference, id=found)
-        if shared is not None and found is not None:
-            try:
-                await self.in_thread(self._note, shared, reference, named, there, found)
-            except GridboxError as exc:
-                self.say("image_not_recorded", image=reference, problem=str(exc))
+        try:
+            await self.in_thread(self._pulled.note, pull, found, int(time.time()))
+        except GridboxError as exc:
+            self.say("image_not_recorded", image=reference, problem=str(exc))
         return found
-
-    def _note(
-        self, engine: MachineEngine, reference: str, named: t.Optional[str], there: t.Collection[str], found: str
-    ) -> None:
-        self._pulled.note(Pull(engine.where, reference, named, there, found), int(time.time()))
 
     def _tidy(self, now: float) -> None:
         """Have an image removed that nobody wants; not while images are pulled: a pull could find one that is going."""

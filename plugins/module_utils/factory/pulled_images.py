@@ -14,10 +14,12 @@ import json
 import os
 import threading
 import typing as t
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 
 FILE = "pulled-images.json"
@@ -56,18 +58,30 @@ class _Content:
 
 @dataclass(frozen=True)
 class Pull:
-    """A pull that has succeeded.
+    """A pull.
 
     :ivar before: what the reference was before it; None: nothing.
     :ivar there: ids of all images that the engine had before it.
-    :ivar id: what the reference is now.
+    :ivar id: what the reference is after it; empty: it has not been done yet.
     """
 
     engine: str
     reference: str
     before: t.Optional[str]
     there: t.Collection[str]
-    id: str
+    id: str = ""
+
+
+def about_to(engine: Engine, reference: str, named: t.Optional[str]) -> t.Optional[Pull]:
+    """A pull that is about to be done; None: nothing is written down of it, for Apptainer's images are in the state
+    folder, and nobody else's.
+
+    :param named: what the reference is now; None: nothing.
+    :raises EngineError: if the engine does not answer.
+    """
+    if not isinstance(engine, MachineEngine):
+        return None
+    return Pull(engine.where, reference, named, engine.images())
 
 
 def noted(kept: tuple[PulledImage, ...], pull: Pull, now: int) -> tuple[PulledImage, ...]:
@@ -110,12 +124,16 @@ class PulledImages:
             remedy = "Look what it is, and move it away; images that it named have to be removed by hand then."
             raise GridboxError(f"{self.path} does not tell which images were pulled ({exc}). {remedy}") from exc
 
-    def note(self, pull: Pull, now: int) -> None:
+    def note(self, pull: t.Optional[Pull], identity: t.Optional[str], now: int) -> None:
         """Write down what was pulled, if it is the factory's.
 
+        :param pull: see :func:`about_to`.
+        :param identity: what the reference is after it; None: nothing.
         :raises GridboxError: if it cannot be.
         """
-        self.change(lambda kept: noted(kept, pull, now))
+        if pull is not None and identity is not None:
+            done = replace(pull, id=identity)
+            self.change(lambda kept: noted(kept, done, now))
 
     def change(
         self, changed: t.Callable[[tuple[PulledImage, ...]], tuple[PulledImage, ...]]

@@ -199,8 +199,10 @@ class TakeAwayWork:
         """Remove an image that the factory has pulled; if the engine refuses to, it stays, and is written down so."""
         configuration = load(self.wish.path)
         engine = engine_of(configuration)
-        name = name_of(image, look(engine, [image])) if isinstance(engine, MachineEngine) else ""
-        if name and isinstance(engine, MachineEngine):
+        if not isinstance(engine, MachineEngine):
+            return
+        name = name_of(image, look(engine, [image]))
+        if name:
             remove(engine, PulledImages(configuration.state_folder), image, name, int(time.time()))
 
     def _sweep(self) -> None:
@@ -255,8 +257,10 @@ def _pulled(configuration: Configuration) -> tuple[PulledImage, ...]:
     if not isinstance(engine, MachineEngine) or not configuration.images_days:
         return ()
     kept = PulledImages(configuration.state_folder).load()
-    seen = look(engine, kept) if kept else None
-    return tuple(one for one in kept if seen is not None and name_of(one, seen))
+    if not kept:
+        return ()
+    seen = look(engine, kept)
+    return tuple(one for one in kept if name_of(one, seen))
 
 
 def refuse_live(observed: Observed) -> None:

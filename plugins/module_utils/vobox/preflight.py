@@ -208,7 +208,8 @@ def refuse_foreign(wish: Wish) -> None:
 
 
 def _mounts(wish: Wish, values: Values, runs: bool) -> None:
-    """
+    """Refuse what cannot be mounted.
+
     :param runs: whether the container will run, and look into the repositories.
     """
     if values.get("cvmfs"):

@@ -441,9 +441,8 @@ def test_an_image_that_cannot_be_written_down_is_not_asked_for_again_at_once(
         factory.engine_problem, factory._looked = "", time.time()
         kind = replace(factory.configuration.machinetypes[0], target_share=1.0)
         factory.catalogue = Catalogue((kind,))
-        monkeypatch.setattr(factory.engine, "image", lambda _reference: None)
+        factory.engine = Images()
         monkeypatch.setattr(factory.engine, "pull", full)
-        monkeypatch.setattr(factory.engine, "images", dict)
         for _turn in range(20):
             factory._pull(time.time())
             await asyncio.sleep(0.01)
@@ -696,12 +695,10 @@ def test_a_factory_that_ends_does_not_wait_for_an_image(tmp_path: Path, monkeypa
         factory = made(tmp_path, machinetypes={"a": kind})
         factory.engine_problem, factory._looked = "", time.time()
         factory.catalogue = Catalogue(factory.configuration.machinetypes)
-        monkeypatch.setattr(factory.engine, "image", lambda _reference: None)
+        factory.engine = Images()
         monkeypatch.setattr(factory.engine, "pull", slow)
-        monkeypatch.setattr(factory.engine, "images", dict)
         factory._pull(time.time())
-        while not asked.is_set():
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(asked.wait, 10)
         begun = time.monotonic()
         await factory.close()
         assert time.monotonic() - begun < 5

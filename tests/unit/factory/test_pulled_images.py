@@ -62,7 +62,7 @@ def test_whose_an_image_is(
 def test_what_is_written_down_is_read_again(tmp_path: Path) -> None:
     images = PulledImages(str(tmp_path / "state"))
     assert images.load() == ()
-    images.note(pull(), NOW)
+    images.note(pull(), pull().id, NOW)
     assert PulledImages(str(tmp_path / "state")).load() == (NEW,)
     stamp = (tmp_path / "state" / FILE).stat()
     assert images.change(lambda kept: kept) == (NEW,)
@@ -76,11 +76,11 @@ def test_a_damaged_file_is_told_and_stays(text: str, tmp_path: Path) -> None:
     with pytest.raises(GridboxError, match="does not tell which images were pulled"):
         images.load()
     with pytest.raises(GridboxError, match="move it away"):
-        images.note(pull(), NOW)
+        images.note(pull(), pull().id, NOW)
     assert (tmp_path / FILE).read_text() == text
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
     with pytest.raises(GridboxError, match=r"cannot be (read|written)"):
-        PulledImages(str(tmp_path / "state")).note(pull(), NOW)
+        PulledImages(str(tmp_path / "state")).note(pull(), pull().id, NOW)

@@ -205,7 +205,7 @@ def test_what_becomes_of_it_is_written_down(
     problem: t.Optional[EngineError], kept: tuple[PulledImage, ...], tmp_path: Path
 ) -> None:
     images, engine = PulledImages(str(tmp_path)), Refusing(problem)
-    images.note(Pull(ENGINE, REF, None, (), "sha256:a"), 1)
+    images.note(Pull(ENGINE, REF, None, ()), "sha256:a", 1)
     if problem is not None and problem.status is None:
         with pytest.raises(EngineError):
             remove(engine, images, OLD, REF, NOW)
