@@ -360,6 +360,21 @@ def test_what_a_factory_takes(host: str, configuration: dict[str, str], packages
     assert evaluate("vacuum_factory", host, "__vacuum_factory_packages", **given) == packages[:-1]
 
 
+@pytest.mark.parametrize(
+    ("configuration", "pool"),
+    [
+        ({"work_space": "lvm", "volume_group": "grid", "thin_pool": "pool"}, "pool"),
+        ({"work_space": "lvm", "volume_group": "grid"}, ""),
+        ({"thin_pool": "pool"}, ""),
+    ],
+)
+def test_the_unit_has_the_module_of_a_thin_pool_loaded_where_there_is_one(
+    configuration: dict[str, str], pool: str
+) -> None:
+    given: dict[str, t.Any] = {"vacuum_factory_configuration": configuration}
+    assert evaluate("vacuum_factory", "debian12", "__vacuum_factory_thin_pool", **given) == pool
+
+
 def test_a_factorys_configuration_is_put_together() -> None:
     made = evaluate(
         "vacuum_factory", "debian12", "__vacuum_factory_configuration",
