@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import typing as t
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Lab
+from tests.integration.macvlan_world import wait_until
 from tests.lab.modules import ModuleFailed
 
 WEB = "#!/bin/sh\nhttpd -p 80 -h /www\n"
@@ -306,6 +309,23 @@ def test_the_init_script_is_changed_in_place(box: Box) -> None:
     assert box.page() == "here I am\n"
     assert box.run(init_script_version=first["init_script"]["sha256"])["changed"] is False
     assert (box.id, box.inspect("{{json .Image}}"), box.inspect("{{json .State.Pid}}")) == before
+
+
+def test_a_vobox_with_a_new_init_script_is_still_restarted_when_it_fails(box: Box) -> None:
+    """Docker takes a container that it was asked to signal for one that somebody has stopped."""
+    box.run()
+    second = {"init_script": WEB + "echo second > /tmp/version\n"}
+    box.run(**second)
+    told = ("exec", box.name, "cat", "/tmp/version")
+    assert box.lab.docker(*told) == "second\n"
+    # By hand, as docs/init-script.md has it.
+    box.lab.docker("exec", box.name, "rm", "/tmp/version")
+    box.lab.docker("exec", box.name, "sh", "-c", "kill -HUP 1", check=False)  # the signal ends this shell too
+    wait_until(lambda: box.lab.docker(*told, check=False) == "second\n", "the script to be run again", 20)
+    os.kill(box.inspect("{{json .State.Pid}}"), signal.SIGKILL)
+    wait_until(lambda: box.inspect("{{json .RestartCount}}") == 1, "the engine to restart the container", 20)
+    wait_until(lambda: box.lab.docker(*told, check=False) == "second\n", "the script to be run at the restart", 20)
+    assert box.run(**second)["changed"] is False
 
 
 def test_an_init_script_edited_by_hand_is_seen_and_kept(box: Box) -> None:

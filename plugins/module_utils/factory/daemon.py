@@ -85,7 +85,7 @@ class Daemon:
         os.makedirs(self.configuration.state_folder, mode=0o755, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(_alone(self.configuration.state_folder))
-            self._take_orders()
+            self._begin_with_orders()
             self.configuration = self._with_orders()
             self._key_stamp = reports.stamp(self.configuration.key_file) if self.configuration.key_file else ""
             self._key = load_key(self.configuration.key_file) if self.configuration.key_file else None
@@ -169,6 +169,12 @@ class Daemon:
         if self._take_orders():
             self._use()
         await self._tell()
+
+    def _begin_with_orders(self) -> None:
+        """Nobody knows what was obeyed before: with orders that cannot be read nothing is started until they can."""
+        self._take_orders()
+        if self._orders_problem:
+            self.orders = orders.Orders(draining=True)
 
     def _take_orders(self) -> bool:
         """Read what is ordered. Returns whether that has changed."""

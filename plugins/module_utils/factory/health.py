@@ -117,7 +117,8 @@ def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
             f" {report.configuration_problem}",
         )
     if report.orders_problem:
-        yield _Finding(CRITICAL, f"Orders are refused, those before are obeyed: {report.orders_problem}")
+        text = f"Orders are refused, those before are obeyed, and with none the factory drains: {report.orders_problem}"
+        yield _Finding(CRITICAL, text)
     for repository, seen in sorted(report.cvmfs.items()):
         if not seen.ok:
             yield _Finding(

@@ -264,7 +264,7 @@ def explain(report: Report) -> str:
             f" {report.configuration_problem}"
         )
     if report.orders_problem:
-        lines.append(f"Orders are refused, and those before are obeyed: {report.orders_problem}")
+        lines.append(f"Orders are refused; those before are obeyed, and with none it drains: {report.orders_problem}")
     lines += [f"By order, {sentence}." for sentence in report.orders.sentences(_utc)]
     for prefix, pipe in sorted(report.pipes.items()):
         if pipe.problem:

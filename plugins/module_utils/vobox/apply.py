@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 import typing as t
 from dataclasses import asdict
@@ -313,17 +314,18 @@ class Actor:
         launch = read_launch(folder)
         if launch.version == version and launch.went_well and container["State"]["Running"]:
             return  # the new one was never launched
-        if not container["State"]["Running"]:
-            # It ended with the new script; with the restart policy the engine may be faster than we.
-            self.engine.start_container(data["container"])
-        self._launch(data["container"], version, _UNDO_SECONDS)
+        self._launch(data["container"], version, _UNDO_SECONDS, start=True)
 
     def _do_restart_services(self, step: Step, journal: Journal) -> None:
         self._launch(step.target, step.details["version"], self.wish.swap.health_timeout)
         self._gate().wait(step.target)
 
-    def _launch(self, name: str, version: str, seconds: float) -> None:
-        """Let the runner launch the current version, and wait until it has."""
+    def _launch(self, name: str, version: str, seconds: float, start: bool = False) -> None:
+        """Let the runner launch the current version, and wait until it has.
+
+        :param start: whether a container that has ended is started, once: what ended was the version before. With the
+            restart policy the engine may be faster than we.
+        """
         container = self.engine.container(name)
         folder = launch_folder(container)
         deadline = time.monotonic() + seconds
@@ -338,13 +340,39 @@ class Actor:
                     f"the init script {version[:12]} to be launched", seconds, f"{launch.version} {launch.state}"
                 )
             container = self.engine.container(name)
-            if container is None or not container["State"].get("Running"):
+            if container is not None and start and not container["State"].get("Running"):
+                start = False
+                self.engine.start_container(name)
+            elif container is None or not container["State"].get("Running"):
                 words = self.engine.last_words(name)
                 raise GridboxError(f"The container has ended.{' Its last words: ' + words if words else ''}")
-            if launch.state != "stopping" and now > signal_at:
-                self.engine.signal_container(name, "SIGHUP")
+            elif launch.state != "stopping" and now > signal_at:
+                self._hang_up(container)
                 signal_at = now + _SIGNAL_AGAIN
             time.sleep(0.05)
+
+    def _hang_up(self, container: Json) -> None:
+        """Send SIGHUP to a container's first process, on the host.
+
+        Not by the engine: after a request for any signal Docker takes a container for one that somebody has stopped,
+        and with the policy ``unless-stopped`` it neither restarts it when it fails nor starts it at a boot
+        (moby/moby#41302; seen with 20.10 and 26.1).
+        """
+        pid = container["State"].get("Pid")
+        if not pid:
+            return  # the engine is just restarting it
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return  # it has ended, which the next look will say
+        try:
+            # Only now that it is held does its number stay its own.
+            now = self.engine.container(container["Id"])
+            if now is not None and now["State"].get("Pid") == pid:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process, signal.SIGHUP)
+        finally:
+            os.close(process)
 
     def _renew_launch_folder(self) -> None:
         """Before a start: forget what the last launch said, so that it is not taken for this one's word."""

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import time
 import typing as t
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ _OURS = re.compile(
 )
 #: A file that is being written, or that a killed run left, for the one that it would have become.
 _BEING_WRITTEN = re.compile(r"(^|/)\.([^/]+)\.new\Z")
+
+#: How often, and after how many seconds, a runner's word is read again that is just being written.
+_EMPTY_TRIES, _EMPTY_PAUSE = 50, 0.01
 
 
 @dataclass(frozen=True)
@@ -281,12 +285,22 @@ class Folder:
 
 def read_launch(folder: t.Optional[str]) -> Launch:
     """What the runner says in a launch folder; nothing if it said nothing yet."""
-    words = (_text(Path(folder) / "state") or "").split() if folder else []
+    words = _launch_words(Path(folder) / "state") if folder else []
     if not folder or len(words) < 2:
         return Launch()
     # The container may write there what it likes.
     status = int(words[2]) if words[2:] and words[2].isdecimal() else None
     return Launch(words[0], words[1], status, os.stat(os.path.join(folder, "state")).st_mtime)
+
+
+def _launch_words(path: Path) -> list[str]:
+    """The runner empties the file before it writes: a shell has no other way that every image knows."""
+    for _try in range(_EMPTY_TRIES):
+        text = _text(path)
+        if text != "":
+            break
+        time.sleep(_EMPTY_PAUSE)
+    return (text or "").split()
 
 
 def _link(path: Path) -> t.Optional[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, orders
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.daemon import REPORT, Daemon, _Listener, end_all
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
@@ -87,6 +87,25 @@ def daemon_of(tmp_path: Path, **options: object) -> Daemon:
     path = tmp_path / "factory.json"
     path.write_text(json.dumps({**SMALL, "state_folder": str(tmp_path), "work_space": "folder", **options}))
     return Daemon(str(path))
+
+
+def test_a_daemon_that_begins_with_orders_it_cannot_read_drains_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was ordered may have been that nothing is started any more before a reboot."""
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    daemon = daemon_of(tmp_path)
+    given = Path(orders.path_of(str(tmp_path)))
+    given.parent.mkdir()
+    given.write_text("{")
+    daemon._begin_with_orders()
+    assert "holds no orders" in daemon._orders_problem
+    assert daemon._with_orders().settings.draining
+    assert not daemon._take_orders(), "they still cannot be read"
+    assert daemon._with_orders().settings.draining
+    given.unlink()
+    assert daemon._take_orders()
+    assert not daemon._with_orders().settings.draining
 
 
 def test_a_journal_on_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,14 @@ def test_what_the_runner_says(
     (tmp_path / "state").write_text(said)
     launch = read_launch(str(tmp_path))
     assert (launch.version, launch.state, launch.status, launch.went_well) == (version, state, status, well)
+
+
+def test_a_word_that_the_runner_is_just_writing_is_waited_for(tmp_path: Path) -> None:
+    """A shell empties a file before it writes to it."""
+    state = tmp_path / "state"
+    state.write_text("")
+    writer = threading.Timer(0.1, state.write_text, ("abc done\n",))
+    writer.start()
+    launch = read_launch(str(tmp_path))
+    writer.join()
+    assert (launch.version, launch.state) == ("abc", "done")
