@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import yaml
 
+from bench.task_seconds import VARIABLE
 from tests.lab.lab import PARENT, Lab, make_lab, remove_lab
 
 OURS, THEIRS = "hep.gridbox.vobox_container", "community.docker.docker_container"
@@ -94,6 +96,20 @@ def run_process(lab: Lab, module: str, given: dict[str, t.Any]) -> tuple[float, 
 
 def run_playbook(lab: Lab, folder: Path, *tasks: dict[str, t.Any]) -> float:
     """One ansible-playbook with these tasks, which have nothing to do; seconds."""
+    return _play(lab, folder, tasks, {})
+
+
+def task_seconds(lab: Lab, folder: Path, *tasks: dict[str, t.Any]) -> list[tuple[str, float]]:
+    """One ansible-playbook with these tasks, which have nothing to do; the name of each, and its seconds."""
+    told = folder / "seconds"
+    _play(lab, folder, tasks, {
+        VARIABLE: str(told), "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent),
+        "ANSIBLE_CALLBACKS_ENABLED": "task_seconds",
+    })  # fmt: skip
+    return [(name, seconds) for name, seconds in json.loads(told.read_text())]
+
+
+def _play(lab: Lab, folder: Path, tasks: t.Sequence[dict[str, t.Any]], environment: dict[str, str]) -> float:
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{lab.engine.netns} {sys.executable} "$@"\n')
     python.chmod(0o755)
@@ -107,7 +123,7 @@ def run_playbook(lab: Lab, folder: Path, *tasks: dict[str, t.Any]) -> float:
     began = time.perf_counter()
     done = subprocess.run(
         [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(playbook)],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=600, check=False, env={**os.environ, **environment},
     )  # fmt: skip
     seconds = time.perf_counter() - began
     if done.returncode or (tasks and "changed=0" not in done.stdout):

@@ -48,6 +48,9 @@ _ARCHITECTURES = {
 #: Interpreters that can check a script without running it.
 _SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
 
+#: Seconds that a shell has to read a script; it takes milliseconds, of a busy host seconds.
+_READ_SECONDS = 10
+
 
 def preflight(engine: DockerApi, wish: Wish, seen: Observed, plan: Plan) -> None:
     """
@@ -117,29 +120,34 @@ def check_syntax(script: str) -> None:
     """Let the host's shell read the script without running it.
 
     The image's shell is another one: what is sh there may be bash, which reads more than the host's dash. So a script
-    for sh is refused only if bash cannot read it either.
+    for sh is refused only if bash cannot read it either. A shell that is not the distribution's is not run here: the
+    inventory does not choose what runs on the host. Neither is a script judged that takes a shell more than seconds.
 
     :raises InputError: with the shell's own words, if it is no script.
     """
     first = script.split("\n", 1)[0]
     words = first[2:].split()
     interpreter = words[0] if os.path.basename(words[0]) != "env" or len(words) < 2 else f"/bin/{words[1]}"
-    if os.path.basename(interpreter) not in _SHELLS or not os.path.exists(interpreter):
+    folder, name = os.path.split(interpreter)
+    if folder not in ("/bin", "/usr/bin") or name not in _SHELLS or not os.path.exists(interpreter):
         return
     said = _complaint(interpreter, script)
-    if said is not None and os.path.basename(interpreter) == "sh" and os.path.exists("/bin/bash"):
+    if said is not None and name == "sh" and os.path.exists("/bin/bash"):
         said = said if _complaint("/bin/bash", script) is not None else None
     if said is not None:
         raise InputError("init_script", first, f"a script that {interpreter} can read", f"It says: {said}")
 
 
 def _complaint(shell: str, script: str) -> t.Optional[str]:
-    """What a shell says of a script that it cannot read; None if it can."""
+    """What a shell says of a script that it cannot read; None if it can, or does not say in time."""
     import subprocess
 
     # The text goes in on standard input; -n reads it and runs nothing.
     text = script.encode(errors="surrogateescape")
-    read = subprocess.run([shell, "-n"], input=text, capture_output=True, timeout=10, check=False)
+    try:
+        read = subprocess.run([shell, "-n"], input=text, capture_output=True, timeout=_READ_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return None
     said = read.stderr.decode(errors="replace").strip().splitlines()
     return (said[-1] if said else "nothing") if read.returncode else None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox import preflight
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.preflight import (
     check_syntax,
     mount_of,
@@ -158,6 +159,19 @@ def test_a_script_that_is_not_utf8() -> None:
 def test_a_script_no_shell_can_read(script: str) -> None:
     with pytest.raises(InputError, match="init_script: got '#!"):
         check_syntax(script)
+
+
+def test_a_shell_that_is_not_the_distributions_is_not_run_on_the_host(tmp_path: Path) -> None:
+    planted, ran = tmp_path / "bash", tmp_path / "ran"
+    planted.write_text(f"#!/bin/sh\ntouch {ran}\nexit 1\n")
+    planted.chmod(0o755)
+    check_syntax(f"#!{planted}\ntrue\n")
+    assert not ran.exists()
+
+
+def test_a_shell_that_does_not_end_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_READ_SECONDS", 0)
+    check_syntax("#!/bin/sh\nif true\n")
 
 
 @pytest.mark.parametrize("script", ["#!/bin/sh\ntouch /tmp/never\n", "#!/usr/bin/python3\nif\n", "#!/no/such/sh\n)\n"])
