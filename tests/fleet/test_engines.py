@@ -247,6 +247,9 @@ def test_a_new_init_script_needs_no_new_container(site: Site) -> None:
     assert actions(done) == ["write_init_script", "restart_services"]
     assert site.container_id() == before
     site.answer(81)
+    # And the engine does not take it for one that somebody has stopped.
+    site.run("sh", "-c", "kill -KILL $(docker inspect --format '{{.State.Pid}}' vobox1)")
+    site.answer(81)
 
 
 def test_an_image_is_flattened_with_its_configuration(site: Site) -> None:

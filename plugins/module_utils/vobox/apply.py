@@ -356,7 +356,7 @@ class Actor:
 
         Not by the engine: after a request for any signal Docker takes a container for one that somebody has stopped,
         and with the policy ``unless-stopped`` it neither restarts it when it fails nor starts it at a boot
-        (moby/moby#41302; seen with 20.10 and 26.1).
+        (moby/moby#41302; seen with 20.10, the same in the source of 29).
         """
         pid = container["State"].get("Pid")
         if not pid:
