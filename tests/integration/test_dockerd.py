@@ -181,21 +181,17 @@ def test_check_mode_foresees_a_restart_that_live_restore_will_allow(place: Place
     """The role switches live restore on first, and then restarts the daemon, as ``when_live_restore`` has it."""
     variables: dict[str, t.Any] = {f"docker_engine_{key}": value for key, value in place.arguments.items()}
     variables.update(docker_engine_install=False, docker_engine_supervisor="none")
+    variables.update(docker_engine_restart="when_live_restore", docker_engine_config={"log-driver": "local"})
 
-    def role(tasks_from: str = "main", *options: str, **more: t.Any) -> list[str]:
-        task = {"ansible.builtin.include_role": {"name": "hep.gridbox.docker_engine", "tasks_from": tasks_from}}
-        chosen = {**variables, **{f"docker_engine_{key}": value for key, value in more.items()}}
-        printed = play(place.netns, tmp_path, *options, vars=chosen, tasks=[task])
+    def role(*options: str) -> list[str]:
+        task = {"ansible.builtin.include_role": {"name": "hep.gridbox.docker_engine"}}
+        printed = play(place.netns, tmp_path, *options, vars=variables, tasks=[task])
         return re.findall(r"^TASK \[(?:.* : )?(.*)\] \**\n(?:(?!TASK).*\n)*?changed:", printed, re.MULTILINE)
 
-    role(live_restore=False)
-    try:
-        asked = {"restart": "when_live_restore", "config": {"log-driver": "local"}}
-        foreseen = role("main", "--check", **asked)
-        [before] = place.running()
-        done = role(**asked)
-        assert place.running() != [before]
-        assert "Restart the daemon without a service manager, as allowed" in done
-        assert foreseen == done
-    finally:
-        role("remove", live_restore=False)
+    place.daemon()
+    foreseen = role("--check")
+    [before] = place.running()
+    done = role()
+    assert place.running() != [before]
+    assert "Restart the daemon without a service manager, as allowed" in done
+    assert foreseen == done
