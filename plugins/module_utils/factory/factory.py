@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import threading
 import time
@@ -87,13 +88,13 @@ class Image:
     :ivar id: None: it is not here.
     :ivar problem: why not, in a sentence.
     :ivar since: since when it is not.
-    :ivar tried: when it was last pulled, or found.
+    :ivar tried: when it was last pulled, or found, by :func:`time.monotonic`.
     """
 
     id: t.Optional[str] = None
     problem: str = ""
     since: t.Optional[float] = None
-    tried: float = 0.0
+    tried: float = -math.inf
 
 
 class Factory:
@@ -136,7 +137,8 @@ class Factory:
         self._pulled = PulledImages(configuration.state_folder)
         self._changed = True
         self._written: dict[str, Written] = {}
-        self._looked = self._considered = self._weighed = self._tidied = 0.0
+        # When what is done time and again was last done, by a clock that nobody sets.
+        self._looked = self._considered = self._weighed = self._tidied = -math.inf
         self._looking = self._deciding = self._weighing = self._tidying = False
         self._weighed_together = WEIGH_TOGETHER
         self._closing = False
@@ -217,10 +219,10 @@ class Factory:
 
     def tick(self) -> None:
         """Do what is due. Called whenever ``wake`` is set, and about each second."""
-        now = time.time()
+        now = time.monotonic()
         if now - self._looked >= LOOK or (self.engine_problem and now - self._looked >= 1):
             self.look()
-        self._limits(int(now))
+        self._limits(int(time.time()))
         self._weigh(now)
         self._pull(now)
         self._tidy(now)
@@ -236,7 +238,7 @@ class Factory:
 
     def look(self) -> None:
         """Look at all containers, unless that is being done."""
-        self._looked = time.time()
+        self._looked = time.monotonic()
         if not self._looking:
             self._looking = True
             self.spawn(self._look())
@@ -329,7 +331,7 @@ class Factory:
         except OSError as exc:
             # What is not written down has not happened: on a full disk its slot stays taken until there is room.
             self._not_recorded(machine, exc)
-            self._looked = min(self._looked, time.time() - LOOK + DECIDE)
+            self._looked = min(self._looked, time.monotonic() - LOOK + DECIDE)
             return
         finally:
             self._busy.discard(machine.uuid)
@@ -560,7 +562,7 @@ class Factory:
 
     async def _decide(self) -> None:
         """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
-        self._changed, self._considered = False, time.time()
+        self._changed, self._considered = False, time.monotonic()
         try:
             written = {uuid: one.inside for uuid, one in self._written.items()}
             kept = promised(self.configuration, self.catalogue.machinetypes, self.machines.values(), written)
@@ -632,16 +634,16 @@ class Factory:
                 self._pulling[reference] = self.spawn(self._fetch(reference, image))
 
     async def _fetch(self, reference: str, before: Image) -> None:
-        now = time.time()
+        now, begun = time.time(), time.monotonic()
         try:
             found = await self.in_thread(self.engine.image, reference)
             if found is None or before.id is not None:
                 self.say("image_wanted", image=reference)
                 found = await self._fetch_now(reference, found)
-            self.images[reference] = Image(found, "", None if found else before.since or now, now)
+            self.images[reference] = Image(found, "", None if found else before.since or now, begun)
             self.changed()
         except (GridboxError, OSError) as exc:
-            self.images[reference] = Image(before.id, str(exc), before.since or now, time.time())
+            self.images[reference] = Image(before.id, str(exc), before.since or now, time.monotonic())
             self.say("image_missing", image=reference, problem=str(exc))
         finally:
             self._pulling.pop(reference, None)
@@ -677,11 +679,11 @@ class Factory:
             image = unwanted_images.next_to_go(kept, seen, wanted, now, self.configuration.images_days)
             if image is None:
                 return
-            self._tidied = 0.0
+            self._tidied = -math.inf
             if self._wanted() == wanted and not self._closing:  # else it may be this one that is wanted now
                 await self._remove_image(engine, image, unwanted_images.name_of(image, seen), now)
         except (GridboxError, OSError) as exc:
-            self._tidied = time.time()
+            self._tidied = time.monotonic()
             self.say("images_not_tidied", problem=str(exc))
         finally:
             self._tidying = False

@@ -95,7 +95,7 @@ def test_how_much_room_there_is_is_not_asked_in_the_loop(tmp_path: Path, monkeyp
         factory = made(tmp_path)
         monkeypatch.setattr(factory.work_spaces, "free_bytes", room)
         factory.engine_problem = ""
-        factory._looked = time.time()
+        factory._looked = time.monotonic()
         factory.tick()
         factory.tick()
         await factory.close()
@@ -104,6 +104,24 @@ def test_how_much_room_there_is_is_not_asked_in_the_loop(tmp_path: Path, monkeyp
         assert threading.get_ident() not in asked
 
     asyncio.run(test())
+
+
+def test_a_clock_that_is_set_back_puts_off_no_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.engine_problem = ""
+        monkeypatch.setattr(factory, "look", lambda: looks.append(1))
+        factory.tick()
+        factory._looked = time.monotonic() - factories.LOOK
+        hour_ago = time.time() - 3600
+        monkeypatch.setattr(time, "time", lambda: hour_ago)
+        factory.tick()
+        await factory.close()
+
+    asyncio.run(test())
+    assert looks == [1, 1]
 
 
 def test_the_last_end_of_a_machinetype_is_kept_while_a_newer_machine_runs(tmp_path: Path) -> None:
@@ -184,7 +202,7 @@ def test_a_machine_that_wrote_too_much_is_told_to_end_once(tmp_path: Path, monke
 
     async def test() -> None:
         factory = made(tmp_path, said, root_gb_per_processor=0.001)
-        factory.engine_problem, factory._looked = "", time.time()
+        factory.engine_problem, factory._looked = "", time.monotonic()
         monkeypatch.setattr(
             factory.life, "written",
             lambda machines: {one.uuid: Written(1000 * 1000 + (one.uuid == "u2")) for one in machines},
@@ -378,7 +396,7 @@ def test_a_machine_that_is_told_to_end_is_not_told_of_an_earlier_limit_at_the_sa
     async def test() -> None:
         factory = made(tmp_path)
         factory.store.create(live)
-        factory.engine_problem, factory._looked = "", time.time()
+        factory.engine_problem, factory._looked = "", time.monotonic()
         factory.machines = {live.uuid: live}
         monkeypatch.setattr(factory.engine, "signal", lambda *_arguments: True)
         monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
@@ -409,7 +427,7 @@ def test_a_machine_that_has_ended_is_not_told_to_end(tmp_path: Path, monkeypatch
     async def test() -> None:
         factory = made(tmp_path, said)
         factory.store.create(live)
-        factory.engine_problem, factory._looked = "", time.time()
+        factory.engine_problem, factory._looked = "", time.monotonic()
         factory.machines = {live.uuid: live}
         monkeypatch.setattr(factory.engine, "signal", lambda *_arguments: False)
         monkeypatch.setattr(factory.engine, "output", lambda *_arguments: None)
@@ -438,13 +456,13 @@ def test_an_image_that_cannot_be_written_down_is_not_asked_for_again_at_once(
 
     async def test() -> None:
         factory = made(tmp_path, said, machinetypes={"a": {"root_image": "docker://a:1", "user_data": "run"}})
-        factory.engine_problem, factory._looked = "", time.time()
+        factory.engine_problem, factory._looked = "", time.monotonic()
         kind = replace(factory.configuration.machinetypes[0], target_share=1.0)
         factory.catalogue = Catalogue((kind,))
         factory.engine = Images()
         monkeypatch.setattr(factory.engine, "pull", full)
         for _turn in range(20):
-            factory._pull(time.time())
+            factory._pull(time.monotonic())
             await asyncio.sleep(0.01)
         assert asked == ["a:1"]
         assert "No space left" in factory.images["a:1"].problem
@@ -471,7 +489,7 @@ def test_what_cannot_be_ended_is_no_loop_without_a_pause(
     async def test() -> None:
         factory = made(tmp_path, said)
         factory.store.create(live)
-        factory.engine_problem, factory._looked, factory._weighed = "", time.time(), time.time()
+        factory.engine_problem, factory._looked, factory._weighed = "", time.monotonic(), time.monotonic()
         factory.machines = {live.uuid: live}
         monkeypatch.setattr(factory.engine, "signal", signal)
         monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
@@ -525,7 +543,7 @@ def test_an_image_that_somebody_has_removed_is_fetched_again(
     async def test() -> None:
         factory = made(tmp_path, machinetypes={"a": {"root_image": f"docker://{reference}", "user_data": "run"}})
         kind = factory.configuration.machinetypes[0]
-        factory.engine_problem, factory._looked = "", time.time()
+        factory.engine_problem, factory._looked = "", time.monotonic()
         factory.images = {reference: looked_at}
         machine = replace(LIVE, state=STARTING)
         factory.store.create(machine)
@@ -693,7 +711,7 @@ def test_a_factory_that_ends_does_not_wait_for_an_image(tmp_path: Path, monkeypa
     async def test() -> None:
         kind = {"root_image": "docker://a:1", "user_data": "run", "target_share": 1}
         factory = made(tmp_path, machinetypes={"a": kind})
-        factory.engine_problem, factory._looked = "", time.time()
+        factory.engine_problem, factory._looked = "", time.monotonic()
         factory.catalogue = Catalogue(factory.configuration.machinetypes)
         factory.engine = Images()
         monkeypatch.setattr(factory.engine, "pull", slow)
