@@ -282,7 +282,7 @@ def test_what_the_factory_pulls_is_its_own_and_what_was_there_is_not(tmp_path: P
     async def test() -> None:
         engine = Images(other="sha256:other")
         factory = await with_images(tmp_path, engine, [], **KINDS)
-        factory._pull(time.time())
+        factory._pull(time.monotonic())
         await pulled(factory)
         await factory.close()
         assert engine.asked == ["pull own"]
@@ -301,8 +301,8 @@ def test_an_image_that_nobody_wants_is_removed_and_is_not_here_from_then_on(tmp_
             "own": factories.Image("sha256:own"), "other": factories.Image("sha256:other"),
             "own@sha256:d": factories.Image("sha256:own"),
         }  # fmt: skip
-        factory._tidy(time.time())
-        factory._pull(time.time())
+        factory._tidy(time.monotonic())
+        factory._pull(time.monotonic())
         assert not factory._pulling, "it could find the image that is going"
         await tidied(factory)
         await factory.close()
@@ -316,7 +316,7 @@ def test_no_image_is_removed_while_images_are_pulled(tmp_path: Path) -> None:
     async def test() -> None:
         factory = await with_images(tmp_path, Images(own="sha256:own"), [])
         factory._pulling["other"] = asyncio.create_task(asyncio.sleep(0))
-        factory._tidy(time.time())
+        factory._tidy(time.monotonic())
         assert not factory._tidying
         await factory.close()
 
@@ -328,7 +328,7 @@ def test_an_image_that_is_wanted_again_meanwhile_stays(tmp_path: Path) -> None:
         engine = Images(own="sha256:own")
         engine.go_on.clear()
         factory = await with_images(tmp_path, engine, [])
-        factory._tidy(time.time())
+        factory._tidy(time.monotonic())
         while not engine.looked.is_set():
             await asyncio.sleep(0.01)
         factory.configure(
@@ -675,7 +675,7 @@ def test_who_cannot_tell_removes_nothing_and_says_so(damaged: bool, tmp_path: Pa
         engine.silent = not damaged
         if damaged:
             Path(factory._pulled.path).write_text("{")
-        factory._tidy(time.time())
+        factory._tidy(time.monotonic())
         await tidied(factory)
         await factory.close()
         assert engine.asked == []
@@ -691,7 +691,7 @@ def test_a_pull_that_cannot_be_written_down_has_succeeded_all_the_same(tmp_path:
         engine = Images()
         factory = await with_images(tmp_path, engine, said, own=KINDS["own"])
         Path(factory._pulled.path).write_text("{")
-        factory._pull(time.time())
+        factory._pull(time.monotonic())
         await pulled(factory)
         await factory.close()
         assert factory.images["own"].id == "sha256:own"
@@ -715,7 +715,7 @@ def test_a_factory_that_ends_does_not_wait_for_an_image(tmp_path: Path, monkeypa
         factory.catalogue = Catalogue(factory.configuration.machinetypes)
         factory.engine = Images()
         monkeypatch.setattr(factory.engine, "pull", slow)
-        factory._pull(time.time())
+        factory._pull(time.monotonic())
         assert await asyncio.to_thread(asked.wait, 10)
         begun = time.monotonic()
         await factory.close()
