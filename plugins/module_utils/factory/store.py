@@ -43,6 +43,9 @@ _MESSAGE_BYTES = 1024
 #: Bytes and files of a machine's joboutputs that are kept when it has ended.
 KEPT_BYTES, KEPT_FILES = 100 << 20, 1000
 
+#: Bytes of it that are in memory: many machines may end at once.
+_PIECE_BYTES = 1 << 20
+
 
 class Store:
     """The machines of a factory.
@@ -144,8 +147,9 @@ class Store:
 
     def shutdown_message(self, machine: Machine) -> t.Optional[str]:
         """The first line of the machine's shutdown message; None if there is none that begins with three digits."""
-        raw = _read_plain(os.path.join(self._outputs(machine), "shutdown_message"), _MESSAGE_BYTES)
-        lines = (raw or b"").decode(errors="replace").strip().splitlines()
+        with _plain_file(os.path.join(self._outputs(machine), "shutdown_message")) as file:
+            raw = b"" if file is None else b"".join(_pieces(file, _MESSAGE_BYTES))
+        lines = raw.decode(errors="replace").strip().splitlines()
         line = "".join(character for character in (lines[0] if lines else "") if character.isprintable()).strip()
         return line if line[:3].isascii() and line[:3].isdigit() and len(line) >= 3 else None
 
@@ -168,10 +172,10 @@ class Store:
         os.makedirs(target, mode=0o700, exist_ok=True)
         left = KEPT_BYTES
         for name in sorted(os.listdir(source))[:KEPT_FILES]:
-            content = _read_plain(os.path.join(source, name), left)
-            if content is not None:
-                left -= len(content)
-                write_atomically(os.path.join(target, name), content, 0o600)
+            with _plain_file(os.path.join(source, name)) as file:
+                if file is not None:
+                    write_atomically(os.path.join(target, name), _pieces(file, left), 0o600)
+                    left -= file.tell()
 
     def _outputs(self, machine: Machine) -> str:
         """Where joboutputs are: in the work space while there is one, afterwards where they were kept."""
@@ -188,18 +192,32 @@ def expired(machine: Machine, now: int, days: float) -> bool:
     return over and (machine.ended or machine.created) < now - days * 86400
 
 
-def _read_plain(path: str, limit: int) -> t.Optional[bytes]:
-    """The beginning of a plain file; None if it is not there, or anything else: a link, a pipe, a device."""
+@contextlib.contextmanager
+def _plain_file(path: str) -> t.Iterator[t.Optional[t.BinaryIO]]:
+    """A plain file, to be read; None if it is not there, or anything else: a link, a pipe, a device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return None
+        yield None
+        return
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(limit)
-    except OSError:
-        return None
+            yield None
+            return
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            yield t.cast("t.BinaryIO", file)
     finally:
         os.close(descriptor)
+
+
+def _pieces(file: t.BinaryIO, limit: int) -> t.Iterator[bytes]:
+    """The beginning of a file, little by little; up to where it cannot be read."""
+    while limit:
+        try:
+            piece = file.read(min(limit, _PIECE_BYTES))
+        except OSError:
+            return
+        if not piece:
+            return
+        yield piece
+        limit -= len(piece)

@@ -101,8 +101,11 @@ def write(role: str, record: Record) -> None:
     write_atomically(path, record.as_json().encode(), 0o644)
 
 
-def write_atomically(path: str, content: bytes, mode: int) -> None:
-    """Write a file through a neighbour that takes its place once it is on the disk."""
+def write_atomically(path: str, content: t.Union[bytes, t.Iterable[bytes]], mode: int) -> None:
+    """Write a file through a neighbour that takes its place once it is on the disk.
+
+    :param content: as a whole, or in pieces.
+    """
     # By process and thread. One that is there already is what a process of this number left when it was killed.
     # Of the name only its beginning: it may be as long as names can be.
     folder, name = os.path.split(path)
@@ -112,7 +115,7 @@ def write_atomically(path: str, content: bytes, mode: int) -> None:
     descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,20 @@ def test_outputs_are_kept_up_to_a_limit(tmp_path: Path) -> None:
     store.keep_outputs(LIVE)
     kept = Path(store.folder(LIVE)) / "joboutputs"
     assert sum(path.stat().st_size for path in kept.iterdir()) == KEPT_BYTES
+
+
+def test_outputs_are_not_in_memory_as_a_whole(tmp_path: Path) -> None:
+    """The machines of a whole host may end at once, and what they leave is theirs to choose."""
+    store = Store(str(tmp_path))
+    with (outputs(store) / "large").open("wb") as file:
+        file.truncate(KEPT_BYTES)
+    tracemalloc.start()
+    try:
+        store.keep_outputs(LIVE)
+        assert tracemalloc.get_traced_memory()[1] < KEPT_BYTES // 10
+    finally:
+        tracemalloc.stop()
+    assert (Path(store.folder(LIVE)) / "joboutputs" / "large").stat().st_size == KEPT_BYTES
 
 
 def test_folders_go_after_their_days(tmp_path: Path) -> None:
