@@ -15,7 +15,7 @@ import time
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, space
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
@@ -100,10 +100,10 @@ class ByHand(Look):
         self.life.forget(machine)
 
     def stop(self, machine: Machine, end: End) -> None:
-        """End a machine: TERM, after ``grace_seconds`` KILL; and clean up after it.
+        """End a machine: TERM, after ``grace_seconds`` KILL, also if TERM was refused; and clean up after it.
 
         :param end: why.
-
+        :raises EngineError: if the engine refuses KILL, or does not answer.
         :raises WaitError: if it outlives that.
         """
         now = int(time.time())
@@ -117,7 +117,11 @@ class ByHand(Look):
             machine = replace(machine, cpu_seconds=int(used)) if used is not None else machine
         for signal, seconds in (("SIGTERM", float(self.configuration.grace_seconds)), ("SIGKILL", KILLED)):
             if container is not None and container.alive:
-                self.engine.signal(container.id, signal)
+                try:
+                    self.engine.signal(container.id, signal)
+                except EngineError:
+                    if signal == "SIGKILL":
+                        raise
                 container = self._gone(machine, seconds)
         if container is not None and container.alive:
             raise WaitError(f"the machine {machine.container_name} to end after KILL", KILLED, container.state)

@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import typing as t
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImages
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_factory import Images
 from tests.unit.factory.test_mend import LIVE
@@ -47,3 +51,36 @@ def test_what_is_pulled_is_written_down_for_a_daemon_that_comes_later(tmp_path: 
     assert engine.asked == ["pull r/pilot:1"]
     [image] = PulledImages(str(tmp_path)).load()
     assert (image.engine, image.reference, image.id) == (engine.where, "r/pilot:1", "sha256:r/pilot:1")
+
+
+class Refuses(MachineEngine):
+    """An engine with one machine, and the signals that it does not send."""
+
+    def __init__(self, *signals: str) -> None:
+        super().__init__("unix:///e", "f1.example.org")
+        self.refused, self.sent = signals, t.cast("list[str]", [])
+
+    def container(self, identity: str) -> t.Optional[Container]:
+        return Container(identity, LIVE.container_name, LIVE.uuid, "exited" if self.sent else "running", 1)
+
+    def signal(self, container: str, signal: str) -> bool:
+        if signal in self.refused:
+            raise EngineError(f"Sending {signal}", "cannot", 500)
+        self.sent.append(signal)
+        return True
+
+
+def test_a_machine_that_term_is_refused_for_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = ByHand(configuration(state_folder=str(tmp_path), grace_seconds=0))
+    hand.store.create(LIVE)
+    over: list[t.Optional[Container]] = []
+    monkeypatch.setattr(hand.life, "end", lambda machine, container, _boot: over.append(container) or machine)
+    monkeypatch.setattr(hand, "clean", lambda _machine: None)
+    end = End(LIVE.slot, LIVE.machinetype, "stopped", "by order", "100 Stopped")
+    hand.engine = engine = Refuses("SIGTERM")
+    hand.stop(LIVE, end)
+    assert engine.sent == ["SIGKILL"]
+    assert [one.state for one in over if one] == ["exited"]
+    hand.engine = Refuses("SIGTERM", "SIGKILL")
+    with pytest.raises(EngineError, match="SIGKILL"):
+        hand.stop(LIVE, end)
