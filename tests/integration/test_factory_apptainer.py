@@ -346,9 +346,9 @@ def test_an_account_that_is_somebody_elses_is_refused(make: t.Callable[..., Host
 
 
 def test_what_a_report_says(make: t.Callable[..., HostFactory]) -> None:
-    factory = make(
-        "#!/bin/sh\nwhile :; do :; done\n", machinetypes={"a": APPTAINER, "d": {**KIND, "target_share": 1.0}}
-    )
+    # Busy for some seconds of a processor, and then not, for other tests run beside.
+    works = "#!/bin/sh\nn=0\nwhile [ $n -lt 2500000 ]; do n=$((n + 1)); done\nwhile :; do sleep 0.1; done\n"
+    factory = make(works, machinetypes={"a": APPTAINER, "d": {**KIND, "target_share": 1.0}})
     factory.start()
     factory.wait("a machine", factory.running)
     used = factory.wait(

@@ -26,7 +26,7 @@ PROMISED = {
 
 #: How scenarios run on other hosts as well, by the suffix of their id; their platforms have FLEET_* in molecule.yml.
 VARIANTS = {"trixie": {"FLEET_SUITE": "trixie"}, "vm": {"FLEET_KIND": "vm"}}
-VARIED = ("cvmfs", "docker_engine", "host_hardening")
+VARIED = ("cvmfs", "docker_engine", "host_hardening", "vacuum_factory")
 
 #: What ``make test`` takes along (Debian 13 is in the scenario site); the rest is for ``make test-fleet``.
 QUICK = set(SCENARIOS) - {"vobox_host"}
