@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 import typing as t
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.integration.conftest import PARENT, Lab
 from tests.lab.lan import run
 from tests.lab.probe import Reach
 from tests.lab.swap import VOBOX, Job, recover, swap, vobox_body
+from tests.sampled import sampled
 
 NAME = "vobox"
 
@@ -264,13 +264,11 @@ def test_the_old_container_comes_back_when_the_new_one_is_not_well_in_service(
 
 def test_an_address_stolen_at_the_worst_moment_does_not_end_the_service(site: Lab, vobox: str) -> None:
     site.docker("run", "--detach", "--name", "thief", "busybox:test", "sleep", "60")
-    steal = [
-        "docker", "--host", site.engine.url, "network", "connect", "--ip", t.cast(str, VOBOX.ipv4), "site", "thief",
-    ]  # fmt: skip
-    giving_up = threading.Timer(4, site.docker, ("rm", "--force", "thief"))
-    giving_up.start()
+    docker = f"docker --host {site.engine.url}"
+    # For four seconds.
+    giving_up = f"(sleep 4; {docker} rm --force thief) >/dev/null 2>&1 &"
+    steal = ["sh", "-c", f"{docker} network connect --ip {VOBOX.ipv4} site thief || exit 1; {giving_up}"]
     outcome = swap(Job(site.engine.url, before={"POST connect": steal}), site.engine.netns)
-    giving_up.join()
     assert "ddress already in use" in outcome["error"]
     assert outcome["rollback"]["failed"] == []
     assert troubles(site) == []
@@ -339,7 +337,12 @@ def test_the_old_container_comes_back_when_the_one_after_the_stand_in_is_not_wel
     assert network_state(site) == before
 
 
-@pytest.mark.parametrize(("number", "during"), [(3, True), (5, False), (7, True), (8, True), (9, False), (12, False)])
+#: Effects, by their numbers, and whether the engine is at work on them when the process is killed.
+STAND_IN_MOMENTS = [(3, True), (5, False), (7, True), (8, True), (9, False), (12, False)]
+SEQUENTIAL_MOMENTS = [(3, False), (3, True), (4, True), (5, False), (8, True), (12, False)]
+
+
+@pytest.mark.parametrize(("number", "during"), sampled(STAND_IN_MOMENTS, every=3))
 def test_a_killed_swap_with_a_stand_in_ends_before(site: Lab, vobox: str, number: int, during: bool) -> None:
     assert swap(Job(site.engine.url, stand_in=True, die_at=number, during=during), site.engine.netns) == {}
     assert troubles(site) == []
@@ -381,12 +384,15 @@ def test_the_effects_are_those_that_the_process_is_killed_at(site: Lab, vobox: s
 
 @pytest.mark.parametrize(
     ("number", "during"),
-    [
-        pytest.param(number, during, id=f"{number}-{'during' if during else 'before'}-{title.replace(' ', '-')}")
-        for number, title in enumerate(EFFECTS, 1)
-        for during in (False, True)
-        if not during or number in SLOW
-    ],
+    sampled(
+        [
+            pytest.param(number, during, id=f"{number}-{'during' if during else 'before'}-{title.replace(' ', '-')}")
+            for number, title in enumerate(EFFECTS, 1)
+            for during in (False, True)
+            if not during or number in SLOW
+        ],
+        every=4,
+    ),
 )
 def test_a_killed_swap_ends_before_or_after(site: Lab, vobox: str, number: int, during: bool) -> None:
     assert swap(Job(site.engine.url, die_at=number, during=during), site.engine.netns) == {}
@@ -396,7 +402,7 @@ def test_a_killed_swap_ends_before_or_after(site: Lab, vobox: str, number: int, 
     assert troubles(site) == []
 
 
-@pytest.mark.parametrize(("number", "during"), [(3, False), (3, True), (4, True), (5, False), (8, True), (12, False)])
+@pytest.mark.parametrize(("number", "during"), sampled(SEQUENTIAL_MOMENTS, every=3))
 def test_a_killed_sequential_swap_ends_before_or_after(site: Lab, vobox: str, number: int, during: bool) -> None:
     assert swap(Job(site.engine.url, strategy="sequential", die_at=number, during=during), site.engine.netns) == {}
     assert troubles(site) == []
@@ -434,7 +440,8 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("number", "stand_in"), [(3, False), (7, False), (9, False), (14, False), (15, False), (4, True), (6, True)]
+    ("number", "stand_in"),
+    sampled([(3, False), (7, False), (9, False), (14, False), (15, False), (4, True), (6, True)], every=3),
 )
 def test_leftovers_of_a_power_cut_are_recovered(own_lab: Lab, number: int, stand_in: bool) -> None:
     make_network(own_lab)

@@ -26,6 +26,7 @@ from tests.lab.booted import booted
 from tests.lab.fleet import LINK, Fleet
 from tests.lab.hosts import Machine, key, ssh_options
 from tests.lab.image import busybox_tar
+from tests.sampled import sampled
 
 HOST = "host1"
 DROP_IN = "/etc/ssh/sshd_config.d/01-hep.gridbox.conf"
@@ -325,7 +326,7 @@ def test_a_login_that_is_refused_puts_the_configuration_back_at_once(fleet: Flee
     assert "The configuration of before is back; log in to make sure." in said["msg"]
 
 
-@pytest.mark.parametrize("systemd", [True, False], ids=["systemd", "no systemd"])
+@pytest.mark.parametrize("systemd", sampled([True, False], every=2))
 def test_when_ansible_is_killed_the_timer_puts_it_back(
     fleet: Fleet, many_keys: Operator, tmp_path: Path, systemd: bool
 ) -> None:

@@ -21,6 +21,7 @@ from tests.integration.macvlan_world import ABSENT, BRIDGE, NAME, SHIM, SITE, Wo
 from tests.lab.lab import Lab
 from tests.lab.lan import run
 from tests.lab.modules import ModuleFailed, start_module
+from tests.sampled import sampled
 
 LABELLED = {**SITE, "labels": {"contact": "grid-admins"}, "recreate": "move_endpoints"}
 
@@ -141,6 +142,7 @@ def test_a_daemon_killed_during_a_move_finds_all_as_it_was(own_lab: Lab) -> None
 EVENTS = ["disconnect", "disconnect", "disconnect", "destroy", "create", "connect", "connect", "connect"]
 
 
+@pytest.mark.fleet
 def test_a_module_killed_at_any_step_of_a_move_leaves_before_or_after(world: World) -> None:
     """SIGKILL as each event comes, at once and a little later. The guard has to finish within seconds."""
     world.module(**SITE)
@@ -178,17 +180,17 @@ def test_a_module_killed_at_any_step_of_a_move_leaves_before_or_after(world: Wor
 #: Name: (a state, another one, containers meanwhile, whether it is a host with systemd).
 WAYS: dict[str, tuple[dict[str, t.Any], dict[str, t.Any], bool, bool]] = {
     "network": (ABSENT, SITE, False, False),
+    "bridge": (SITE, BRIDGE, True, False),
     "shim and files for the boot": (
         ABSENT,
         {**SHIM, "shim": {**SHIM["shim"], "routes": ["10.213.0.50"]}, "probe_seconds": 0},
         False,
         True,
     ),
-    "bridge": (SITE, BRIDGE, True, False),
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", sampled(WAYS, every=2))
 def test_killed_at_every_effect_there_and_back(world: World, tmp_path: Path, way: str) -> None:
     """SIGKILL before and after each: the state before or the state after; and the next run ends where it should.
 

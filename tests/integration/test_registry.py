@@ -100,6 +100,7 @@ def test_without_the_registry_the_base_would_be_bootstrapped(lab: Lab, registry:
     assert "no registry answered" in predicted["actions"][0]["reason"]
 
 
+@pytest.mark.fleet  # the scenario site does so too
 def test_the_role_runs_an_image_of_a_registry(lab: Lab, registry: Registry, clean: None, tmp_path: Path) -> None:
     variables = {
         "vobox_engine_url": lab.engine.url, "vobox_image_pull": IMAGE,

@@ -24,6 +24,7 @@ from tests.integration.test_flatten_image_faults import (  # noqa: F401  # pylin
 from tests.integration.test_vobox_container import Box, make_network
 from tests.lab.image import busybox_tar
 from tests.lab.modules import COLLECTION
+from tests.sampled import sampled
 
 # Runs the module with an engine whose daemon is killed before or after one of its requests. To wait for it to come back
 # would be in vain here.
@@ -93,7 +94,7 @@ def eventually_in_service(box: Box, seconds: float = 20) -> None:
 MOMENTS = [(1, "after"), (4, "after"), (9, "after"), (11, "before")]
 
 
-@pytest.mark.parametrize("live_restore", [False, True], ids=["live-restore-off", "live-restore-on"])
+@pytest.mark.parametrize("live_restore", sampled([True, False], every=2))
 def test_a_daemon_killed_in_mid_swap(own_lab: Lab, tmp_path: Path, live_restore: bool) -> None:
     """Whatever it was at: when it is back, the same run again brings exactly one VO-box into service, as asked for."""
     own_lab.engine.kill(15)

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""vobox_container, killed by SIGKILL before and after each request that changes something: the state before or the
-state after, and a next run that makes it right. (What a killed swap does is in test_handover.py.)"""
+"""vobox_container, killed by SIGKILL before and after each request and signal that changes something: the state before
+or the state after, and a next run that makes it right. (What a killed swap does is in test_handover.py.)"""
 
 from __future__ import annotations
 
@@ -20,30 +20,38 @@ import pytest
 from tests.integration.conftest import Lab
 from tests.integration.test_vobox_container import WEB, Box, network  # noqa: F401  # pylint: disable=unused-import
 from tests.lab.modules import COLLECTION
+from tests.sampled import sampled
 
-# Runs the module with an engine that kills the process at one of its requests; the guard, another process, is spared.
+# Runs the module and kills its process at one of its requests or signals; the guard, another process, is spared.
 _START = """
 import os, runpy, signal, sys
 from ansible.module_utils import basic
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 die_at, when, log = int(sys.argv[2]), sys.argv[3], sys.argv[4]
-me, real, count = os.getpid(), DockerApi.send, 0
+me, count = os.getpid(), 0
 
-def send(self, request, method, path, **more):
+def effect(name, do, *arguments, **more):
     global count
-    counts = os.getpid() == me and method != "GET" and "exec" not in path
-    if counts:
-        count += 1
-        with open(log, "a") as out:
-            print(request, file=out)
-        if count == die_at and when == "before":
-            os.kill(me, signal.SIGKILL)
-    answer = real(self, request, method, path, **more)
-    if counts and count == die_at:
+    if os.getpid() != me:
+        return do(*arguments, **more)
+    count += 1
+    with open(log, "a") as out:
+        print(name, file=out)
+    if count == die_at and when == "before":
+        os.kill(me, signal.SIGKILL)
+    answer = do(*arguments, **more)
+    if count == die_at:
         os.kill(me, signal.SIGKILL)
     return answer
 
-DockerApi.send = send
+def send(self, request, method, path, **more):
+    if method == "GET" or "exec" in path:
+        return real_send(self, request, method, path, **more)
+    return effect(request, real_send, self, request, method, path, **more)
+
+real_send, DockerApi.send = DockerApi.send, send
+real_signal = signal.pidfd_send_signal
+signal.pidfd_send_signal = lambda *given: effect("Sending a signal", real_signal, *given)
 basic._ANSIBLE_ARGS = sys.stdin.buffer.read()
 basic._ANSIBLE_PROFILE = "legacy"
 runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
@@ -108,7 +116,7 @@ def box(lab: Lab, network: str, tmp_path: Path, request: pytest.FixtureRequest) 
         lab.docker("rm", "--force", "--volumes", *made.containers())
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", sampled(SCENARIOS, every=2))
 def test_a_killed_run_ends_before_or_after(box: Box, scenario: str, tmp_path: Path) -> None:
     first, second = t.cast("Scenario", SCENARIOS[scenario])
 
