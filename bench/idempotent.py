@@ -106,7 +106,7 @@ def task_seconds(lab: Lab, folder: Path, *tasks: dict[str, t.Any]) -> list[tuple
         VARIABLE: str(told), "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent),
         "ANSIBLE_CALLBACKS_ENABLED": "task_seconds",
     })  # fmt: skip
-    return [(name, seconds) for name, seconds in json.loads(told.read_text())]
+    return [(str(name), float(seconds)) for name, seconds in json.loads(told.read_text())]
 
 
 def _play(lab: Lab, folder: Path, tasks: t.Sequence[dict[str, t.Any]], environment: dict[str, str]) -> float:
