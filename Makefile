@@ -8,9 +8,9 @@
 # -ra: the run ends with the reason of each skip and failure, and with the counts.
 PYTEST := .venv/bin/python -m pytest -ra
 
-# Most of a run is waiting for engines; tests/conftest.py says what may run beside what. The folder of a run has a short
+# A run waits for engines now and then; tests/conftest.py says what may run beside what. The folder of a run has a short
 # name, for paths of sockets (107 characters) and of Podman's folders (50) are in it.
-WORKERS := --numprocesses 5 --dist loadscope --no-loadscope-reorder
+WORKERS := --numprocesses 4 --dist loadscope --no-loadscope-reorder
 
 # Molecule looks for scenarios where they are.
 export MOLECULE_GLOB := molecule/*/molecule.yml

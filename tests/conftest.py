@@ -4,7 +4,7 @@
 
 """The order of a whole run, what runs beside what, and a word on what takes long.
 
-Most of a run is waiting for engines, so workers (pytest-xdist) can share it: ``--numprocesses 5 --dist loadscope
+Much of a run is waiting for engines, so workers (pytest-xdist) can share it: ``--numprocesses 4 --dist loadscope
 --no-loadscope-reorder``. A file's tests stay together, for they share a lab. The demo compares the whole machine before
 and after, so while it is there nothing else that starts engines on this machine runs: the others wait for it.
 """

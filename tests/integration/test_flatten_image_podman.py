@@ -18,6 +18,7 @@ from tests.integration.test_flatten_image import OUR_LABELS, tree_in
 from tests.integration.test_flatten_image_faults import kill_at
 from tests.lab.engine import PodmanService
 from tests.lab.modules import run_module
+from tests.sampled import sampled
 
 
 def test_what_podman_can_hold_is_kept(podman: PodmanService, tmp_path: Path) -> None:
@@ -61,8 +62,10 @@ def test_what_podman_can_hold_is_kept(podman: PodmanService, tmp_path: Path) -> 
     assert "hep.gridbox/flatten" not in podman.podman("images", "--all").stdout
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("asked", "number"), [("load_images", 1), ("tag_image", 1)])
+@pytest.mark.parametrize(
+    ("asked", "number", "when"),
+    sampled([(asked, 1, when) for asked in ("load_images", "tag_image") for when in ("before", "after")], every=3),
+)
 def test_killed_at_every_request(podman: PodmanService, tmp_path: Path, asked: str, number: int, when: str) -> None:
     """SIGKILL before and after each request that changes something: the images are those before."""
     (tmp_path / "layers.tar").write_bytes(padded("localhost/vobox:layers", 2))

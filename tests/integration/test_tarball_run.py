@@ -90,6 +90,7 @@ def demo_traces() -> dict[str, object]:
     }
 
 
+@pytest.mark.fleet  # from a checkout the demo is in each run
 def test_the_demo_in_check_mode(controller: Controller) -> None:
     """``hep.gridbox.site`` with its roles, and the demo's inventory, all from the tarball."""
     if os.geteuid() != 0:

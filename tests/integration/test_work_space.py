@@ -7,6 +7,7 @@ mapper: tests/fleet/test_work_space_lvm.py."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from tests.gate.tools import ROOT
 from tests.lab.work_spaces import said
+from tests.sampled import sampled
 
 #: Each is a function of tests/lab/work_spaces.py.
 TRUE_OF_FILES = (
@@ -31,8 +33,7 @@ TRUE_OF_FILES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("file_system", ["ext4", "xfs"])
-@pytest.mark.parametrize("what", TRUE_OF_FILES)
+@pytest.mark.parametrize(("what", "file_system"), sampled(itertools.product(TRUE_OF_FILES, ["ext4", "xfs"]), every=3))
 def test_work_spaces(tmp_path: Path, what: str, file_system: str) -> None:
     """In a mount namespace of its own, for other tests make some, and theirs would hold what is mounted here."""
     if os.geteuid() != 0:

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImages
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
@@ -74,7 +74,12 @@ def test_a_machine_that_term_is_refused_for_is_killed(tmp_path: Path, monkeypatc
     hand = ByHand(configuration(state_folder=str(tmp_path), grace_seconds=0))
     hand.store.create(LIVE)
     over: list[t.Optional[Container]] = []
-    monkeypatch.setattr(hand.life, "end", lambda machine, container, _boot: over.append(container) or machine)
+
+    def ends(machine: Machine, container: t.Optional[Container], _boot: t.Any) -> Machine:
+        over.append(container)
+        return machine
+
+    monkeypatch.setattr(hand.life, "end", ends)
     monkeypatch.setattr(hand, "clean", lambda _machine: None)
     end = End(LIVE.slot, LIVE.machinetype, "stopped", "by order", "100 Stopped")
     hand.engine = engine = Refuses("SIGTERM")
