@@ -74,13 +74,18 @@ def run_and_die(box: Box, arguments: dict[str, t.Any], die_at: int, when: str, l
 def picture(box: Box, known: str | None) -> dict[str, t.Any]:
     """The state, without what differs from run to run."""
     there = box.containers()
-    shown: dict[str, t.Any] = {"containers": there, "files": sorted(path.name for path in box.files.glob("*/*"))}
-    if box.name in there:
-        try:
-            inspect = box.inspect()
-        except RuntimeError:
-            # The guard takes it away while we look: neither before nor after, so it will be looked at again.
-            return {**shown, "going": True}
+    try:
+        return {"containers": there, **details(box, known, box.name in there)}
+    except (RuntimeError, FileNotFoundError):
+        # The guard takes it away while we look: neither before nor after, so it will be looked at again.
+        return {"going": True}
+
+
+def details(box: Box, known: str | None, there: bool) -> dict[str, t.Any]:
+    """What a picture shows beside the names of the containers."""
+    shown: dict[str, t.Any] = {"files": sorted(path.name for path in box.files.glob("*/*"))}
+    if there:
+        inspect = box.inspect()
         current = box.files / box.name / "init" / "current"
         shown["same"] = inspect["Id"] == known
         shown["running"] = inspect["State"]["Running"]
