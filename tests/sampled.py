@@ -21,6 +21,6 @@ def sampled(cases: t.Iterable[t.Any], every: int) -> list[t.Any]:
 
 
 def _later(case: t.Any) -> t.Any:
-    name = getattr(case, "id", None)
-    values = case.values if name is not None else case if isinstance(case, tuple) else (case,)
-    return pytest.param(*values, id=name, marks=pytest.mark.fleet)
+    # What pytest.param returns is a tuple as well, of values, marks and id.
+    whole = case if hasattr(case, "marks") else pytest.param(*(case if isinstance(case, tuple) else (case,)))
+    return pytest.param(*whole.values, id=whole.id, marks=[*whole.marks, pytest.mark.fleet])

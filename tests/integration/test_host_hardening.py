@@ -326,7 +326,7 @@ def test_a_login_that_is_refused_puts_the_configuration_back_at_once(fleet: Flee
     assert "The configuration of before is back; log in to make sure." in said["msg"]
 
 
-@pytest.mark.parametrize("systemd", sampled([True, False], every=2))
+@pytest.mark.parametrize("systemd", sampled([True, False], every=2), ids=["systemd", "no systemd"])
 def test_when_ansible_is_killed_the_timer_puts_it_back(
     fleet: Fleet, many_keys: Operator, tmp_path: Path, systemd: bool
 ) -> None:

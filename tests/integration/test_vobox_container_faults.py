@@ -94,7 +94,7 @@ def eventually_in_service(box: Box, seconds: float = 20) -> None:
 MOMENTS = [(1, "after"), (4, "after"), (9, "after"), (11, "before")]
 
 
-@pytest.mark.parametrize("live_restore", sampled([True, False], every=2))
+@pytest.mark.parametrize("live_restore", sampled([True, False], every=2), ids=["live-restore-on", "live-restore-off"])
 def test_a_daemon_killed_in_mid_swap(own_lab: Lab, tmp_path: Path, live_restore: bool) -> None:
     """Whatever it was at: when it is back, the same run again brings exactly one VO-box into service, as asked for."""
     own_lab.engine.kill(15)

@@ -55,7 +55,7 @@ KERNEL = (
 MEGABYTES = 1536
 #: Seconds for a boot, on a busy machine without hardware acceleration, and how often it may be tried. Now and then the
 #: clock of an emulated processor stands still ("Possible timer handling issue", says its kernel), and all in it waits
-#: for ever. With a second processor that is more often so, and a boot is no shorter.
+#: for ever. It was seen with two processors only, with which a boot is no shorter.
 BOOT_SECONDS, BOOT_TRIES = 400, 3
 #: An emulated machine has time-outs of its own inside (systemd's 90 s for a disk), so a busy machine serves it first.
 _NICE = ["nice", "-n", "-10"]
