@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import cgroups
+from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
 
 #: Shells of accounts that nobody logs in to.
 _NO_SHELLS = ("nologin", "false")
@@ -120,7 +121,7 @@ def sweep(uid: int, live: t.Callable[[], t.Collection[str]]) -> list[Process]:
             break
         for process in astray:
             swept[process.pid] = process
-            cgroups.kill(process.pid, lambda pid: _still(pid, uid, live()))
+            kill(process.pid, lambda pid: _still(pid, uid, live()))
     return list(swept.values())
 
 

@@ -40,6 +40,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside
 from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command
+from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
@@ -178,7 +179,7 @@ class ApptainerEngine:
             cgroups.empty(self._groups(container), 0)
             return True
         # By whether the lock is still held: the number may be another's by now.
-        return cgroups.kill(int(runs["keeper"]), lambda _pid: _is_held(container), signals.Signals[signal])
+        return kill(int(runs["keeper"]), lambda _pid: _is_held(container), signals.Signals[signal])
 
     def outside(self, container: str) -> t.Optional[Outside]:
         """Nowhere: all that a machine can write to is its work space, or memory."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import time
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
 
 #: The folder of all our groups in a hierarchy, and the one in it of those who look after machines.
 OURS, SUPERVISORS = "hep.gridbox", "supervisors"
@@ -194,26 +194,6 @@ def empty(folders: t.Sequence[str], seconds: float) -> bool:
         for pid in left:
             kill(pid, lambda one: one in members(folders))
         time.sleep(0.01)
-
-
-def kill(pid: int, meant: t.Callable[[int], bool], number: signal.Signals = signal.SIGKILL) -> bool:
-    """Signal a process if it is the one that is meant: once it has ended, its number is soon another's.
-
-    :returns: whether it was there, and meant.
-    """
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
-    try:
-        if not meant(pid):
-            return False
-        signal.pidfd_send_signal(handle, number)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(handle)
-    return True
 
 
 def remove(folders: t.Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Step
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import (
@@ -359,20 +360,13 @@ class Actor:
         (moby/moby#41302; seen with 20.10, the same in the source of 29).
         """
         pid = container["State"].get("Pid")
-        if not pid:
-            return  # the engine is just restarting it
-        try:
-            process = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return  # it has ended, which the next look will say
-        try:
-            # Only now that it is held does its number stay its own.
-            now = self.engine.container(container["Id"])
-            if now is not None and now["State"].get("Pid") == pid:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(process, signal.SIGHUP)
-        finally:
-            os.close(process)
+        if pid:  # else the engine is just restarting it; if it has ended, the next look will say so
+            kill(pid, lambda one: self._first_process(container["Id"]) == one, signal.SIGHUP)
+
+    def _first_process(self, container_id: str) -> t.Optional[int]:
+        """The number of a container's first process on the host."""
+        state = (self.engine.container(container_id) or {}).get("State") or {}
+        return state.get("Pid")
 
     def _renew_launch_folder(self) -> None:
         """Before a start: forget what the last launch said, so that it is not taken for this one's word."""

@@ -13,6 +13,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import cgroups
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cgroups import Hierarchy, Limits
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
 
 #: Lines of /proc/self/mountinfo, as hosts have them.
 V1 = """\
@@ -113,10 +114,10 @@ def test_a_number_that_is_anothers_by_now_is_not_hit() -> None:
 
     child = subprocess.Popen(["sleep", "60"])
     try:
-        cgroups.kill(child.pid, lambda _pid: False)
+        kill(child.pid, lambda _pid: False)
         assert child.poll() is None
-        cgroups.kill(child.pid, lambda pid: pid == child.pid)
+        kill(child.pid, lambda pid: pid == child.pid)
         assert child.wait(timeout=10) == -9
     finally:
         child.kill()
-    cgroups.kill(child.pid, t.cast("t.Callable[[int], bool]", None))  # it has gone: nobody is asked
+    kill(child.pid, t.cast("t.Callable[[int], bool]", None))  # it has gone: nobody is asked
