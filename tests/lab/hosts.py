@@ -204,6 +204,7 @@ def bootstrap(folder: Path, suite: str, base: list[str]) -> None:
     hooks = (f"{fetch} install {' '.join(_repository(suite))}", f"{fetch} --reinstall install {' '.join(REPLACED)}")
     skip = "--skip=cleanup/apt/cache"  # the packages that the hook fetched
     run(
+        "unshare", "--mount",  # what it mounts, no test that looks at the real machine is to see
         "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(base)}", skip,
         *(f"--customize-hook={hook}" for hook in hooks), suite, str(root), mirror(), timeout=900,
     )  # fmt: skip

@@ -22,6 +22,7 @@ def run(
     timeout: float = 60,
     ok: t.Container[int] = (0,),
     environment: t.Optional[t.Mapping[str, str]] = None,
+    inside: t.Sequence[str] = (),
 ) -> str:
     """Run ``argv`` and return its standard output.
 
@@ -29,13 +30,14 @@ def run(
     :param timeout: seconds.
     :param ok: exit codes that are fine.
     :param environment: variables beside the caller's own.
+    :param inside: the command that runs ``argv``, if another one does.
     :raises GridboxError: if the program is missing or ends with another code; with its last words.
     :raises WaitError: if it does not end in time.
     """
     variables = {**os.environ, "PATH": SYSTEM_PATH, "LC_ALL": "C", "LANG": "C", **(environment or {})}
     try:
         process = subprocess.Popen(
-            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables
+            [*inside, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables
         )
     except OSError as exc:
         raise GridboxError(f"{request} failed: {argv[0]} cannot be run ({exc.strerror}).") from exc
@@ -47,6 +49,7 @@ def run(
         raise WaitError(f"{argv[0]} to end ({request})", timeout) from exc
     except BaseException:
         process.kill()
+        _wait_a_moment(process)
         raise
     output = stdout.decode(errors="replace")
     if process.returncode not in ok:
@@ -54,6 +57,22 @@ def run(
         last = " ".join(words.splitlines()[-5:]) or "nothing"
         raise GridboxError(f"{request} failed. {argv[0]} ended with {process.returncode} and says: {last}")
     return output
+
+
+def run_alone(
+    request: str, argv: t.Sequence[str], timeout: float, environment: t.Optional[t.Mapping[str, str]] = None
+) -> str:
+    """Run ``argv`` like :func:`run`, in a mount and a PID namespace of its own (unshare, util-linux 2.32 or newer).
+
+    For a program that mounts: the host does not see its mounts, and when it ends, however it ends, its mounts and all
+    processes that it has started are gone, so the folder they were in can be removed. mmdebstrap, say, binds the host's
+    /dev/shm into the root that it makes, and who removes that root with the mounts in it empties the host's /dev/shm.
+
+    :raises GridboxError: as :func:`run`.
+    :raises WaitError: as :func:`run`.
+    """
+    alone = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+    return run(request, argv, timeout, environment=environment, inside=alone)
 
 
 def names_in(folder: str, timeout: float) -> list[str]:
@@ -68,12 +87,13 @@ def names_in(folder: str, timeout: float) -> list[str]:
 
 
 def _wait_a_moment(process: subprocess.Popen[bytes]) -> None:
-    """Reap a killed process, but no longer than a second: :func:`subprocess.run` would wait for ever.
+    """Reap a killed process and wait for those that it started, which hold its outputs, but no longer than a second:
+    :func:`subprocess.run` would wait for ever.
 
     The kernel does not let go of who asked a FUSE server that took the request and does not answer (fuse_simple_request
     waits uninterruptibly then, Linux 6.18); such a process ends when the mount does.
     """
     try:
-        process.wait(1)
+        process.communicate(timeout=1)
     except subprocess.TimeoutExpired:
         return

@@ -33,7 +33,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api impo
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, InputError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
+from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run_alone
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.recipe import apt_sources
@@ -371,7 +371,7 @@ class ImageWork:
             argv += ['--customize-hook=rm -f "$1"/etc/ssh/ssh_host_*', '--customize-hook=: > "$1"/etc/machine-id']
             argv += [f"--include={','.join(recipe.packages)}"] if recipe.packages else []
             argv += [self._suite(), archive, *self._mirrors()]
-            run(f"Bootstrapping {tag}", argv, self.wish.bootstrap_timeout, environment={"TMPDIR": folder})
+            run_alone(f"Bootstrapping {tag}", argv, self.wish.bootstrap_timeout, environment={"TMPDIR": folder})
             with open(archive, "rb") as file:
                 self.engine.import_layer(
                     tag, iter(lambda: file.read(1 << 20), b""), f'LABEL {BASE_LABEL}="{self.wish.name}"'
