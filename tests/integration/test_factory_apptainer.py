@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import typing as t
 from pathlib import Path
 
@@ -266,6 +267,66 @@ def test_an_image_from_a_server(make: t.Callable[..., HostFactory]) -> None:
     [image] = (factory.state / "apptainer/images").glob("*.sif")
     assert (image.stat().st_uid, image.stat().st_mode & 0o777) == (0, 0o644)
     assert [path.name for path in image.parent.iterdir()] == [image.name]
+
+
+def test_an_image_that_nobody_wants_any_more_goes(make: t.Callable[..., HostFactory]) -> None:
+    url = f"http://127.0.0.1:8000/{IMAGE}"
+    kinds = {"a": APPTAINER, "b": {**APPTAINER, "root_image": url, "target_share": 0.0}}
+    factory = make(machinetypes={"b": {**APPTAINER, "root_image": url}})
+    factory.file("b", "run", "#!/bin/sh\nuntil [ -e $JOBOUTPUTS/go ]; do sleep 0.1; done\n")
+    images = factory.state / "apptainer/images"
+    cut_short = images / "image-0123456789abcdef.sif.work"
+    cut_short.mkdir(parents=True)
+    (cut_short / "half").write_text("of an image\n")
+    serve = ("systemd-run", "--unit=images", "--working-directory=/srv", "python3", "-m", "http.server", "8000")
+    factory.machine.run(*serve)
+    try:
+        factory.start()
+        [machine] = factory.wait("a machine", factory.running)
+    finally:
+        factory.machine.run("systemctl", "stop", "images")
+    [image] = images.iterdir()  # what the factory's last life left has gone
+    own = f"/srv/factory/state/apptainer/images/{image.name}"
+    assert machine["request"]["shown"]["image"] == own
+    factory.stop()
+
+    def eight_days_later() -> None:
+        path = factory.state / "pulled-images.json"
+        data = json.loads(path.read_text())
+        assert [(one["reference"], one["id"]) for one in data["images"]] == [(url, own)]
+        data["images"][0]["wanted"] -= 8 * 86400
+        path.write_text(json.dumps(data))
+
+    def wanted_now() -> bool:
+        [one] = json.loads((factory.state / "pulled-images.json").read_text())["images"]
+        return bool(one["wanted"] > time.time() - 3600)
+
+    # A machine has it, though no machinetype does.
+    eight_days_later()
+    factory.write(machinetypes={"a": APPTAINER})
+    factory.start()
+    factory.wait("the look", wanted_now)
+    assert image.exists()
+    (outputs(factory) / "go").touch()
+    factory.wait("it to be cleaned away", lambda: [one["cleaned"] for one in factory.records() if one["cleaned"]])
+    factory.stop()
+
+    # A machinetype without a share has it.
+    eight_days_later()
+    factory.write(machinetypes=kinds)
+    factory.start()
+    factory.wait("the look", wanted_now)
+    assert image.exists()
+    factory.stop()
+
+    eight_days_later()
+    factory.write(machinetypes={"a": APPTAINER})
+    factory.start()
+    factory.wait("it to go", lambda: factory.events("image_removed"))
+    assert list(images.iterdir()) == []
+    assert json.loads((factory.state / "pulled-images.json").read_text()) == {"images": []}
+    assert factory.running()  # those of the site's own image
+    assert not factory.events("images_not_tidied", "image_not_removed", "internal_error")
 
 
 def test_an_image_from_a_registry_by_its_digest(

@@ -54,6 +54,9 @@ PROGRAMS = ("apptainer", "setpriv", "setsid", "unshare", "mount")
 #: when its machine is killed, and to be gone after that; for a repository to say whether an image is there; for a pull.
 SWEEP, _START, _END, _LEAVING, _LOOK, _PULL = 5.0, 60.0, 60.0, 2.0, 30.0, 3600.0
 
+#: How the name of a folder ends in which an image is made.
+_WORK = ".work"
+
 Say = t.Callable[..., None]
 
 
@@ -70,6 +73,7 @@ class ApptainerEngine:
         self.root = os.path.join(os.path.realpath(state_folder), "apptainer")
         self._images = os.path.join(self.root, "images")
         self._account, self._cvmfs_root, self._say = account, cvmfs_root, say
+        self._pulling: set[str] = set()
 
     def check(self) -> Account:
         """Whether machines can be made; the account that they are made for.
@@ -255,9 +259,27 @@ class ApptainerEngine:
 
     # ---- images --------------------------------------------------------------------------------------------------
 
+    @property
+    def where(self) -> str:
+        """The folder of the images that are fetched."""
+        return self._images
+
+    def fetches(self, reference: str) -> bool:
+        """Whether an image comes from elsewhere, and is no file or folder of this host."""
+        return "://" in reference
+
+    def images(self) -> dict[str, tuple[str, ...]]:
+        """By path, those that were fetched. They have no names but the references that their paths are made from."""
+        names = os.listdir(self._images) if os.path.isdir(self._images) else []
+        return {os.path.join(self._images, name): () for name in sorted(names) if name.endswith(".sif")}
+
+    def foreign_images(self) -> t.Collection[str]:
+        """None: the folder is the factory's alone."""
+        return ()
+
     def image(self, reference: str) -> t.Optional[str]:
         """The path of an image that is here; None: it is not."""
-        if _is_fetched(reference):
+        if self.fetches(reference):
             path = self._image(reference)
             return path if os.path.exists(path) else None
         path = reference
@@ -268,18 +290,20 @@ class ApptainerEngine:
 
     def pull(self, reference: str) -> None:
         """Make an image of one in a registry or on a server; one that is here is replaced."""
-        if not _is_fetched(reference):
+        if not self.fetches(reference):
             if self.image(reference) is None:
                 raise EngineError(f"Looking for the image {reference}", "there is no such file or folder", 404)
             return
         account, target = self.check(), self._image(reference)
         name = f"image-{os.path.basename(target)}"
-        self.remove(name)
-        work = os.path.join(self._images, f"{name}.work")
-        self._make_root()
-        shutil.rmtree(work, ignore_errors=True)
-        os.makedirs(work, mode=0o700)
+        work = self._work(name)
+        self._pulling.add(name)
         try:
+            self._clear_cut_short()
+            self.remove(name)
+            self._make_root()
+            shutil.rmtree(work, ignore_errors=True)
+            os.makedirs(work, mode=0o700)
             os.chown(work, account.uid, account.gid)
             variables = {key: os.environ[key] for key in background.KEPT_VARIABLES if key in os.environ}
             self._put(requests.of_image(reference, name, account, work, variables))
@@ -295,6 +319,29 @@ class ApptainerEngine:
         finally:
             self.remove(name)
             shutil.rmtree(work, ignore_errors=True)
+            self._pulling.discard(name)
+
+    def _work(self, name: str) -> str:
+        """Where an image is made."""
+        return os.path.join(self._images, f"{name}{_WORK}")
+
+    def _clear_cut_short(self) -> None:
+        """Remove what pulls have left whose factory was killed: it is large, and nobody may want that image again."""
+        names = os.listdir(self._images) if os.path.isdir(self._images) else []
+        for name in (one[: -len(_WORK)] for one in names if one.endswith(_WORK)):
+            if name not in self._pulling and not _is_held(name):  # nor does its keeper live
+                self.remove(name)
+                shutil.rmtree(self._work(name), ignore_errors=True)
+
+    def remove_image(self, name: str) -> None:
+        """Remove an image that was fetched, by its reference or its path; not one that a machine has."""
+        path = self._image(name) if self.fetches(name) else name
+        requested = ((one.name, _read(self._folder(one.name), keeper.REQUEST)) for one in self._known())
+        users = [user for user, request in requested if request and request["shown"].get("image") == path]
+        if users:
+            raise EngineError(f"Removing the image {name}", f"machines were made from it: {', '.join(users)}", 409)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
     def _wait_for_image(self, reference: str, name: str) -> None:
         deadline = time.monotonic() + _PULL
@@ -332,11 +379,6 @@ class ApptainerEngine:
         self._make_root()
         os.mkdir(folder, 0o700)
         write_atomically(os.path.join(folder, keeper.REQUEST), request.as_json().encode(), 0o600)
-
-
-def _is_fetched(reference: str) -> bool:
-    """Whether an image comes from elsewhere, and is no file or folder of this host."""
-    return "://" in reference
 
 
 def _program() -> str:

@@ -58,11 +58,28 @@ class Engine(t.Protocol):
     def ends(self, since: float) -> t.Iterator[str]:
         """The uuids of machines as their containers end, for as long as the engine answers."""
 
+    @property
+    def where(self) -> str:
+        """Where it has its images: another one may have the same."""
+
+    def fetches(self, reference: str) -> bool:
+        """Whether a pull makes an image that the engine keeps; else it is a file or a folder of this host's."""
+
+    def images(self) -> dict[str, tuple[str, ...]]:
+        """By id, the tags of all images that it keeps."""
+
+    def foreign_images(self) -> t.Collection[str]:
+        """Ids of images that it keeps and that somebody else may have brought."""
+
     def image(self, reference: str) -> t.Optional[str]:
         """The id of an image that is here; None: it is not."""
 
     def pull(self, reference: str) -> None:
         """Have an image here, as it is now where it comes from. Takes its time."""
+
+    def remove_image(self, name: str) -> None:
+        """Take a name away, or remove an image by its id; an image goes with its last name. Fine if it is gone. An
+        ``EngineError`` with a status: it refuses, for instance because a machine uses the image."""
 
 
 def _silently(_event: str, **_facts: t.Any) -> None:

@@ -44,7 +44,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
     Container,
-    MachineEngine,
     cpu_seconds,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import (
@@ -664,36 +663,35 @@ class Factory:
         """Have an image removed that nobody wants; not while images are pulled: a pull could find one that is going."""
         if not self.can_tell or self._closing or self._tidying or self._pulling or now - self._tidied < TIDY:
             return
-        if isinstance(self.engine, MachineEngine):
-            self._tidied, self._tidying = now, True
-            self.spawn(self._remove_unwanted(self.engine))
+        self._tidied, self._tidying = now, True
+        self.spawn(self._remove_unwanted())
 
     def _wanted(self) -> t.Optional[unwanted_images.Wanted]:
         return unwanted_images.wanted(self.configuration, self.catalogue, self.machines.values())
 
-    async def _remove_unwanted(self, engine: MachineEngine) -> None:
+    async def _remove_unwanted(self) -> None:
         """Write down which images are wanted, and remove one that has not been for long; the others one after it."""
         wanted, now = self._wanted(), int(time.time())
         try:
-            kept, seen = await self.in_thread(unwanted_images.survey, engine, self._pulled, wanted, now)
+            kept, seen = await self.in_thread(unwanted_images.survey, self.engine, self._pulled, wanted, now)
             image = unwanted_images.next_to_go(kept, seen, wanted, now, self.configuration.images_days)
             if image is None:
                 return
             self._tidied = -math.inf
             if self._wanted() == wanted and not self._closing:  # else it may be this one that is wanted now
-                await self._remove_image(engine, image, unwanted_images.name_of(image, seen), now)
+                await self._remove_image(image, unwanted_images.name_of(image, seen), now)
         except (GridboxError, OSError) as exc:
             self._tidied = time.monotonic()
             self.say("images_not_tidied", problem=str(exc))
         finally:
             self._tidying = False
 
-    async def _remove_image(self, engine: MachineEngine, image: PulledImage, name: str, now: int) -> None:
+    async def _remove_image(self, image: PulledImage, name: str, now: int) -> None:
         # From this moment on it is not here: who wants it again waits until it is pulled.
         self.images = {
             reference: one for reference, one in self.images.items() if reference != name and one.id != image.id
         }
-        problem = await self.in_thread(unwanted_images.remove, engine, self._pulled, image, name, now)
+        problem = await self.in_thread(unwanted_images.remove, self.engine, self._pulled, image, name, now)
         facts = {"image": image.reference, "id": image.id, "wanted": image.wanted}
         if problem:
             self.say("image_not_removed", problem=problem, **facts)

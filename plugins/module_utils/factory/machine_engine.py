@@ -248,6 +248,14 @@ class MachineEngine:
         """Where the engine listens."""
         return self.api.url
 
+    def fetches(self, _reference: str) -> bool:
+        """All that is pulled becomes an image of the engine's."""
+        return True
+
+    def foreign_images(self) -> t.Collection[str]:
+        """An image of an engine may be anybody's."""
+        return self.images().keys()
+
     def images(self) -> dict[str, tuple[str, ...]]:
         """By id, the tags of all images that are here."""
         return {

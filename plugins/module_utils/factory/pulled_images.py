@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which images of Docker or Podman a factory has pulled itself, in a file of its state folder.
+"""Which images a factory has pulled itself, in a file of its state folder.
 
 An image that was on the host before the factory asked for it is never in there. A factory that is killed between a pull
 and this file forgets that the image is its own: the image stays then, which costs room, and nobody an image.
@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, replace
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 
 FILE = "pulled-images.json"
@@ -31,7 +30,8 @@ _MODE = 0o644
 class PulledImage:
     """An image that the factory has pulled. Times are Unix seconds.
 
-    :ivar engine: where the engine listens that has it: another one may have the same image from somebody else.
+    :ivar engine: where the engine listens that has it, for Apptainer the folder: another one may have the same image
+        from somebody else.
     :ivar reference: what was asked for.
     :ivar id: what that was then; a tag may have moved since.
     :ivar wanted: when it was last known to be wanted.
@@ -61,7 +61,7 @@ class Pull:
     """A pull.
 
     :ivar before: what the reference was before it; None: nothing.
-    :ivar there: ids of all images that the engine had before it.
+    :ivar there: ids of all images that the engine had before it and that may be somebody else's.
     :ivar id: what the reference is after it; empty: it has not been done yet.
     """
 
@@ -73,15 +73,14 @@ class Pull:
 
 
 def about_to(engine: Engine, reference: str, named: t.Optional[str]) -> t.Optional[Pull]:
-    """A pull that is about to be done; None: nothing is written down of it, for Apptainer's images are in the state
-    folder, and nobody else's.
+    """A pull that is about to be done; None: nothing is written down of it, for nothing is fetched.
 
     :param named: what the reference is now; None: nothing.
     :raises EngineError: if the engine does not answer.
     """
-    if not isinstance(engine, MachineEngine):
+    if not engine.fetches(reference):
         return None
-    return Pull(engine.where, reference, named, engine.images())
+    return Pull(engine.where, reference, named, engine.foreign_images())
 
 
 def noted(kept: tuple[PulledImage, ...], pull: Pull, now: int) -> tuple[PulledImage, ...]:

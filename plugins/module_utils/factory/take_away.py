@@ -24,7 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage, PulledImages
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
@@ -199,8 +199,6 @@ class TakeAwayWork:
         """Remove an image that the factory has pulled; if the engine refuses to, it stays, and is written down so."""
         configuration = load(self.wish.path)
         engine = engine_of(configuration)
-        if not isinstance(engine, MachineEngine):
-            return
         name = name_of(image, look(engine, [image]))
         if name:
             remove(engine, PulledImages(configuration.state_folder), image, name, int(time.time()))
@@ -253,13 +251,12 @@ class TakeAwayWork:
 
 def _pulled(configuration: Configuration) -> tuple[PulledImage, ...]:
     """The images that the factory has pulled and that can be removed. None goes if none ever does."""
-    engine = engine_of(configuration)
-    if not isinstance(engine, MachineEngine) or not configuration.images_days:
+    if not configuration.images_days:
         return ()
     kept = PulledImages(configuration.state_folder).load()
     if not kept:
         return ()
-    seen = look(engine, kept)
+    seen = look(engine_of(configuration), kept)
     return tuple(one for one in kept if name_of(one, seen))
 
 

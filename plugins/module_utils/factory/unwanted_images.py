@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage, PulledImages
 
 DAY = 86400
@@ -44,9 +44,9 @@ class Wanted:
 class Seen:
     """The images that an engine has.
 
-    :ivar engine: where it listens.
+    :ivar engine: where it has them.
     :ivar tags: by id, the tags that name an image.
-    :ivar named: by reference, what it is; None: it is not here.
+    :ivar named: by reference that is fetched, what it is; None: it is not here.
     """
 
     engine: str
@@ -123,17 +123,18 @@ def name_of(image: PulledImage, seen: Seen) -> str:
 # ---- the engine ----------------------------------------------------------------------------------------------------
 
 
-def look(engine: MachineEngine, kept: t.Iterable[PulledImage], wanted: t.Optional[Wanted] = None) -> Seen:
+def look(engine: Engine, kept: t.Iterable[PulledImage], wanted: t.Optional[Wanted] = None) -> Seen:
     """The images that an engine has, and what is known by these names.
 
     :raises EngineError: if it does not answer.
     """
     references = {one.reference for one in kept} | (wanted.all if wanted is not None else frozenset())
-    return Seen(engine.where, engine.images(), {one: engine.image(one) for one in sorted(references)})
+    fetched = sorted(one for one in references if engine.fetches(one))
+    return Seen(engine.where, engine.images(), {one: engine.image(one) for one in fetched})
 
 
 def survey(
-    engine: MachineEngine, images: PulledImages, wanted: t.Optional[Wanted], now: int
+    engine: Engine, images: PulledImages, wanted: t.Optional[Wanted], now: int
 ) -> tuple[tuple[PulledImage, ...], Seen]:
     """Look which images there are, and write down which are wanted now.
 
@@ -144,7 +145,7 @@ def survey(
     return images.change(lambda kept: refreshed(kept, seen, wanted, now)), seen
 
 
-def remove(engine: MachineEngine, images: PulledImages, image: PulledImage, name: str, now: int) -> str:
+def remove(engine: Engine, images: PulledImages, image: PulledImage, name: str, now: int) -> str:
     """Remove an image without force, and write down what has become of it.
 
     :param name: see :func:`name_of`.
