@@ -36,6 +36,7 @@ NATIVE_SECONDS, VIRTUAL_SECONDS = 1800, 2700
 
 #: Not the word that there is no scenario named default.
 FAILED = re.compile(r"^(fatal: |failed: |\[ERROR\]|CRITICAL (?!'molecule/default))")
+RECAP_FAILED = re.compile(r"\s(failed|unreachable)=[1-9]")
 
 
 def test_every_module_and_role_has_a_scenario() -> None:
@@ -71,15 +72,27 @@ def test_scenario(scenario: str, variables: dict[str, str], tmp_path: Path) -> N
             "molecule", "test", "--scenario-name", scenario, "--no-command-borders", seconds=seconds, env=env
         )
     except (TimedOut, KeyboardInterrupt):
-        # Ended from outside, it could not clean up. After an ordinary failure it does.
+        # Ended from outside, it could not clean up.
         run_tool("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
         raise
+    if done.returncode:  # it has cleaned up, but for a failure in that
+        run_tool("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
     assert done.returncode == 0, first_failure(done.stdout)
 
 
 def first_failure(output: str) -> str:
-    """The first failed task with what came before it; after its play the scenario was only cleaned up."""
+    """The task that failed first and was not rescued, with what came before it: then the scenario was only cleaned up."""
     lines = output.splitlines()
-    failed = next((number for number, line in enumerate(lines) if FAILED.search(line)), len(lines))
-    end = next((number for number in range(failed, len(lines)) if lines[number].startswith("PLAY RECAP")), failed + 40)
+    end = next((number for number, line in enumerate(lines) if RECAP_FAILED.search(line)), len(lines))
+    failed = next((number for number in reversed(range(end)) if FAILED.search(lines[number])), end)
     return tail("\n".join(lines[:end]), end - failed + 20)
+
+
+def test_what_is_shown_of_a_failure() -> None:
+    """A refusal that a scenario asks for is none, nor is what fails while it is cleaned up."""
+    rescued = ["TASK [Refuse]", "fatal: [host1]: FAILED! => no", "host1 : ok=3 failed=0 rescued=1"]
+    failed = ["TASK [Compare]", "fatal: [host1]: FAILED! => other", "host1 : ok=1 unreachable=0 failed=1 rescued=0"]
+    cleaned = ["TASK [Remove]", "fatal: [host1]: FAILED! => gone", "host1 : ok=1 unreachable=0 failed=1 rescued=0"]
+    shown = first_failure("\n".join([*rescued, *["ok"] * 30, *failed, *cleaned]))
+    assert shown.splitlines() == [*["ok"] * 19, *failed[:2]]
+    assert first_failure("nothing\nCRITICAL the schema") == "nothing\nCRITICAL the schema"
