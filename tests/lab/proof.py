@@ -34,13 +34,14 @@ LAB = Path(__file__).resolve().parent
 #: What differs although nobody changed anything: logs, caches, traces of Ansible, and the login by which the state is
 #: read; what is in an engine's own folders, which go with it; and what a package's scripts leave behind when the
 #: package is purged: accounts, the /etc/hosts of netbase, and a kernel's initrd, which is made anew with what is there;
-#: and a service that D-Bus starts for whoever asks, and that ends when nobody has for half a minute.
+#: a service that D-Bus starts for whoever asks, and that ends when nobody has for half a minute; and what udev keeps of
+#: a bridge that has gone.
 PASSING = (
     "/root/.ansible", "/var/log", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/backups", "/etc/ld.so.cache",
     "/var/lib/systemd", "/tmp", "/var/tmp", "/etc/shadow", "/etc/gshadow", "/etc/passwd", "/etc/group",
     "/etc/subuid", "/etc/subgid", "/usr/lib/python3", "/etc/hosts", "/run/adduser", "/etc/.pwd.lock", "/var/lib/ucf",
     "/run/motd.dynamic", "unit-file session-", "/var/lib/docker/", "/var/lib/containerd/", "/run/docker/",
-    "/run/containerd/", "/boot/initrd.img-", "systemd-hostnamed.service ",
+    "/run/containerd/", "/boot/initrd.img-", "systemd-hostnamed.service ", "/run/udev/",
 )  # fmt: skip
 
 #: One line a thing: files with mode, owner, size and link target; sums of /etc; packages, units, mounts, daemons.

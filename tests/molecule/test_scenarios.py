@@ -81,7 +81,7 @@ def test_scenario(scenario: str, variables: dict[str, str], tmp_path: Path) -> N
 
 
 def first_failure(output: str) -> str:
-    """The task that failed first and was not rescued, with what came before it: then the scenario was only cleaned up."""
+    """The task that failed first and was not rescued, with what came before it. After it the scenario cleans up."""
     lines = output.splitlines()
     end = next((number for number, line in enumerate(lines) if RECAP_FAILED.search(line)), len(lines))
     failed = next((number for number in reversed(range(end)) if FAILED.search(lines[number])), end)
