@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import signal
 import threading
 import time
 import typing as t
@@ -96,7 +97,9 @@ def test_a_parent_that_vanishes_meanwhile_is_told_truly(world: World) -> None:
         arguments = {"engine_url": world.lab.engine.url, **site, "labels": {"a": "b"}, "recreate": "move_endpoints"}
         process = start_module("macvlan_net", arguments, netns=world.lab.engine.netns)
         assert next(events) == "disconnect"
+        process.send_signal(signal.SIGSTOP)  # else it gets on while the link is removed
         run("ip", "-n", world.lab.engine.netns, "link", "delete", "other0")
+        process.send_signal(signal.SIGCONT)
         result = json.loads(process.communicate(timeout=90)[0])
     assert result["failed"]
     assert result["changed"]
