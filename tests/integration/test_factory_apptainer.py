@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -248,13 +249,22 @@ def test_a_machine_whose_keeper_is_killed_is_over_and_nothing_of_it_is_left(make
     assert groups(factory) == []
 
 
+@contextlib.contextmanager
+def served(machine: Machine) -> t.Iterator[None]:
+    """A server of the host's image, at port 8000 of the host."""
+    serve = ("systemd-run", "--unit=images", "--working-directory=/srv", "python3", "-m", "http.server", "8000")
+    machine.run(*serve)
+    try:
+        yield
+    finally:
+        machine.run("systemctl", "stop", "images")
+
+
 def test_an_image_from_a_server(make: t.Callable[..., HostFactory]) -> None:
     there, gone = (f"http://127.0.0.1:{port}/{IMAGE}" for port in (8000, 8001))
     kinds = {"a": {**APPTAINER, "root_image": there}, "b": {**APPTAINER, "root_image": gone}}
     factory = make(machinetypes=kinds)
-    serve = ("systemd-run", "--unit=images", "--working-directory=/srv", "python3", "-m", "http.server", "8000")
-    factory.machine.run(*serve)
-    try:
+    with served(factory.machine):
         factory.start()
         [machine] = factory.wait("a machine", factory.running)
         [missing] = factory.wait("the word", lambda: factory.events("image_missing"))
@@ -262,8 +272,6 @@ def test_an_image_from_a_server(make: t.Callable[..., HostFactory]) -> None:
         assert "refused" in missing["problem"]
         assert factory.records()[0]["machinetype"] == "a"
         assert machine["request"]["shown"]["image"].startswith("/srv/factory/state/apptainer/images/")
-    finally:
-        factory.machine.run("systemctl", "stop", "images")
     [image] = (factory.state / "apptainer/images").glob("*.sif")
     assert (image.stat().st_uid, image.stat().st_mode & 0o777) == (0, 0o644)
     assert [path.name for path in image.parent.iterdir()] == [image.name]
@@ -271,34 +279,27 @@ def test_an_image_from_a_server(make: t.Callable[..., HostFactory]) -> None:
 
 def test_an_image_that_nobody_wants_any_more_goes(make: t.Callable[..., HostFactory]) -> None:
     url = f"http://127.0.0.1:8000/{IMAGE}"
-    kinds = {"a": APPTAINER, "b": {**APPTAINER, "root_image": url, "target_share": 0.0}}
-    factory = make(machinetypes={"b": {**APPTAINER, "root_image": url}})
+    kind = {**APPTAINER, "root_image": url}
+    factory = make(machinetypes={"b": kind})
     factory.file("b", "run", "#!/bin/sh\nuntil [ -e $JOBOUTPUTS/go ]; do sleep 0.1; done\n")
     images = factory.state / "apptainer/images"
     cut_short = images / "image-0123456789abcdef.sif.work"
     cut_short.mkdir(parents=True)
     (cut_short / "half").write_text("of an image\n")
-    serve = ("systemd-run", "--unit=images", "--working-directory=/srv", "python3", "-m", "http.server", "8000")
-    factory.machine.run(*serve)
-    try:
+    with served(factory.machine):
         factory.start()
         [machine] = factory.wait("a machine", factory.running)
-    finally:
-        factory.machine.run("systemctl", "stop", "images")
     [image] = images.iterdir()  # what the factory's last life left has gone
     own = f"/srv/factory/state/apptainer/images/{image.name}"
     assert machine["request"]["shown"]["image"] == own
     factory.stop()
 
     def eight_days_later() -> None:
-        path = factory.state / "pulled-images.json"
-        data = json.loads(path.read_text())
-        assert [(one["reference"], one["id"]) for one in data["images"]] == [(url, own)]
-        data["images"][0]["wanted"] -= 8 * 86400
-        path.write_text(json.dumps(data))
+        assert [(one["reference"], one["id"]) for one in factory.pulled_images()] == [(url, own)]
+        factory.pass_days(8)
 
     def wanted_now() -> bool:
-        [one] = json.loads((factory.state / "pulled-images.json").read_text())["images"]
+        [one] = factory.pulled_images()
         return bool(one["wanted"] > time.time() - 3600)
 
     # A machine has it, though no machinetype does.
@@ -313,7 +314,7 @@ def test_an_image_that_nobody_wants_any_more_goes(make: t.Callable[..., HostFact
 
     # A machinetype without a share has it.
     eight_days_later()
-    factory.write(machinetypes=kinds)
+    factory.write(machinetypes={"a": APPTAINER, "b": {**kind, "target_share": 0.0}})
     factory.start()
     factory.wait("the look", wanted_now)
     assert image.exists()
@@ -324,7 +325,7 @@ def test_an_image_that_nobody_wants_any_more_goes(make: t.Callable[..., HostFact
     factory.start()
     factory.wait("it to go", lambda: factory.events("image_removed"))
     assert list(images.iterdir()) == []
-    assert json.loads((factory.state / "pulled-images.json").read_text()) == {"images": []}
+    assert factory.pulled_images() == []
     assert factory.running()  # those of the site's own image
     assert not factory.events("images_not_tidied", "image_not_removed", "internal_error")
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 import time
 import typing as t
@@ -16,14 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Lab
-from tests.lab.factory import LabFactory
+from tests.lab.factory import DAY, LabFactory
 from tests.lab.modules import run_module
 from tests.lab.registry import Registry
 
 # The engine trusts a registry on the loopback without TLS.
 REGISTRY = "127.0.0.1:5000"
-
-DAY = 86400
 
 
 @pytest.fixture()
@@ -75,18 +72,7 @@ def identity(lab: Lab, name: str) -> str:
 
 def kept(factory: LabFactory) -> dict[str, dict[str, t.Any]]:
     """What is written down of images, by the names that their machinetypes have."""
-    found = json.loads((factory.state / "pulled-images.json").read_text())["images"]
-    return {one["reference"].rpartition("/")[2].partition(":")[0]: one for one in found}
-
-
-def pass_days(factory: LabFactory, days: int) -> None:
-    """The daemon does not run; let it find that so many days have passed."""
-    path = factory.state / "pulled-images.json"
-    data = json.loads(path.read_text())
-    for one in data["images"]:
-        one["wanted"] -= days * DAY
-        one["tried"] = max(0, one["tried"] - days * DAY)
-    path.write_text(json.dumps(data))
+    return {one["reference"].rpartition("/")[2].partition(":")[0]: one for one in factory.pulled_images()}
 
 
 def told(factory: LabFactory, event: str) -> list[str]:
@@ -117,7 +103,7 @@ def test_images_that_the_factory_pulled_go_when_nobody_wants_them(
     assert {before, newer} < ids(own_lab)
 
     # A pipe that has been down since the daemon was started may want any of them.
-    pass_days(factory, 8)
+    factory.pass_days(8)
     pipe = factory.folder / "exp.pipe"
     pipes = {"exp": {"vacuum_pipe_url": "http://127.0.0.1:9/exp.pipe", "target_share": 1.0}}
     factory.write(machinetypes=kinds("wanted"), vacuum_pipes=pipes)
@@ -128,7 +114,7 @@ def test_images_that_the_factory_pulled_go_when_nobody_wants_them(
     assert tags(own_lab) == {f"{name}:1" for name in names} | {"mine:1"}
 
     # It is read, and wants none of them.
-    pass_days(factory, 8)
+    factory.pass_days(8)
     pipe.write_text('{"machinetypes": []}')
     factory.write(vacuum_pipes={"exp": {"vacuum_pipe_path": str(pipe), "target_share": 1.0}})
     factory.start()
@@ -142,7 +128,7 @@ def test_images_that_the_factory_pulled_go_when_nobody_wants_them(
 
     # Another day.
     own_lab.docker("rm", "user")
-    pass_days(factory, 1)
+    factory.pass_days(1)
     factory.start()
     factory.wait("the last to go", lambda: "used:1" in told(factory, "image_removed"))
     factory.stop()

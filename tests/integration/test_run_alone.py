@@ -15,6 +15,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run_alone
+from tests.lab.lan import run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mount and PID namespaces")
 
@@ -32,19 +33,6 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return host, root
 
 
-def processes_with(word: str) -> list[str]:
-    """The command lines that have this argument."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue  # it has ended
-        if word.encode() in words:
-            found.append(" ".join(part.decode() for part in words))
-    return found
-
-
 def command(folders: tuple[Path, Path], mark: str, then: str) -> list[str]:
     return ["sh", "-euc", SCRIPT + then, "sh", *map(str, folders), mark]
 
@@ -53,7 +41,7 @@ def settled(folders: tuple[Path, Path], mark: str) -> None:
     """Nothing is mounted or runs any more, and removing the root leaves what was bound into it."""
     host, root = folders
     assert str(root) not in Path("/proc/self/mounts").read_text()
-    assert processes_with(mark) == []
+    assert run("pgrep", "--list-full", "--full", f" {mark}$", check=False).stdout == ""
     shutil.rmtree(root)
     assert (host / "precious").read_text() == "data\n"
 

@@ -20,6 +20,8 @@ from tests.lab.lab import Lab
 #: Seconds that anything a factory does by itself may take on a busy machine.
 PATIENCE = 90.0
 
+DAY = 86400
+
 
 class LabFactory:
     """One factory: its configuration, its state, its daemon.
@@ -131,6 +133,22 @@ class LabFactory:
         """What is written down of its machines, oldest first."""
         found = [json.loads(path.read_text()) for path in (self.state / "machines").glob("*/machine.json")]
         return sorted(found, key=lambda one: (one["created"], one["started"] or 0))
+
+    def pulled_images(self) -> list[dict[str, t.Any]]:
+        """What is written down of the images that it has pulled."""
+        return t.cast("list[dict[str, t.Any]]", json.loads(self._pulled_images.read_text())["images"])
+
+    def pass_days(self, days: int) -> None:
+        """The daemon does not run; let it find that so many days have passed since it pulled and wanted images."""
+        images = self.pulled_images()
+        for one in images:
+            one["wanted"] -= days * DAY
+            one["tried"] = max(0, one["tried"] - days * DAY)
+        self._pulled_images.write_text(json.dumps({"images": images}))
+
+    @property
+    def _pulled_images(self) -> Path:
+        return self.state / "pulled-images.json"
 
     def wait(self, what: str, good: t.Callable[[], t.Any], seconds: float = PATIENCE) -> t.Any:
         """Wait until something is so, and return what it is."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gate.tools import ROOT, TimedOut, environment, run_tool, tail
+from tests.gate.tools import ROOT, environment, run_tool, tail
 
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
@@ -67,16 +67,14 @@ def test_scenario(scenario: str, variables: dict[str, str], tmp_path: Path) -> N
     )
     virtual = variables.get("FLEET_KIND") == "vm" or scenario == "power"
     seconds = VIRTUAL_SECONDS if virtual else NATIVE_SECONDS
+    done = None
     try:
         done = run_tool(
             "molecule", "test", "--scenario-name", scenario, "--no-command-borders", seconds=seconds, env=env
         )
-    except (TimedOut, KeyboardInterrupt):
-        # Ended from outside, it could not clean up.
-        run_tool("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
-        raise
-    if done.returncode:  # it has cleaned up, but for a failure in that
-        run_tool("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
+    finally:
+        if done is None or done.returncode:  # ended from outside, or by a failure of its cleanup, it has left its hosts
+            run_tool("molecule", "destroy", "--scenario-name", scenario, seconds=120, env=env)
     assert done.returncode == 0, first_failure(done.stdout)
 
 

@@ -110,8 +110,7 @@ class ApptainerEngine:
         return self._known()
 
     def _known(self) -> list[Container]:
-        names = sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []
-        found = (self.container(name) for name in names)
+        found = (self.container(name) for name in _names_in(self.root))
         return [one for one in found if one is not None and one.uuid]
 
     def listed(self, _unless: t.Container[str] = ()) -> list[Container]:
@@ -270,8 +269,7 @@ class ApptainerEngine:
 
     def images(self) -> dict[str, tuple[str, ...]]:
         """By path, those that were fetched. They have no names but the references that their paths are made from."""
-        names = os.listdir(self._images) if os.path.isdir(self._images) else []
-        return {os.path.join(self._images, name): () for name in sorted(names) if name.endswith(".sif")}
+        return {os.path.join(self._images, name): () for name in _names_in(self._images) if name.endswith(".sif")}
 
     def foreign_images(self) -> t.Collection[str]:
         """None: the folder is the factory's alone."""
@@ -327,8 +325,7 @@ class ApptainerEngine:
 
     def _clear_cut_short(self) -> None:
         """Remove what pulls have left whose factory was killed: it is large, and nobody may want that image again."""
-        names = os.listdir(self._images) if os.path.isdir(self._images) else []
-        for name in (one[: -len(_WORK)] for one in names if one.endswith(_WORK)):
+        for name in (one[: -len(_WORK)] for one in _names_in(self._images) if one.endswith(_WORK)):
             if name not in self._pulling and not _is_held(name):  # nor does its keeper live
                 self.remove(name)
                 shutil.rmtree(self._work(name), ignore_errors=True)
@@ -336,8 +333,8 @@ class ApptainerEngine:
     def remove_image(self, name: str) -> None:
         """Remove an image that was fetched, by its reference or its path; not one that a machine has."""
         path = self._image(name) if self.fetches(name) else name
-        requested = ((one.name, _read(self._folder(one.name), keeper.REQUEST)) for one in self._known())
-        users = [user for user, request in requested if request and request["shown"].get("image") == path]
+        requests_by_name = {name: _read(self._folder(name), keeper.REQUEST) for name in _names_in(self.root)}
+        users = [name for name, one in requests_by_name.items() if one and one["shown"].get("image") == path]
         if users:
             raise EngineError(f"Removing the image {name}", f"machines were made from it: {', '.join(users)}", 409)
         with contextlib.suppress(FileNotFoundError):
@@ -385,6 +382,11 @@ def _program() -> str:
     """What keepers are started from: this program, or, in a module of Ansible's, the one that the role installs."""
     own = os.path.abspath(sys.argv[0])
     return own if zipfile.is_zipfile(own) else running.PROGRAM
+
+
+def _names_in(folder: str) -> list[str]:
+    """What is in a folder of the factory's; nothing if it is not there yet."""
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def _read(folder: str, name: str) -> t.Optional[dict[str, t.Any]]:

@@ -42,10 +42,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     last_in_slots,
     planned,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
-    Container,
-    cpu_seconds,
-)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import (
     PulledImage,
     PulledImages,

@@ -44,12 +44,10 @@ def run(
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as exc:
-        process.kill()
-        _wait_a_moment(process)
+        _kill(process)
         raise WaitError(f"{argv[0]} to end ({request})", timeout) from exc
     except BaseException:
-        process.kill()
-        _wait_a_moment(process)
+        _kill(process)
         raise
     output = stdout.decode(errors="replace")
     if process.returncode not in ok:
@@ -86,13 +84,14 @@ def names_in(folder: str, timeout: float) -> list[str]:
     return run(f"Looking into {folder}", ["ls", "-A", "--", folder], timeout).splitlines()
 
 
-def _wait_a_moment(process: subprocess.Popen[bytes]) -> None:
-    """Reap a killed process and wait for those that it started, which hold its outputs, but no longer than a second:
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process, reap it, and wait for those that it started, which hold its outputs, but no longer than a second:
     :func:`subprocess.run` would wait for ever.
 
     The kernel does not let go of who asked a FUSE server that took the request and does not answer (fuse_simple_request
     waits uninterruptibly then, Linux 6.18); such a process ends when the mount does.
     """
+    process.kill()
     try:
         process.communicate(timeout=1)
     except subprocess.TimeoutExpired:
