@@ -108,6 +108,6 @@ def test_what_was_ordered_of_a_factory_goes_with_it(tmp_path: Path, monkeypatch:
     path.write_text(json.dumps({**SMALL, "state_folder": state}))
     orders.save(state, orders.Orders(draining=True))
     journal = types.SimpleNamespace(settle=lambda: None)
-    TakeAwayWork(Wish(str(path))).do(Step("remove_configuration", str(path), ""), t.cast("Journal", journal))
+    TakeAwayWork(Wish(str(path))).do(Step("remove_configuration", str(path), ""), t.cast(Journal, journal))
     assert not path.exists()
     assert orders.load(state) == orders.Orders()

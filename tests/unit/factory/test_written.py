@@ -88,7 +88,9 @@ def test_the_folder_that_the_engine_names_is_measured_with_the_files_it_puts_in(
 def test_the_engine_is_asked_once_for_a_containers_folder(tmp_path: Path) -> None:
     api = Api({"GraphDriver": {"Data": {"UpperDir": str(tmp_path)}}})
     asking = engine(api)
-    assert asking.outside("c1") == asking.outside("c1") is not None
+    first = asking.outside("c1")
+    assert first is not None
+    assert asking.outside("c1") == first
     assert api.looked == 1
     asking.remove("c1")
     asking.outside("c1")
