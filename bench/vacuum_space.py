@@ -44,6 +44,16 @@ def lowest(*_: t.Any) -> float:
 WAYS: dict[str, t.Callable[..., float]] = {"ours": horizon, "lowest": lowest}
 
 
+def simulated(factories: int, slots: int, kinds: int, lag: int) -> Simulation:
+    """An empty space."""
+    types = [
+        Machinetype(f"t{n}", target_share=1.0 + n % 4, min_wallclock_seconds=0, backoff_seconds=600)
+        for n in range(kinds)
+    ]
+    work = {one.name: Workload(LONG if n % 4 else SHORT) for n, one in enumerate(types)}
+    return Simulation(factories, slots, types, work, lag=lag)
+
+
 def off(space: Simulation) -> float:
     """How far the worst machinetype is from its share now, in per cent of it."""
     shares = sum(one.target_share for one in space.machinetypes)
@@ -54,13 +64,9 @@ def off(space: Simulation) -> float:
 
 
 def measure(way: str, factories: int, slots: int, kinds: int, lag: int, hours: int) -> None:
-    decision.horizon = WAYS[way]  # type: ignore[assignment]
-    types = [
-        Machinetype(f"t{n}", target_share=1.0 + n % 4, min_wallclock_seconds=0, backoff_seconds=600)
-        for n in range(kinds)
-    ]
-    work = {one.name: Workload(LONG if n % 4 else SHORT) for n, one in enumerate(types)}
-    space = Simulation(factories, slots, types, work, lag=lag)
+    vars(decision)["horizon"] = WAYS[way]
+    space = simulated(factories, slots, kinds, lag)
+    types = space.machinetypes
     begun = time.process_time()
     space.run(STEP, STEP)
     full, fill = sum(space.running.values()), time.process_time() - begun

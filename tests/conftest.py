@@ -36,12 +36,14 @@ ORDER = ("demo", "gate", "unit", "integration", "molecule", "fleet", "slow gate"
 
 #: What takes minutes: started first, so that no worker ends long after the others. The rest goes by name.
 LONGEST = (
-    "test_scenario[power]", "test_macvlan_net.py", "test_scenario[site]", "test_scenario[docker_engine]",
-    "test_vobox_container.py", "test_scenario[host_hardening]", "test_scenario[vacuum_factory]", "test_factory.py",
-    "test_factory_faults.py", "test_factory_apptainer.py", "test_vacuum_slot.py",
-    "test_handover.py", "test_cvmfs_boot.py", "test_host_hardening.py", "test_scenario[cvmfs]", "test_engines.py",
-    "test_claims_autofs.py", "test_flatten_image_faults.py",
-    "test_vobox_container_killed.py", "test_claims_vobox.py", "test_macvlan_net_faults.py",
+    "test_scenario[power]", "test_scenario[site]", "test_macvlan_net.py", "test_scenario[docker_engine]",
+    "test_vobox_container.py", "test_factory.py", "test_scenario[vacuum_factory]", "test_factory_faults.py",
+    "test_scenario[host_hardening]", "test_handover.py", "test_factory_apptainer.py", "test_host_hardening.py",
+    "test_live_restore.py", "test_scenario[cvmfs]", "test_vacuum_slot.py", "test_engines.py", "test_cvmfs_boot.py",
+    "test_flatten_image_faults.py", "test_flatten_image.py", "test_claims_autofs.py", "test_scenario[vobox]",
+    "test_vobox_container_killed.py", "test_claims_vobox.py", "test_macvlan_net_faults.py", "test_reconcile.py",
+    "test_dockerd.py", "test_vacuum_factory.py", "test_scenario[macvlan_net]", "test_vobox_container_podman.py",
+    "test_scenario[live_restore]", "test_scenario[flatten_image]", "test_scenario[vobox_container]",
 )  # fmt: skip
 
 #: Parts that make namespaces and start engines.

@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.hep.gridbox.plugins.plugin_utils import slot_table
-from ansible_collections.hep.gridbox.plugins.plugin_utils.status_table import Line, is_good, render, summary
+from ansible_collections.hep.gridbox.plugins.plugin_utils.status_table import Line, is_good, render, summary, unseen
 
 display = Display()
 
@@ -35,6 +35,7 @@ class ActionModule(ActionBase):
                 "voboxes": {"type": "list", "elements": "dict"},
                 "factories": {"type": "list", "elements": "dict"},
                 "lines": {"type": "list", "elements": "str"},
+                "unseen": {"type": "list", "elements": "str", "default": []},
                 "width": {"type": "int", "default": 0},
                 "required": {"type": "bool", "default": False},
                 "footer": {"type": "str", "default": ""},
@@ -45,10 +46,14 @@ class ActionModule(ActionBase):
         bad: list[str] = []
         if arguments["lines"] is not None:
             lines = [Line(""), *map(Line, arguments["lines"]), Line("")]
+        elif arguments["unseen"] and not (arguments["factories"] or arguments["voboxes"]):
+            lines = [Line("")]  # that there are none would not be true
         elif arguments["factories"] is not None:
             lines, bad = self._slots(arguments["factories"])
         else:
             lines, bad = self._boxes(arguments["voboxes"], arguments["width"])
+        lines += unseen(arguments["unseen"])
+        bad += arguments["unseen"]
         if arguments["footer"]:
             lines.append(Line(arguments["footer"]))
         colours = {"good": constants.COLOR_OK, "bad": constants.COLOR_ERROR, "plain": None}
@@ -56,7 +61,7 @@ class ActionModule(ActionBase):
             display.display(line.text, color=colours[line.mood])
         result.update(changed=False, table=[line.text for line in lines], not_well=bad)
         if bad and arguments["required"]:
-            what = "factories" if arguments["voboxes"] is None else "VO-boxes"
+            what = "factories" if arguments["voboxes"] is None else "VO-boxes or hosts"
             result.update(failed=True, msg=f"These {what} need a look: {', '.join(bad)}. The table above says why.")
         return result
 

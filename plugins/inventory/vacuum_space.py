@@ -42,7 +42,10 @@ options:
     elements: raw
     required: true
   key_file:
-    description: A file on the controller with the key of the space, for factories that demand signed requests.
+    description:
+      - A file on the controller with the key of the space. Questions are signed with it, which factories whose configuration
+        has C(signed_only) demand, and answers that are signed are checked with it.
+      - An answer that is not signed, as those of a real Vac, is taken as it is.
     type: path
   timeout:
     description: Seconds that the factories have for their answers, in all.
@@ -134,6 +137,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """By factory, what came of asking it; JSON types, for the cache."""
         try:
             peers = peers_of(self.get_option("factories"))
+        except GridboxError as exc:
+            raise AnsibleParserError(f"{path}: {exc}") from exc
         except (ValueError, TypeError, AttributeError):
             expected = "a list of FQDNs, or of dictionaries with factory, host and port"
             raise AnsibleParserError(

@@ -29,8 +29,24 @@ class InputError(GridboxError):
 
     def __init__(self, option: str, value: t.Any, expected: str, remedy: str = "") -> None:
         self.option = option
-        sentence = f"{option}: got {value!r}, expected {expected}."
+        # A key of somebody's JSON may be in it, which not every terminal and journal could bear.
+        sentence = f"{option if option.isprintable() else ascii(option)}: got {value!r}, expected {expected}."
         super().__init__(f"{sentence} {remedy}".rstrip())
+
+
+def unknown_option(option: str, known: t.Collection[str]) -> InputError:
+    """That there is no such option, with the one that was probably meant, or all that there are.
+
+    :param option: the option path as the operator writes it; its last part is the option.
+    :param known: the options that there are.
+    """
+    import difflib  # it takes longer than most of the work, and nearly nobody errs
+
+    closest = difflib.get_close_matches(option.rpartition(".")[2], known, 1)
+    names = ", ".join(sorted(known))
+    # The closest first: where there is little room the end is cut.
+    expected = f"{closest[0]}, which comes closest, or another one of {names}" if closest else f"one of {names}"
+    return InputError(option, "an option", expected)
 
 
 class RefusedError(GridboxError):

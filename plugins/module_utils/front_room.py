@@ -94,6 +94,13 @@ def run(module: AnsibleModule, make_work: t.Callable[[dict[str, t.Any]], Work]) 
         _carry_out(module, work, plan, observed, lock)
 
 
+def forget_announced(module: AnsibleModule, option: str) -> None:
+    """Take an option for not given, but in check mode: it names what earlier tasks of the run take away, and there they
+    have only announced it. In the real run it has gone, or is in the way."""
+    if not module.check_mode:
+        module.params[option] = module.argument_spec[option]["default"]
+
+
 def _check_options(module: AnsibleModule, make_work: t.Callable[[dict[str, t.Any]], Work]) -> t.NoReturn:
     """Refuse options that cannot be right, on a host that may not be ready yet."""
     try:
@@ -169,12 +176,13 @@ def _apply(module: AnsibleModule, work: Work, plan: Plan, lock: Lock) -> list[di
     """Carry the plan out; on any failure undo, tell what was done and undone, and end the module."""
     done: list[dict[str, str]] = []
     step = plan.steps[0]
-    with Journal(work.undo, work.before_guard_undo, lock.release) as journal, _signals_unwind():
+    with Journal(work.undo, work.before_guard_undo, lock.release) as journal, _signals_unwind() as signals:
         try:
             for step in plan.steps:
                 work.do(step, journal)
                 done.append(step.as_result())
         except (Exception, _Terminated) as exc:  # noqa: BLE001  whatever went wrong, what was done is undone and told
+            signals.ignore()
             rollback = journal.roll_back()
             failure: dict[str, t.Any] = {
                 "changed": True,
@@ -200,13 +208,22 @@ def _apply(module: AnsibleModule, work: Work, plan: Plan, lock: Lock) -> list[di
 
 
 class _signals_unwind:
-    """Within the block, a request to end becomes an exception, so that the undo runs."""
+    """Within the block, the first request to end becomes an exception, so that the undo runs.
+
+    Those after it are ignored: they would end the undo half-way, and who presses Ctrl-C twice, or a service manager
+    that sends SIGTERM and SIGHUP, wants no more than the first has begun.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-    def __enter__(self) -> None:
-        self._process = os.getpid()
+    def __enter__(self) -> _signals_unwind:
+        self._process, self._ends = os.getpid(), False
         self._old = {number: signal.signal(number, self._raise) for number in self.SIGNALS}
+        return self
+
+    def ignore(self) -> None:
+        """The undo has begun: nothing but SIGKILL ends it early, and after that the guard goes on with it."""
+        self._ends = True
 
     def __exit__(self, *_exc: object) -> None:
         for number, handler in self._old.items():
@@ -216,4 +233,7 @@ class _signals_unwind:
         if os.getpid() != self._process:
             # A child that a library has forked (pyroute2 does, and ends it by SIGTERM): the undo is not its own.
             os._exit(128 + number)
+        if self._ends:  # not SIG_IGN, which whatever the undo starts would inherit
+            return
+        self._ends = True
         raise _Terminated(f"The module was told to end ({signal.Signals(number).name}).")

@@ -51,7 +51,8 @@ class Journal:
         with the process that died.
     :param after_guard: called once in the guard of a process that was killed, when it is through.
 
-    Use as a context manager: the guard lives inside the ``with`` block. Leaving the block normally dismisses it.
+    Use as a context manager: the guard lives inside the ``with`` block. Leaving the block normally, or after
+    :meth:`roll_back`, dismisses it; otherwise it undoes what is written down.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Journal:
         self._pipe = os.fdopen(write_end, "wb", buffering=0)
         return self
 
-    def __exit__(self, *_exc: object) -> None:
-        self._tell({"dismissed": True})
+    def __exit__(self, kind: t.Optional[type[BaseException]], *_exc: object) -> None:
+        # Whoever leaves by an exception and has not undone what is written down leaves that to the guard.
+        if kind is None or not self._entries:
+            self._tell({"dismissed": True})
         if self._pipe is not None:
             self._pipe.close()
         os.waitpid(self._guard, 0)

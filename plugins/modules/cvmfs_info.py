@@ -121,6 +121,7 @@ repositories:
     problem:
       description:
         - What is wrong with it, in a sentence; empty if it can be read and is not empty.
+        - Of one whose client runs with something else than C(/etc/cvmfs/default.local) says, as the role has written it, with what.
         - Of one that is not mounted, with what systemd and the journal know, and who tries again.
       type: str
 """

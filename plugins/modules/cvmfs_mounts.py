@@ -17,6 +17,10 @@ description:
     C(autofs.service) is stopped and masked. A timer, for O(root=/cvmfs) C(gridbox-cvmfs-heal.timer), has those that are not
     mounted, or whose client died, mounted again each minute. Elsewhere they are mounted directly, and RV(notes) says what that means.
   - A repository that turns out empty is unmounted again, and the module fails.
+  - A unit of a repository that is not among O(repositories) any more is disabled, and removed if nothing is mounted by it. What
+    is still mounted stays, for VO-boxes may look through it; RV(notes) names it.
+  - A mounted CernVM-FS client that runs with something else than C(/etc/cvmfs/default.local) says, as the role C(hep.gridbox.cvmfs)
+    has written it, is reloaded (C(cvmfs_config reload), disruption V(reload)). This is asked of the client itself (C(cvmfs_talk parameters)).
 options:
   root:
     description:
@@ -79,6 +83,11 @@ options:
         in check mode on a bare host. Without it their absence is refused before anything is touched.
     type: bool
     default: false
+  client_settings:
+    description:
+      - What C(/etc/cvmfs/default.local) is going to say, as in check mode before it is written. Left out, what it says is read,
+        if the role has written it.
+    type: dict
   wait_timeout:
     description:
       - Seconds that one mount may take, and the first look into a repository.
@@ -126,7 +135,7 @@ repositories:
   elements: str
   sample: [cvmfs-config.cern.ch, alice.cern.ch]
 notes:
-  description: What was done otherwise than with systemd, and what that means.
+  description: What was done otherwise than with systemd, and what is left mounted; and what that means.
   returned: success
   type: list
   elements: str
@@ -194,6 +203,7 @@ def main() -> None:
             "config_repository": {"type": "str"},
             "squashfs_driver": {"type": "str", "choices": ["auto", "kernel", "fuse"], "default": "auto"},
             "helpers_awaited": {"type": "bool", "default": False},
+            "client_settings": {"type": "dict"},
             "wait_timeout": {"type": "int", "default": 180},
             "state": {"type": "str", "choices": ["mounted", "absent"], "default": "mounted"},
             "supervisor": {"type": "str", "choices": ["auto", "systemd", "none"], "default": "auto"},

@@ -14,6 +14,8 @@ description:
   - Sets and removes keys of C(daemon.json); every other byte of the file stays as it is.
   - If the daemon runs, keys that it takes over on SIGHUP are brought in that way, and the running daemon is asked
     whether it did. If it did not, the file is put back.
+  - Before anything is written, in check mode too, the installed dockerd is asked whether it takes the file, and so is the
+    running one. What it refuses would keep the daemon from its next start. On a host without a dockerd nobody can be asked.
   - Never restarts the daemon. Changed keys that only a restart brings in are returned in RV(restart_needed), also by
     later runs, until the daemon was restarted.
 options:
@@ -29,7 +31,7 @@ options:
     default: {}
   absent:
     description:
-      - Keys to take out.
+      - Keys to take out, such as one with a typing error. One that is only left out of O(keys) stays in the file.
     type: list
     elements: str
     default: []
@@ -58,6 +60,8 @@ notes:
     C(max-download-attempts), C(registry-mirrors), C(runtimes) and C(shutdown-timeout).
   - The daemon shows C(debug), C(default-runtime), C(insecure-registries), C(labels), C(live-restore),
     C(registry-mirrors) and C(runtimes); for the other keys there is only its log.
+  - dockerd finds unknown keys, wrong types, and keys that are arguments too; of wrong values only some. It is asked with
+    C(--validate), or before version 23.0, which does not have that, by a start that ends when it has read the file.
 extends_documentation_fragment:
   - hep.gridbox.plan
 seealso:

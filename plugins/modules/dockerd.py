@@ -16,6 +16,8 @@ description:
     of its own.
   - A running daemon is never restarted by O(state=started), whatever differs; the differences are returned in
     RV(restart_needed).
+  - Before a restart stops it, dockerd is asked whether it takes its configuration file; not in check mode, where a task
+    before may have announced that it mends it.
 options:
   state:
     description:

@@ -15,7 +15,8 @@ description:
     sysctl file, one limits.d file and one drop-in for systemd, and has each read once. Nothing is ever lowered that the
     kernel has more of.
   - Writes a drop-in for sshd after sshd itself took the whole configuration as it would be, for a real connection, and
-    reloads it; connections stay. Logins by password are switched off only if some account can log in with a key.
+    reloads it; connections stay. What the host has stricter without the drop-in is left out of it. Logins by password are
+    switched off only if some account can log in with a key.
   - With a connection by ssh the way in is proved - before the drop-in changes, the host starts a timer that takes the
     change back; then a second, new connection with the same user, key and options keeps it. If that cannot be made, the
     drop-in is put back at once through the first connection, which is still open, or by the timer, also when Ansible and
@@ -79,7 +80,9 @@ options:
     type: str
 notes:
   - The formula of each limit is in C(plugins/module_utils/hardening/limits.py) and in the README of the role.
-  - Forwarding and user namespaces are left alone, for containers need them; M(hep.gridbox.host_audit) tells about them.
+  - Forwarding and user namespaces, which containers need, are left alone. A host on which a file switches forwarding off, or
+    on which nobody but root can make a user namespace, is refused before anything is touched, unless the control is off. Ubuntu's
+    C(kernel.apparmor_restrict_unprivileged_userns) is warned of.
   - A host that cannot set a value (a container without the right to) is refused with the sentence that names the control
     to switch off.
 extends_documentation_fragment:

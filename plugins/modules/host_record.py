@@ -44,6 +44,13 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  unmounted:
+    description:
+      - Paths at or below which an earlier task of this run unmounts all there is. In check mode that task has only announced
+        it; with O(state=absent) what is mounted there is not in the way then. Otherwise it means nothing.
+    type: list
+    elements: str
+    default: []
 notes:
   - Nothing is removed as long as something is mounted at or below a recorded path.
 extends_documentation_fragment:
@@ -139,7 +146,7 @@ disruption:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hep.gridbox.plugins.module_utils.front_room import PLAN_ARGUMENTS, run
+from ansible_collections.hep.gridbox.plugins.module_utils.front_room import PLAN_ARGUMENTS, forget_announced, run
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import RecordWork, Wish
 
 
@@ -152,10 +159,12 @@ def main() -> None:
             "trees": {"type": "list", "elements": "str", "default": []},
             "settings": {"type": "dict", "default": {}},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "unmounted": {"type": "list", "elements": "str", "default": []},
             **PLAN_ARGUMENTS,
         },
         supports_check_mode=True,
     )
+    forget_announced(module, "unmounted")
     run(module, lambda params: RecordWork(Wish.from_params(params)))
 
 

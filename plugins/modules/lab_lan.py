@@ -62,6 +62,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  vacated:
+    description:
+      - Whether an earlier task of this run ends what runs in the namespaces. In check mode that task has only announced it; with
+        O(state=absent) those processes are not in the way then. Otherwise it means nothing.
+    type: bool
+    default: false
 notes:
   - A LAN of this module does not outlive a reboot.
   - A namespace with processes in it is not removed.
@@ -143,7 +149,7 @@ ports:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hep.gridbox.plugins.module_utils.front_room import PLAN_ARGUMENTS, run
+from ansible_collections.hep.gridbox.plugins.module_utils.front_room import PLAN_ARGUMENTS, forget_announced, run
 from ansible_collections.hep.gridbox.plugins.module_utils.lab.lan import LanWork, Wish
 
 
@@ -164,10 +170,12 @@ def main() -> None:
             },
             "mtu": {"type": "int", "default": 1500},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "vacated": {"type": "bool", "default": False},
             **PLAN_ARGUMENTS,
         },
         supports_check_mode=True,
     )
+    forget_announced(module, "vacated")
     run(module, lambda params: LanWork(Wish.from_params(params)))
 
 

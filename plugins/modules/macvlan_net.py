@@ -158,6 +158,13 @@ options:
         before a shim is made or gets an address. V(0) does not ask.
     type: float
     default: 1.0
+  leaving:
+    description:
+      - Names of containers that an earlier task of this run removes. In check mode that task has only announced it, so they
+        are still attached; with O(state=absent) they are not in the way then. Otherwise it means nothing.
+    type: list
+    elements: str
+    default: []
 notes:
   - The parent and everything else is looked for in the engine's network namespace, where the engine looks.
   - An engine before 27.0 lets only one macvlan network have a parent. The message names the one that has it.
@@ -397,6 +404,7 @@ def main() -> None:
         required_if=[("state", "present", ["parent"]), ("host_access", "shim", ["shim"])],
         supports_check_mode=True,
     )
+    front_room.forget_announced(module, "leaving")
     front_room.run(module, MacvlanWork.from_params)
 
 

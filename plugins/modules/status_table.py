@@ -35,6 +35,13 @@ options:
       - Lines of a table that is made already, such as C(space.table) of M(hep.gridbox.vacuum_info).
     type: list
     elements: str
+  unseen:
+    description:
+      - Hosts that belong into the table and of which nothing is known, for they could not be reached or the look at them failed.
+        Each gets a line below.
+    type: list
+    elements: str
+    default: []
   width:
     description:
       - Columns to fit into. V(0) is the terminal's width, or 160 where there is no terminal.
@@ -43,7 +50,7 @@ options:
   required:
     description:
       - Whether to fail if a VO-box does not run, is unhealthy, or lacks a service, or if one that is wanted stopped is not; or if
-        the health check of a factory finds something critical.
+        the health check of a factory finds something critical; or if there are hosts in O(unseen).
     type: bool
     default: false
   footer:
@@ -88,6 +95,7 @@ EXAMPLES = r"""
 - name: Show the slots of all factories
   hep.gridbox.status_table:
     factories: "{{ ansible_play_hosts_all | map('extract', hostvars, 'vacuum_factory_status') | select('defined') }}"
+    unseen: "{{ ansible_play_hosts_all | reject('in', ansible_play_hosts) }}"
   run_once: true
 """
 
@@ -100,7 +108,7 @@ table:
   elements: str
   sample: ["VO-box   FQDN                 IPv4 ..."]
 not_well:
-  description: Names of the VO-boxes, or hosts of the factories, that need a look.
+  description: Names of the VO-boxes, or hosts of the factories, that need a look, and hosts of which nothing is known.
   returned: success
   type: list
   elements: str

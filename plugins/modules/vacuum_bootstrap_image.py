@@ -53,6 +53,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  leaving_factory:
+    description:
+      - Name of a factory that an earlier task of this run takes away with its machines. In check mode that task has only announced
+        it; with O(state=absent) their containers are not in the way then. Otherwise it means nothing.
+    type: str
+    default: ''
 notes:
   - The image has the accounts C(pilot), number 40000, and C(payload00) to C(payload09), 40001 to 40010, each with a group of
     its own and its home below C(/home), so that C(/user_data), the pilot and its payloads can be kept apart. C(pilot) is in
@@ -149,7 +155,12 @@ layer:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.bootstrap_image import BootstrapImageWork
-from ansible_collections.hep.gridbox.plugins.module_utils.front_room import ENGINE_ARGUMENTS, PLAN_ARGUMENTS, run
+from ansible_collections.hep.gridbox.plugins.module_utils.front_room import (
+    ENGINE_ARGUMENTS,
+    PLAN_ARGUMENTS,
+    forget_announced,
+    run,
+)
 
 ARGUMENTS = {
     "name": {"type": "str", "default": "hep.gridbox/bootstrap:1"},
@@ -157,6 +168,7 @@ ARGUMENTS = {
     "root": {"type": "str", "default": "/cvmfs/cernvm-prod.cern.ch/cvm3"},
     "busybox": {"type": "path"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "leaving_factory": {"type": "str", "default": ""},
     **ENGINE_ARGUMENTS,
     **PLAN_ARGUMENTS,
 }
@@ -167,6 +179,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=ARGUMENTS, supports_check_mode=True, required_if=[("state", "present", ["script"])]
     )
+    forget_announced(module, "leaving_factory")
     run(module, BootstrapImageWork.from_params)
 
 

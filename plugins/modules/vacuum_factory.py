@@ -33,7 +33,7 @@ options:
     default: present
   configuration:
     description:
-      - The configuration in JSON; C(docs/factory.md) has its options. Required with O(state=present).
+      - The configuration in JSON; C(docs/factory-options.md) has its options. Required with O(state=present).
       - Values of C(user_data_options), and of C(user_data_option_NAME) elsewhere, are not shown in the diff.
     type: json
   path:
@@ -82,7 +82,7 @@ options:
     default: followed
   wait_timeout:
     description:
-      - Seconds for that; with O(state=absent) for the daemon to end.
+      - Seconds for that; with O(state=absent) for the daemon to end, and for a run of M(hep.gridbox.vacuum_slot) that is at work.
     type: int
     default: 60
   remove_machines:
@@ -150,6 +150,17 @@ check:
   returned: success
   type: str
   sample: "OK: Factory ok (2/8 2/8) | machines=2;;;0;8 processors=2;;;0;8 age=3s;;600;0;"
+factory:
+  description: In check mode, name of the factory that would go; empty if there is none.
+  returned: success, with O(state=absent)
+  type: str
+  sample: wn001.example.org
+leaving:
+  description: In check mode, names of the containers of its machines, which would go with it.
+  returned: success, with O(state=absent)
+  type: list
+  elements: str
+  sample: [wn001-00.example.org_5f6c0c1e]
 actions:
   description: The steps taken, or in check mode to be taken, in order.
   returned: always
@@ -179,6 +190,7 @@ disruption:
   sample: none
 """
 
+import contextlib
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -203,10 +215,13 @@ ARGUMENTS = {
 }
 
 
-def make_work(params: t.Mapping[str, t.Any]) -> Work:
-    """The work that the options ask for."""
+def make_work(params: t.Mapping[str, t.Any], held: contextlib.ExitStack) -> Work:
+    """The work that the options ask for.
+
+    :param held: gets the lock of whoever makes machines and takes them away.
+    """
     if params["state"] == "absent":
-        return take_away.TakeAwayWork(take_away.Wish.from_params(params))
+        return take_away.TakeAwayWork(take_away.Wish.from_params(params), held)
     return configure.ConfigureWork(configure.Wish.from_params(params))
 
 
@@ -215,7 +230,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=ARGUMENTS, supports_check_mode=True, required_if=[("state", "present", ["configuration"])]
     )
-    run(module, make_work)
+    with contextlib.ExitStack() as held:
+        run(module, lambda params: make_work(params, held))
 
 
 if __name__ == "__main__":

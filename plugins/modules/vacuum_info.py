@@ -24,7 +24,7 @@ options:
     default: /etc/hep.gridbox/factory.json
   space:
     description:
-      - Whether to ask all factories of the space, this one among them, what they run.
+      - Whether to ask all factories of the space, this one among them if the host is one, what they run.
     type: bool
     default: false
   timeout:
@@ -141,8 +141,8 @@ slots:
       processors: 1
 machinetypes:
   description:
-    - The machinetypes, by name. Without a daemon these are the ones that the configuration defines and those that run, and
-      less is known of them.
+    - The machinetypes, by name, those among them that are not for this factory or are dropped. Without a daemon these are the
+      ones that the configuration defines and those that run, and less is known of them.
   returned: success
   type: list
   elements: dict
@@ -191,6 +191,57 @@ machinetypes:
       description: What the last decision says of it.
       type: str
       sample: 'lhcb-prod (share 3, usage 120, score 40): could be started'
+pipes:
+  description: The vacuum pipes, by prefix. Without a daemon it is only known which there are.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    prefix:
+      description: The prefix of the names of its machinetypes.
+      type: str
+      sample: lhcb
+    source:
+      description: Its URL, or its file on this host.
+      type: str
+      sample: https://pipes.example.org/lhcb.pipe
+    fetched_at:
+      description: When its source last said that this is the pipe, Unix seconds; V(null) if it has never been read.
+      type: float
+      sample: 1795187335.5
+    problem:
+      description: Why it cannot be read now; empty if it can.
+      type: str
+      sample: ''
+    machinetypes:
+      description: Names of those that it makes.
+      type: list
+      elements: str
+      sample: [lhcb-dc-prod, lhcb-dc-test]
+    not_for_this_factory:
+      description: A sentence for each that is a virtual machine.
+      type: list
+      elements: str
+      sample: ['lhcb-vm-prod is not for this factory: cernvm3 is a virtual machine.']
+    dropped:
+      description: A sentence for each that something is wrong with.
+      type: list
+      elements: str
+      sample: []
+    not_brought:
+      description: A sentence for each that the configuration says something of, and that the pipe does not bring.
+      type: list
+      elements: str
+      sample: []
+    unused_share:
+      description: What of the pipe's shares belongs to those that are dropped or not for this factory.
+      type: float
+      sample: 2.0
+    remarks:
+      description: Sentences about what is ignored in it.
+      type: list
+      elements: str
+      sample: []
 space:
   description: The space; V(null) without O(space).
   returned: success

@@ -197,6 +197,9 @@ not_for_this_factory:
     reason:
       description: A sentence.
       type: str
+    target_share:
+      description: Its part of O(target_share).
+      type: float
 dropped:
   description: Machinetypes that something is wrong with.
   returned: success
@@ -223,6 +226,9 @@ dropped:
     sentence:
       description: The same for people.
       type: str
+    target_share:
+      description: Its part of O(target_share); null if it is to have one that cannot be read.
+      type: float
 remarks:
   description:
     - Sentences about what is ignored, or not as it should be, and costs no machinetype. Ansible shows them as warnings.

@@ -100,6 +100,12 @@ options:
       - Labels of the image.
     type: dict
     default: {}
+  revision:
+    description:
+      - Told apart and nothing else. Another value makes the image anew, and a bootstrapped base too, with the packages' versions of
+        that day. For instance a month, V(2026-12).
+    type: str
+    default: ''
   pull_timeout:
     description:
       - Seconds in which a registry has to answer for O(base), or with O(state=pulled) for O(name).
@@ -121,7 +127,7 @@ options:
     choices: [present, pulled, absent]
     default: present
 notes:
-  - The packages' versions are not part of the recipe. To take new ones in, remove the image first, or change a label.
+  - The packages' versions are not part of the recipe. To take new ones in, change O(revision).
   - SSH host keys that packages make when they are installed are removed, and C(/etc/machine-id) is emptied.
 requirements:
   - the command C(mmdebstrap) on the host, where the base is bootstrapped
@@ -253,6 +259,7 @@ ARGUMENTS = {
     "ports": {"type": "list", "elements": "str", "default": []},
     "volumes": {"type": "list", "elements": "str", "default": []},
     "labels": {"type": "dict", "default": {}},
+    "revision": {"type": "str", "default": ""},
     "pull_timeout": {"type": "int", "default": 10},
     "bootstrap_timeout": {"type": "int", "default": 900},
     "state": {"type": "str", "choices": ["present", "pulled", "absent"], "default": "present"},

@@ -110,6 +110,11 @@ def render(boxes: t.Sequence[t.Mapping[str, t.Any]], width: int) -> list[Line]:
     return lines
 
 
+def unseen(hosts: t.Sequence[str]) -> list[Line]:
+    """A line for each host that is wanted in the table and of which nothing is known."""
+    return [Line(f"{host}: nothing is known of it: unreachable, or the look at it failed", "bad") for host in hosts]
+
+
 def summary(boxes: t.Sequence[t.Mapping[str, t.Any]]) -> Line:
     """One sentence."""
     good = sum(map(is_good, boxes))

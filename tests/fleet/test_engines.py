@@ -230,6 +230,7 @@ def test_a_swap_keeps_what_is_pinned(site: Site, claim: t.Callable[..., None]) -
         claim("A18", case=f"swap_on_{major}.{minor}", unreachable_ms=round(seen.longest_outage * 1000, 1))
 
 
+@pytest.mark.fleet
 def test_the_old_one_comes_back_when_the_new_one_is_not_healthy(site: Site) -> None:
     before = site.container_id()
     health = {"test": ["CMD", "false"], "interval": 1, "retries": 1}
@@ -256,6 +257,7 @@ def test_an_image_is_flattened_with_its_configuration(site: Site) -> None:
     _flatten(site, "tree")
 
 
+@pytest.mark.fleet
 def test_an_image_is_flattened_in_containerds_store(site: Site) -> None:
     """Docker 29 keeps images in containerd, and a new host has no other store; before that it is a switch."""
     if site.version() < (26, 0):

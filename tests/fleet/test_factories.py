@@ -13,6 +13,7 @@ import pytest
 from tests.fleet.test_sites import changed_tasks
 from tests.lab.booted import booted
 from tests.lab.site import Site, recap
+from tests.lab.unread import OF_BEFORE, description, leave_unread
 
 ON_THE_FLEET = ("-e", "gridbox_hosts=fleet")
 SECRET = "nobody is to see this"
@@ -65,6 +66,22 @@ def test_a_second_run_changes_nothing_and_no_run_shows_a_secret(site: Site) -> N
     )  # fmt: skip
     assert recap(changed.stdout)["host1"]["changed"] == 1
     assert SECRET not in changed.stdout + changed.stderr
+
+
+def test_a_run_that_ended_before_systemd_read_the_unit_is_made_up_for(site: Site) -> None:
+    machine, unit = site.fleet.machine("host1"), "gridbox-factory.service"
+
+    def process() -> str:
+        return machine.run("systemctl", "show", "--property=MainPID", "--value", unit).stdout
+
+    before = process()
+    leave_unread(machine, unit)
+    foreseen = changed_tasks(site.run("hep.gridbox.factory", *ON_THE_FLEET, "--check").stdout, "host1")
+    assert description(machine, unit) == OF_BEFORE
+    done = changed_tasks(site.run("hep.gridbox.factory", *ON_THE_FLEET).stdout, "host1")
+    assert foreseen == done == ["Run the daemon with systemd"]
+    assert description(machine, unit) != OF_BEFORE
+    assert process() not in (before, "0\n")
 
 
 def test_the_host_is_given_back(site: Site) -> None:

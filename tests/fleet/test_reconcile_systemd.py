@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.fleet.test_sites import changed_tasks
 from tests.lab.booted import booted
 from tests.lab.fleet import IMAGE, NETWORK, Fleet
 from tests.lab.playbook import kept_in
+from tests.lab.unread import OF_BEFORE, description, leave_unread
 
 pytestmark = pytest.mark.fleet
 
@@ -45,7 +47,9 @@ class Site:
         self.fleet = fleet
         self.folder = folder
 
-    def play(self, *tasks: dict[str, t.Any], roles: t.Sequence[str] = (), **variables: t.Any) -> str:
+    def play(
+        self, *tasks: dict[str, t.Any], roles: t.Sequence[str] = (), options: t.Sequence[str] = (), **variables: t.Any
+    ) -> str:
         play = {
             "hosts": "fleet", "gather_facts": False, "vars": {**VARIABLES, **variables},
             "roles": [f"hep.gridbox.{role}" for role in roles], "tasks": list(tasks),
@@ -55,7 +59,7 @@ class Site:
         (self.folder / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
         (self.folder / "hosts.yml").write_text(yaml.safe_dump(self.fleet.inventory()))
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts.yml", "play.yml"],
+            [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts.yml", "play.yml", *options],
             cwd=self.folder, capture_output=True, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL,
             env={**os.environ, **kept_in(self.folder / "ansible"), "ANSIBLE_NOCOLOR": "1"},
         )  # fmt: skip
@@ -101,6 +105,17 @@ def test_the_role_installs_it(site: Site) -> None:
     site.run("systemctl", "start", SERVICE)
     assert site.run("systemctl", "is-active", "docker.service", check=False).stdout == "inactive\n"
     site.run("systemctl", "start", "docker.service")
+
+
+@pytest.mark.parametrize("unit", [SERVICE, TIMER])
+def test_a_run_that_ended_before_systemd_read_the_units_is_made_up_for(site: Site, unit: str) -> None:
+    leave_unread(site.fleet.machine("host1"), unit)
+    foreseen = changed_tasks(site.play(roles=["vobox"], options=["--check"]), "host1")
+    assert description(site.fleet.machine("host1"), unit) == OF_BEFORE
+    assert changed_tasks(site.play(roles=["vobox"]), "host1") == foreseen
+    assert foreseen == ["Have it run after the boot and every two minutes"]
+    assert description(site.fleet.machine("host1"), unit) != OF_BEFORE
+    assert changed_tasks(site.play(roles=["vobox"]), "host1") == []
 
 
 def test_after_a_power_cut_all_is_back(site: Site) -> None:

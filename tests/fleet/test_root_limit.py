@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_factory import KIND
 from tests.lab.booted import booted
+from tests.lab.factory import KIND
 from tests.lab.fleet import Fleet
 from tests.lab.image import busybox_tar
 from tests.lab.modules_over_ssh import Call, call, feed

@@ -24,6 +24,8 @@ PREDICTS = {
     "Predict the image on a host that has no engine yet": "Pull the image",
     "Predict the network on a host that has no engine yet": "The VO-boxes' network: make it on the site LAN",
     "Predict VO-boxes whose image or network is yet to be made": "VO-box by VO-box: bring it up",
+    "In check mode, predict that their volumes go": "Remove their volumes, with keys, state and logs",
+    "In check mode, predict the kernel's values": "Put the kernel's values back",
 }
 
 
@@ -95,3 +97,13 @@ def test_serial_takes_as_many_at_a_time_as_it_says(site: Site) -> None:
     for number in HOSTS.values():
         [box] = voboxes(number)
         assert site.greeting(box["ipv4"]) == "new"
+
+
+def test_the_hosts_are_given_back_as_foreseen(site: Site) -> None:
+    foreseen = site.run("hep.gridbox.remove", "-e", "gridbox_remove=yes", "--check")
+    assert site.greeting(voboxes(1)[0]["ipv4"]) == "new" and site.greeting(voboxes(2)[0]["ipv4"]) == "new"
+    done = site.run("hep.gridbox.remove", "-e", "gridbox_remove=yes")
+    for host in HOSTS:
+        announced = [PREDICTS.get(task, task) for task in changed_tasks(foreseen.stdout, host)]
+        assert announced == changed_tasks(done.stdout, host)
+        assert site.fleet.machine(host).run("sh", "-c", "command -v dockerd", check=False).returncode != 0

@@ -54,6 +54,7 @@ KINDS = {
 TRUE_OF_ALL = (
     "it_can_be_made_here", "a_volume_is_as_large_as_was_said", "it_is_root_s_and_has_no_setuid_and_no_devices",
     "several_at_once", "no_more_is_given_away_than_there_is", "one_in_use_is_not_removed",
+    "one_that_somebody_only_looks_into_is_removed",
     "one_that_another_mount_namespace_has_is_not_lost", "what_is_mounted_in_it_is_not_removed",
     "a_kill_while_a_command_is_at_work_leaves_nothing", "a_kill_of_a_command_as_well_leaves_nothing",
 )  # fmt: skip

@@ -21,19 +21,31 @@ from tests.gate.tools import BIN, CACHE, demand, environment
 #: the rest.
 WORKSHOP = ("bench", "tests")
 
-#: ansible-test makes each of its environments with a script that it would download. The pip that comes with Python does
-#: the same: ``ensurepip`` brings it, and it installs what was asked for. ``ensurepip`` wipes pip's settings from the
-#: environment, hence the copy.
+#: ansible-test makes each of its environments, more than a dozen, with a script that it would download. The pip that
+#: comes with Python does the same: ``ensurepip`` brings it, and it installs what was asked for. ``ensurepip`` wipes
+#: pip's settings from the environment, hence the copy. It is done once for each Python, and kept beside the script.
 GET_PIP = """\
 import ensurepip
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 
 settings = dict(os.environ)
 wanted = [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]
-ensurepip.bootstrap(default_pip=True)
-sys.exit(subprocess.call([sys.executable, "-m", "pip", "install"] + wanted, env=settings))
+here = sysconfig.get_path("purelib")
+name = "pip-" + sys.implementation.cache_tag + "".join(sorted(word for word in wanted if "=" in word))
+kept = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+if not os.path.isdir(kept):
+    ensurepip.bootstrap(default_pip=True)
+    status = subprocess.call([sys.executable, "-m", "pip", "install"] + wanted, env=settings)
+    if status:
+        sys.exit(status)
+    shutil.copytree(here, kept + ".new", dirs_exist_ok=True)  # a run that was ended has left it
+    os.rename(kept + ".new", kept)
+else:
+    shutil.copytree(kept, here, dirs_exist_ok=True)
 """
 
 
@@ -63,7 +75,8 @@ def pip_versions() -> list[str]:
 
 def pip_settings() -> str:
     """pip's settings, from wherever it has them, as the text of one configuration file."""
-    settings = {"cache-dir": demand(sys.executable, "-m", "pip", "cache", "dir").strip()}
+    # Python compiles what is imported, which is little of what is installed.
+    settings = {"cache-dir": demand(sys.executable, "-m", "pip", "cache", "dir").strip(), "no-compile": "true"}
     proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
     if proxy:
         settings["proxy"] = proxy
@@ -77,7 +90,7 @@ def pip_settings() -> str:
 def sanity_environment() -> dict[str, str]:
     """The environment of ansible-test: its own home, real interpreters, the tools of the virtual environment."""
     interpreters = folder_of_interpreters(CACHE / "interpreters")
-    env = environment(HOME=str(home()))
+    env = environment(HOME=str(home()), PYTHONDONTWRITEBYTECODE="")
     env["PATH"] = f"{interpreters}:{env['PATH']}"
     return env
 

@@ -19,6 +19,7 @@ import yaml
 from ansible_collections.hep.gridbox.plugins.module_utils.network.wish import shim_mac
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.mac import mac_of
 from tests.gate.tools import NAME, NAMESPACE, ROOT, demand, environment
+from tests.lab import first_site
 from tests.lab.playbook import kept_in
 
 ROLES = ("docker_engine", "cvmfs", "host_hardening", "vobox")
@@ -203,13 +204,22 @@ def test_check_mode_on_a_bare_host_refuses_the_same_and_predicts_what_is_right(t
     assert output.count("alice (vobox1.example.org) would be created") == 1
 
 
-@pytest.mark.parametrize(("inventory", "voboxes"), [("demo", 2), ("three-sites", 8)])
+# Three hosts are brought up with that of the guide by tests/fleet/test_first_site.py.
+@pytest.mark.parametrize(
+    ("inventory", "voboxes"),
+    [("demo", 2), ("three-sites", 8), pytest.param("first-site", 3, marks=pytest.mark.fleet)],
+)
 def test_an_example_inventory_fits_the_roles(inventory: str, voboxes: int, tmp_path: Path) -> None:
+    folder = (
+        first_site.write(tmp_path, first_site.guide())
+        if inventory == "first-site"
+        else ROOT / f"inventories/{inventory}"
+    )
     (tmp_path / "scripts").mkdir()
     (tmp_path / "templates").symlink_to(ROOT / "roles/vobox/templates")
     (tmp_path / "play.yml").write_text(yaml.safe_dump([PLAY]))
     demand(
-        "ansible-playbook", "-i", f"inventories/{inventory}", "--tags", "no such tag", "-e",
+        "ansible-playbook", "-i", str(folder), "--tags", "no such tag", "-e",
         json.dumps({"folder": str(tmp_path / "scripts")}), str(tmp_path / "play.yml"),
         env=environment(**kept_in(tmp_path / "ansible")),
     )  # fmt: skip

@@ -74,6 +74,33 @@ def test_facts_are_read_from_ansible_facts(role: Path) -> None:
             assert not found, f"{path.relative_to(ROOT)}: {found and found.group()}"
 
 
+def tasks_in(found: t.Any) -> t.Iterator[dict[str, t.Any]]:
+    """The tasks of a file, with those in blocks."""
+    for task in found or ():
+        yield task
+        yield from tasks_in(task.get("block"))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_whether_systemd_has_read_a_unit_is_asked_of_systemd(role: Path) -> None:
+    """That a task has written it is not known to the next run, if this one ends before systemd is told."""
+    for path in sorted((role / "tasks").glob("*.yml")):
+        tasks = list(tasks_in(yaml.safe_load(path.read_text())))
+        writes = [
+            task for task in tasks if "/systemd/system/" in task.get("ansible.builtin.template", {}).get("dest", "")
+        ]
+        asked = [task for task in tasks if "NeedDaemonReload" in str(task.get("ansible.builtin.command"))]
+        assert len(writes) == len(asked), f"{path.relative_to(ROOT)}: ask for NeedDaemonReload after writing a unit"
+        for task in asked:
+            (known,) = [
+                name
+                for name, value in load(role / "vars/main.yml").items()
+                if task["register"] in str(value) and writes[0]["register"] in str(value)
+            ]
+            loads = [one.get("ansible.builtin.systemd_service", {}).get("daemon_reload") for one in tasks]
+            assert f"{{{{ {known} }}}}" in loads
+
+
 def included(playbook: str, tasks_from: str) -> list[tuple[str, str]]:
     """The roles that a playbook includes by an entry point, in their order, and when."""
     found = []

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.gate.background import Job
-from tests.gate.tools import BIN, CACHE, NAME, NAMESPACE, ROOT, Controller, demand, environment, run_tool, tail
+from tests.gate.tools import BIN, CACHE, NAME, NAMESPACE, ROOT, Controller, demand, environment, run_tool, stage, tail
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +57,19 @@ def test_galaxy_would_import_it(galaxy_import: Job) -> None:
     assert status == 0, tail(re.sub(r"(?m)^ *Loading .*\n", "", output))
     complaints = [line for line in output.splitlines() if line.startswith(("ERROR", "WARNING"))]
     assert not complaints, "\n".join(complaints)
+
+
+def test_it_installs_from_a_repository_of_git(tmp_path: Path) -> None:
+    """As docs/first-site.md has it, with another address."""
+    sources = stage(tmp_path / "copy")
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "All of it"]):
+        demand("git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments, cwd=sources)
+    env = environment(ANSIBLE_HOME=str(tmp_path / "home"))
+    demand(
+        "ansible-galaxy", "collection", "install", f"git+file://{sources}", "-p", str(tmp_path / "there"),
+        cwd=tmp_path, env=env,
+    )  # fmt: skip
+    assert (tmp_path / "there/ansible_collections" / NAMESPACE / NAME / "MANIFEST.json").is_file()
 
 
 def test_everything_installed_is_documented(controller: Controller) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import typing as t
+from pathlib import Path
 
 import pytest
 
 from tests.lab.engine import PodmanService
+from tests.lab.factory import LabFactory
 from tests.lab.image import busybox_tar
 from tests.lab.lab import PARENT, SUBNET4, SUBNET6, Lab, make_lab, remove_lab
 from tests.lab.lan import Lan, add_netns, delete_netns
@@ -46,6 +48,22 @@ def own_lab(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Lab]:
     made = make_lab(tmp_path_factory.mktemp("own") / "engine", _name("own"))
     yield made
     remove_lab(made)
+
+
+@pytest.fixture()
+def make_factory(own_lab: Lab, tmp_path: Path) -> t.Iterator[t.Callable[..., LabFactory]]:
+    """Makes a factory on an engine of the test's own: ``make({"a": {"script": "exit 3", ...}}, ...)``."""
+    made: list[LabFactory] = []
+
+    def make(kinds: t.Mapping[str, t.Mapping[str, t.Any]], **settings: t.Any) -> LabFactory:
+        (tmp_path / "factory").mkdir()
+        made.append(LabFactory(own_lab, tmp_path / "factory", **settings))
+        made[0].kinds(kinds)
+        return made[0]
+
+    yield make
+    for one in made:
+        one.remove()
 
 
 @pytest.fixture(scope="session")

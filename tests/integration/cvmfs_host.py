@@ -124,12 +124,17 @@ class CvmfsHost:
         said: dict[str, t.Any] = json.loads(done.stdout.partition(" => ")[2])
         return said
 
-    def role(self, entry: str = "main", **variables: t.Any) -> subprocess.CompletedProcess[str]:
-        """Run an entry point of the role cvmfs on it."""
+    def role(
+        self, entry: str = "main", options: t.Sequence[str] = (), **variables: t.Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an entry point of the role cvmfs on it.
+
+        :param options: of ansible-playbook.
+        """
         task = {"ansible.builtin.include_role": {"name": "hep.gridbox.cvmfs", "tasks_from": entry}, "vars": variables}
         play = [{"hosts": NAME, "gather_facts": False, "tasks": [task]}]
         (self.folder / "play.yml").write_text(yaml.safe_dump(play))
-        return self._ansible("ansible-playbook", "play.yml")
+        return self._ansible("ansible-playbook", "play.yml", *options)
 
     def _ansible(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

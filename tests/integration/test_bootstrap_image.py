@@ -204,6 +204,19 @@ def test_an_image_with_machines_is_not_removed(lab: Lab) -> None:
 
 
 @pytest.mark.usefixtures("made")
+def test_check_mode_foresees_that_the_machines_of_a_factory_will_be_gone(lab: Lab) -> None:
+    lab.docker("create", "--name", "machine", "--label", "hep.gridbox.factory=wn001.example.org", NAME)
+    absent = {"name": NAME, "state": "absent"}
+    leaving = {**absent, "leaving_factory": "wn001.example.org"}
+    foreseen = lab.module("vacuum_bootstrap_image", check=True, **leaving)
+    for check, given in ((True, absent), (True, {**absent, "leaving_factory": "wn002.example.org"}), (False, leaving)):
+        with pytest.raises(ModuleFailed, match=r"containers were made from it: machine\. Drain the factory"):
+            lab.module("vacuum_bootstrap_image", check=check, **given)
+    lab.docker("rm", "machine")
+    assert foreseen["actions"] == lab.module("vacuum_bootstrap_image", **absent)["actions"]
+
+
+@pytest.mark.usefixtures("made")
 def test_an_import_that_breaks_off_leaves_the_image_as_it_was(lab: Lab) -> None:
     """As when the module is killed: the engine sees the end of the stream before that of the layer."""
 

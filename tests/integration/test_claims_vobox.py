@@ -226,6 +226,7 @@ telnetd -p 1975 -l /bin/true
 PORTS = (80, 3128, 1975)
 
 
+@pytest.mark.fleet
 def test_a17_services_come_back_by_themselves(lab: Lab, voboxes: Voboxes, claim: Claim) -> None:
     services = [{"name": f"service{port}", "port": port} for port in PORTS]
     voboxes.run(3, init_script=THREE_SERVICES, services=services, restart_policy="always")

@@ -4,7 +4,8 @@
 
 """Static mounts of CVMFS at boot: their order, a boot while the server is down, and how that heals.
 
-The client is a stand-in: as the real one does, it fetches from a server on the LAN and mounts by FUSE, as cvmfs2.
+The client is a stand-in: as the real one does, it fetches from a server on the LAN and mounts by FUSE, as cvmfs2, and
+reads its configuration when it mounts and when it is reloaded.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tests.integration.cvmfs_host import CvmfsHost
 Claim = t.Callable[..., None]
 
 CONFIG, TOOLS = "config.example.org", "grid-tools.example.org"
+#: One that is shut down.
+GONE, GONE_UNIT = "gone.example.org", "cvmfs-gone.example.org.mount"
 CONFIG_UNIT, TOOLS_UNIT = f"cvmfs-{CONFIG}.mount", r"cvmfs-grid\x2dtools.example.org.mount"
 TIMER, SERVICE = "gridbox-cvmfs-heal.timer", "gridbox-cvmfs-heal.service"
 
@@ -30,14 +33,41 @@ MOUNT_TIMEOUT = 6
 
 CLIENT = """#!/usr/bin/python3
 # mount.cvmfs REPOSITORY POINT -o OPTIONS: without an answer it waits, longer than anybody likes.
-import os, sys, urllib.request
+import os, subprocess, sys, urllib.request
 repository, point = sys.argv[1:3]
 with urllib.request.urlopen(f"http://10.213.0.9:8000/{repository}", timeout=115) as answer:
     content = answer.read()
 os.makedirs("/var/lib/cvmfs", exist_ok=True)
 with open(f"/var/lib/cvmfs/{repository}", "wb") as file:
     file.write(content)
+os.makedirs("/run/cvmfs", exist_ok=True)
+subprocess.run(["cvmfs_config", "_read", repository], check=True)
 os.execvp("squashfuse", ["squashfuse", "-o", "fsname=cvmfs2,ro,allow_other", file.name, point])
+"""
+
+#: cvmfs_config reload: all mounted clients read their configuration again. _read is what a client does in itself.
+CONFIG_PROGRAM = r"""#!/usr/bin/python3
+import os, re, subprocess, sys
+verb, *names = sys.argv[1:]
+local = "/etc/cvmfs/default.local"
+assert verb in ("reload", "_read"), sys.argv
+for repository in names or os.listdir("/run/cvmfs"):
+    found = []
+    for name in re.findall("^(CVMFS_[A-Z_]+)=", open(local).read(), re.MULTILINE):
+        argv = ["sh", "-c", f". {local}; echo ${name}"]
+        value = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.rstrip("\n")
+        quoted = value if re.fullmatch("[A-Za-z0-9/:._,-]*", value) else "'" + value.replace("'", r"\'") + "'"
+        found.append(f"{name}={quoted}    # from {local}\n")
+    found.append("CVMFS_TIMEOUT=5    # from /etc/cvmfs/default.conf\n")
+    with open(f"/run/cvmfs/{repository}", "w") as file:
+        file.write("".join(sorted(found)))
+"""
+
+#: cvmfs_talk -i REPOSITORY parameters.
+TALK_PROGRAM = """#!/bin/sh
+[ "$1 $3" = "-i parameters" ] || exit 2
+mountpoint --quiet /cvmfs/$2 || { echo "Seems like CernVM-FS is not running"; exit 1; }
+cat /run/cvmfs/$2
 """
 
 #: The timer waits a minute; a test need not.
@@ -55,7 +85,8 @@ class Server:
     """The server of the repositories, on the other machine of the LAN."""
 
     def __init__(self, host: CvmfsHost, folder: Path) -> None:
-        for repository in (CONFIG, TOOLS):
+        self.folder = folder
+        for repository in (CONFIG, TOOLS, GONE):
             (folder / "content" / repository).mkdir(parents=True)
             (folder / "content" / repository / "name").write_text(f"{repository}\n")
             argv = ["mksquashfs", folder / "content" / repository, folder / repository, "-quiet", "-no-progress"]
@@ -86,6 +117,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[CvmfsHost]:
     """A host with an engine, and a stand-in for the client."""
     with CvmfsHost.booted("cvboot", tmp_path_factory.mktemp("host")) as made:
         made.write("/usr/sbin/mount.cvmfs", CLIENT, "755")
+        made.write("/usr/bin/cvmfs_config", CONFIG_PROGRAM, "755")
+        made.write("/usr/bin/cvmfs_talk", TALK_PROGRAM, "755")
         yield made
 
 
@@ -189,6 +222,80 @@ def _seen(host: CvmfsHost, vobox: str) -> list[str]:
 def _told(host: CvmfsHost) -> str:
     """What the service that mounts what is missing has written."""
     return host.sh(f"journalctl --boot --output=cat --no-pager --unit={SERVICE}")
+
+
+def _proxy(host: CvmfsHost, repository: str) -> str:
+    """The proxy with which a client runs."""
+    lines = host.run("cvmfs_talk", "-i", repository, "parameters").stdout.splitlines()
+    return next(line for line in lines if line.startswith("CVMFS_HTTP_PROXY=")).partition("=")[2].split()[0]
+
+
+def _mounts(host: CvmfsHost) -> str:
+    return host.sh("grep ' /cvmfs/' /proc/self/mountinfo | sort")
+
+
+@pytest.mark.fleet
+def test_a_changed_configuration_is_read_by_clients_that_are_mounted(host: CvmfsHost, vobox: str) -> None:
+    mounts = _mounts(host)
+    squid2 = {**ROLE, "cvmfs_http_proxies": ["http://squid2.example.org:3128"]}
+    # A run that broke off after it had written the file, or that was limited to it by a tag.
+    host.sh(
+        "sed -i 's,^CVMFS_HTTP_PROXY=.*,CVMFS_HTTP_PROXY=\"http://squid2.example.org:3128\",' /etc/cvmfs/default.local"
+    )
+    verified = host.role("verify", **squid2)
+    said = " ".join(verified.stdout.split())
+    assert verified.returncode != 0, said
+    assert (
+        f"the client of {TOOLS} has not read /etc/cvmfs/default.local since it was changed: CVMFS_HTTP_PROXY is" in said
+    )
+    announced = host.role(options=["--check", "-v"], **squid2)
+    assert announced.returncode == 0 and '"action": "reload_clients"' in announced.stdout, announced.stdout
+    assert _proxy(host, TOOLS) == "DIRECT"
+    done = host.role(options=["-v"], **squid2)
+    assert done.returncode == 0 and "changed=1 " in done.stdout, done.stdout
+    assert '"action": "reload_clients"' in done.stdout and '"disruption": "reload"' in done.stdout
+    assert _proxy(host, TOOLS) == _proxy(host, CONFIG) == "http://squid2.example.org:3128"
+    assert _mounts(host) == mounts and _seen(host, vobox) == [CONFIG, TOOLS]
+    again = host.role(**squid2)
+    assert again.returncode == 0 and "changed=0" in again.stdout, again.stdout
+    # In check mode the file does not say it yet.
+    squid3 = {**ROLE, "cvmfs_http_proxies": ["http://squid3.example.org:3128|http://squid4.example.org:3128"]}
+    announced = host.role(options=["--check", "-v"], **squid3)
+    assert announced.returncode == 0 and "changed=2 " in announced.stdout, announced.stdout
+    assert '"action": "reload_clients"' in announced.stdout
+    refused = host.role(**squid3, cvmfs_max_disruption="none")
+    assert refused.returncode != 0 and "Nothing was touched" in refused.stdout, refused.stdout
+    assert "squid2" in host.sh("cat /etc/cvmfs/default.local") and "squid2" in _proxy(host, TOOLS)
+    done = host.role(**squid3)
+    assert done.returncode == 0 and "changed=2 " in done.stdout, done.stdout
+    assert _proxy(host, TOOLS) == "'http://squid3.example.org:3128|http://squid4.example.org:3128'"
+
+
+@pytest.mark.fleet
+def test_a_repository_that_was_dropped_is_not_waited_for_at_boot(host: CvmfsHost, server: Server, vobox: str) -> None:
+    with_it = {**ROLE, "cvmfs_repositories": [*ROLE["cvmfs_repositories"], {"repository": GONE}]}
+    assert host.role(**with_it).returncode == 0
+    assert GONE_UNIT in host.show("remote-fs.target", "Wants")["Wants"].split()
+    # While it is mounted, its mount stays.
+    announced = host.role(options=["--check", "-v"], **ROLE)
+    dropped = host.role(options=["-v"], **ROLE)
+    for done in (announced, dropped):
+        assert done.returncode == 0 and '"action": "disable"' in done.stdout, done.stdout
+        assert '"action": "remove_unit"' not in done.stdout
+    assert f"/cvmfs/{GONE} is not wanted any more and is still mounted" in " ".join(dropped.stdout.split())
+    assert host.read(vobox, f"/cvmfs/{GONE}/name") == GONE
+    assert GONE_UNIT not in host.show("remote-fs.target", "Wants")["Wants"].split()
+    again = host.role(**ROLE)
+    assert again.returncode == 0 and "changed=0" in again.stdout, again.stdout
+    # When it is not, its unit goes; here one that has failed, for its server was shut down.
+    (server.folder / GONE).unlink()
+    host.sh(f"umount /cvmfs/{GONE}; systemctl start {GONE_UNIT} || true")
+    assert host.failed() == [GONE_UNIT]
+    done = host.role(options=["-v"], **ROLE)
+    assert done.returncode == 0 and '"action": "remove_unit"' in done.stdout, done.stdout
+    assert host.failed() == []
+    assert host.show(GONE_UNIT, "LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
+    assert "changed=0" in host.role(**ROLE).stdout
 
 
 def test_a_folder_is_read_only_for_a_container_that_runs_already(host: CvmfsHost, vobox: str) -> None:

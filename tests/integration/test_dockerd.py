@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -164,19 +165,67 @@ def test_keys_come_in_by_a_reload_and_others_wait(place: Place) -> None:
     assert place.docker("info", "--format", "{{.LoggingDriver}}").strip() == "local"
 
 
+#: What dockerd dies of at its next start, and a part of what it says.
+REFUSED: dict[str, tuple[dict[str, t.Any], str]] = {
+    "a number": ({"log-opts": {"max-file": 3}}, "cannot unmarshal number into Go struct field"),
+    "a typing error": ({"log_driver": "local"}, "don't match any configuration option: log_driver"),
+    "a log level": ({"log-level": "verbose"}, "verbose"),
+    "two labels": ({"labels": ["a=1", "a=2"]}, "conflict labels"),
+    "a flag": ({"exec-root": "/elsewhere"}, "directives are specified both as a flag and in the configuration file"),
+}
+
+
+@pytest.mark.parametrize(("keys", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_the_next_start_would_die_of_does_not_get_into_the_file(
+    place: Place, keys: dict[str, t.Any], words: str
+) -> None:
+    before = '{"log-level": "debug"}'
+    place.config.write_text(before)
+    place.daemon()
+    files = sorted(place.folder.iterdir())
+    for check in (True, False):
+        with pytest.raises(ModuleFailed) as failed:
+            place.configure(keys=keys, check=check)
+        assert failed.value.result["changed"] is False
+        assert failed.value.result["msg"].startswith(f"config_file: {place.config}: the daemon would refuse it. ")
+        assert words in failed.value.result["msg"]
+    assert place.config.read_text() == before
+    assert sorted(place.folder.iterdir()) == files
+
+
+def test_what_is_in_the_file_already_is_told_and_can_be_taken_out(place: Place) -> None:
+    place.config.write_text('{"log_driver": "local"}')
+    for check in (True, False):
+        for keys in ({}, {"log-driver": "local"}):
+            with pytest.raises(ModuleFailed, match=r"log_driver.*take it out with absent"):
+                place.configure(keys=keys, check=check)
+    place.configure(keys={"log-driver": "local"}, absent=["log_driver"])
+    assert json.loads(place.config.read_text()) == {"log-driver": "local"}
+
+
+def test_a_daemon_that_would_not_start_again_is_not_stopped(place: Place) -> None:
+    pid = place.daemon()["pid"]
+    place.config.write_text('{"log_driver": "local"}')
+    with pytest.raises(ModuleFailed, match=r"the daemon would refuse it.*log_driver") as failed:
+        place.daemon("restarted")
+    assert failed.value.result["actions"] == []
+    assert place.running() == [pid]
+
+
 def test_a_refused_reload_is_taken_back(place: Place) -> None:
     place.daemon()
     before = '{"labels": ["a=1"]}'
     place.config.write_text(before)
     os.kill(place.running()[0], signal.SIGHUP)
-    # Two values for one label: valid JSON, and dockerd does not take it.
-    with pytest.raises(ModuleFailed, match="to take over labels after SIGHUP") as failed:
-        place.configure(keys={"labels": ["a=1", "a=2"]})
+    # dockerd finds it wrong only when it takes it over.
+    with pytest.raises(ModuleFailed, match="to take over registry-mirrors after SIGHUP") as failed:
+        place.configure(keys={"registry-mirrors": ["::"]})
     assert failed.value.result["changed"] is True
     assert place.config.read_text() == before
     assert place.docker("info", "--format", "{{.Labels}}").strip() == "[a=1]"
 
 
+@pytest.mark.fleet
 def test_check_mode_foresees_a_restart_that_live_restore_will_allow(place: Place, tmp_path: Path) -> None:
     """The role switches live restore on first, and then restarts the daemon, as ``when_live_restore`` has it."""
     variables: dict[str, t.Any] = {f"docker_engine_{key}": value for key, value in place.arguments.items()}
@@ -188,10 +237,14 @@ def test_check_mode_foresees_a_restart_that_live_restore_will_allow(place: Place
         printed = play(place.netns, tmp_path, *options, vars=variables, tasks=[task])
         return re.findall(r"^TASK \[(?:.* : )?(.*)\] \**\n(?:(?!TASK).*\n)*?changed:", printed, re.MULTILINE)
 
+    pidfile = str(variables["docker_engine_pidfile"])
+    record = Path(f"/var/lib/hep.gridbox/docker_engine_{hashlib.sha1(pidfile.encode()).hexdigest()[:8]}.json")
     place.daemon()
     foreseen = role("--check")
     [before] = place.running()
+    assert not record.exists()
     done = role()
+    record.unlink()
     assert place.running() != [before]
     assert "Restart the daemon without a service manager, as allowed" in done
     assert foreseen == done

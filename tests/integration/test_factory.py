@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import stat
+import subprocess
+import sys
+import time
 import typing as t
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from tests.integration.conftest import Lab
-from tests.lab.factory import LabFactory
+from tests.lab.factory import KIND, LabFactory
+from tests.unit.factory.test_proxy import Authority, openssl
 
 #: Waits as a machine that is told to end should: the shell has the signal when its sleep has ended, so none is long.
 WORKS = "#!/bin/sh\ntrap 'echo 100 told >$JOBOUTPUTS/shutdown_message; exit' TERM\nwhile :; do sleep 0.1; done\n"
-
-KIND = {
-    "root_image": "docker://busybox:test", "user_data": "run", "target_share": 1.0, "fizzle_seconds": 1,
-    "backoff_seconds": 3600, "max_wallclock_seconds": 3600, "min_wallclock_seconds": 1,
-}  # fmt: skip
 
 
 @pytest.fixture()
@@ -82,6 +83,52 @@ def finds_what_ended_meanwhile(factory: LabFactory, number: int) -> None:
     factory.start()
     assert ended(factory)[0]["message"] == "200 Success"
     factory.wait("the next one", factory.running)
+
+
+#: Prints some hundred KiB.
+TALKS = (
+    "#!/bin/sh\nn=0\nwhile [ $n -lt 4000 ]; do n=$((n + 1)); echo line $n of many, and more than anybody reads; done\n"
+    "echo 200 Success >$JOBOUTPUTS/shutdown_message\n"
+)
+
+
+def kept_of_a_long_output(factory: LabFactory) -> list[str]:
+    """The lines that are kept, with ``output_bytes`` of 64 KiB."""
+    factory.start()
+    ended(factory)
+    first = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r)
+    [kept] = factory.state.glob(f"machines/*{first['uuid'][:8]}/output.log")
+    lines = kept.read_text().splitlines()
+    assert kept.stat().st_size <= 65536
+    assert lines[-1].endswith("line 4000 of many, and more than anybody reads")
+    return lines
+
+
+def test_of_a_long_output_the_end_is_kept(make: t.Callable[..., LabFactory]) -> None:
+    numbers = [int(line.split()[2]) for line in kept_of_a_long_output(make(TALKS, output_bytes=65536))]
+    assert numbers == list(range(numbers[0], 4001)) and len(numbers) > 100
+
+
+def test_a_machine_gets_the_proxy_of_its_machinetype(make: t.Callable[..., LabFactory], tmp_path: Path) -> None:
+    """In its user_data, and from nowhere else: made for it from the site's certificate, which stays where it is."""
+    (tmp_path / "ca").mkdir()
+    authority = Authority(tmp_path / "ca")
+    script = (
+        "#!/bin/sh\ncat >$JOBOUTPUTS/proxy <<'E'\n##user_data_option_x509_proxy##\nE\n"
+        "find / -xdev -name '*.pem' 2>/dev/null >$JOBOUTPUTS/found\nmv $JOBOUTPUTS/found $JOBOUTPUTS/all\n"
+        "while :; do sleep 0.1; done\n"
+    )
+    factory = make(script, total_processors=1, kind={"user_data_proxy": True})
+    authority.give(factory.state / "machinetypes/a")
+    factory.start()
+    seen = factory.wait("the machine's words", lambda: next(factory.state.glob("machines/*/mnt/joboutputs/all"), None))
+    assert seen.read_text() == ""
+    proxy = seen.with_name("proxy")
+    end = openssl("x509", "-in", proxy, "-noout", "-checkend", "60", "-issuer")
+    assert "A CA of the tests" not in end and "PRIVATE KEY-----" in proxy.read_text()
+    assert proxy.read_text().count("BEGIN CERTIFICATE") == 2
+    key = (factory.state / "machinetypes/a/x509key.pem").read_text()
+    assert key.splitlines()[1] not in proxy.read_text()
 
 
 def test_a_slot_fills_itself_again_and_again(make: t.Callable[..., LabFactory]) -> None:
@@ -163,20 +210,25 @@ def test_outcomes(make: t.Callable[..., LabFactory], script: str, message: t.Opt
 
 
 def test_a_machine_that_cannot_start_is_an_abort_with_the_engines_words(make: t.Callable[..., LabFactory]) -> None:
-    factory = make(total_processors=1, kind={"container_command": ["/no/such/program"]})
+    factory = make(total_processors=1, network="no-such")
     factory.start()
     end = ended(factory)[0]
-    # The init of the container says it, so it did start: a fizzle.
-    assert end["message"].startswith(("500 ", "300 "))
-    factory.wait("its container to go", lambda: not factory.containers())
+    assert (end["message"], end["code"]) == ("500 Machine did not start", "start_failed")
+    assert "network no-such not found" in end["reason"]
+    factory.wait("its container to go", lambda: factory.records()[0]["cleaned"] and not factory.containers())
+    [record] = factory.records()
+    assert (record["failed_start"], record["exit_code"], record["started"]) == (True, None, None)
+    assert "backing off" in factory.wait("a word", lambda: (e := factory.run("explain").stdout) and "back" in e and e)
 
 
 def test_a_missing_image_is_told_and_nothing_is_started(make: t.Callable[..., LabFactory]) -> None:
     factory = make(kind={"root_image": "docker://127.0.0.1:1/no/such:1"})
     factory.start()
     factory.wait("the word", lambda: factory.events("image_missing"))
-    found = factory.wait("a red check", lambda: "mage" in (c := factory.run("check")).stdout and c)
-    assert found.returncode in (1, 2)
+    found = factory.wait("a check", lambda: "The image of" in (c := factory.run("check")).stdout and c)
+    assert found.returncode == 2
+    assert "The image of a is missing for 0 min: " in found.stdout
+    assert "127.0.0.1:1" in found.stdout and "refused" in found.stdout
     assert factory.records() == []
 
 
@@ -197,12 +249,21 @@ def test_the_time_limit_is_term_then_kill(make: t.Callable[..., LabFactory]) -> 
     assert deaf.records()[0]["exit_code"] == 137
 
 
-def test_a_machine_without_heartbeat_is_ended(make: t.Callable[..., LabFactory]) -> None:
-    factory = make(total_processors=1, kind={"heartbeat_file": "alive", "fizzle_seconds": 2})
+def test_all_machines_are_gone_by_shutdown_time(make: t.Callable[..., LabFactory]) -> None:
+    """Also one that does not hear TERM; and what it is told of is when that comes."""
+    factory = make("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n", total_processors=1)
     factory.start()
-    end = ended(factory)[0]
-    assert end["code"] == "heartbeat_missing"
-    assert end["message"] in ("100 told", "700 Heartbeat file not created")
+    factory.wait("the machine", factory.running)
+    at = int(time.time()) + 24  # a busy machine obeys late, and less than its grace nobody is told
+    assert factory.run("shutdown-time", str(at)).returncode == 0
+    [features] = factory.state.glob("machines/*/machinefeatures")
+    factory.wait("the word", lambda: int((features / "shutdowntime").read_text()) == at - 2)
+    [end] = ended(factory)
+    assert (end["code"], end["message"]) == ("shutdown_time", "100 Factory shutdown_time reached")
+    assert factory.events("machine_killed")
+    [record] = factory.records()
+    assert at - 2 <= record["told"] < record["ended"] < at + 3, "each second is looked"
+    assert not factory.running()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -224,27 +285,98 @@ def test_ends_while_the_daemon_was_away_are_found(make: t.Callable[..., LabFacto
     finds_what_ended_meanwhile(factory, signal.SIGKILL)
 
 
-def test_an_engine_that_is_killed_loses_no_machine_that_runs(make: t.Callable[..., LabFactory]) -> None:
+SENT_TERM, AWAY = "it ended after somebody else had sent it SIGTERM", "it ended while the engine was away"
+
+
+def test_an_engine_without_live_restore_that_is_killed_takes_its_machines_along(
+    make: t.Callable[..., LabFactory],
+) -> None:
+    """With it they live on: test_factory_engine_away.py."""
     factory = make(total_processors=1)
     engine = factory.lab.engine
     factory.start()
     [before] = factory.wait("a machine", factory.running)
-    os.kill(engine.pid, signal.SIGSTOP)
-    try:
-        # A stopped engine takes requests and does not answer: nobody can tell, and nothing is done.
-        assert not factory.events("machine_ended")
-    finally:
-        os.kill(engine.pid, signal.SIGCONT)
     engine.kill()
     factory.wait("the silence to be noticed", lambda: factory.events("engine_silent"))
-    red = factory.wait("a red check", lambda: (c := factory.run("check")).returncode == 2 and c)
-    assert "ngine" in red.stdout
     assert not factory.events("machine_ended")
     engine.start()
-    factory.wait("the engine's word", lambda: len(factory.events("engine_answers")) == 2)
-    # Without live restore its containers went with it, and this is what is written down then.
     end = ended(factory)[0]
-    assert end["machine"] == before["Config"]["Labels"]["hep.gridbox.machine"]
+    assert (end["machine"], end["code"]) == (before["Config"]["Labels"]["hep.gridbox.machine"], "by_itself")
+    factory.wait("the engine's word", lambda: len(factory.events("engine_answers")) == 2)
+    # The engine that comes back sends it TERM.
+    assert end["reason"] in (SENT_TERM, AWAY)
+    record = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r)
+    assert (record["shutdown_message"], record["exit_code"]) == ("100 told", 0)
+
+
+#: Has no way of its own to end: a signal ends it.
+WAITS = "#!/bin/sh\ntouch $JOBOUTPUTS/there\nsleep 3600\n"
+
+
+def waiting(factory: LabFactory) -> str:
+    """The container of its machine, once that is waiting and known to."""
+    [machine] = factory.wait("a machine", lambda: [one for one in factory.records() if one["state"] == "running"])
+    factory.wait(
+        "its script", lambda: list(factory.state.glob(f"machines/*_{machine['uuid'][:8]}/mnt/joboutputs/there"))
+    )
+    return t.cast(str, machine["container"])
+
+
+def follows_at_once(factory: LabFactory, *reasons: str) -> None:
+    """A machine was killed by somebody else, in its first minute; its machinetype does not back off."""
+    [end] = ended(factory)
+    assert (end["message"], end["code"]) == ("100 Machine was killed by somebody else", "vanished")
+    assert end["reason"] in reasons
+    factory.wait("the next one", lambda: len(factory.events("machine_started")) == 2)
+    assert "backing off" not in factory.run("explain").stdout
+    assert not factory.events("internal_error")
+
+
+@pytest.mark.parametrize(
+    ("command", "signal_name"),
+    [(("kill",), "SIGKILL"), (("kill", "--signal", "TERM"), "SIGTERM"), (("stop",), "SIGTERM")],
+)
+def test_a_machine_that_a_person_kills_is_no_abort(
+    make: t.Callable[..., LabFactory], command: tuple[str, ...], signal_name: str
+) -> None:
+    factory = make(WAITS, total_processors=1, kind={"fizzle_seconds": 600})
+    factory.start()
+    factory.lab.docker(*command, waiting(factory))
+    follows_at_once(factory, f"it ended after somebody else had sent it {signal_name}")
+
+
+def test_a_message_of_a_machine_that_a_person_stops_counts(make: t.Callable[..., LabFactory]) -> None:
+    script = WORKS.replace("100 told", "300 Nothing to do").replace("while", "touch $JOBOUTPUTS/there; while", 1)
+    factory = make(script, total_processors=1)
+    factory.start()
+    factory.lab.docker("stop", waiting(factory))
+    [end] = ended(factory)
+    assert (end["message"], end["code"]) == ("300 Nothing to do", "by_itself")
+    assert end["reason"] == "it ended after somebody else had sent it SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("number", "too", "reasons"),
+    [
+        (signal.SIGTERM, False, (SENT_TERM,)),
+        # It ends its machine when it is back; what it remembers of that may be heard a moment later than seen.
+        (signal.SIGKILL, False, (SENT_TERM, AWAY)),
+        (signal.SIGKILL, True, (AWAY,)),
+    ],
+    ids=["ends", "is-killed", "is-killed-with-its-machine"],
+)
+def test_a_machine_that_its_engine_takes_along_is_no_abort(
+    make: t.Callable[..., LabFactory], number: int, too: bool, reasons: tuple[str, ...]
+) -> None:
+    factory = make(WAITS, total_processors=1, kind={"fizzle_seconds": 600})
+    factory.start()
+    waiting(factory)
+    [machine] = factory.running()
+    factory.lab.engine.kill(number)
+    if too:
+        os.kill(machine["State"]["Pid"], signal.SIGKILL)
+    factory.lab.engine.start()
+    follows_at_once(factory, *reasons)
 
 
 def test_strays_go_and_what_is_not_ours_stays(make: t.Callable[..., LabFactory]) -> None:
@@ -288,6 +420,53 @@ def test_a_malicious_pipe_starts_nothing_and_touches_nothing(make: t.Callable[..
     assert not (tmp_path / "pwned").exists()
 
 
+def test_the_site_has_its_way_with_one_machinetype_of_a_pipe(make: t.Callable[..., LabFactory], tmp_path: Path) -> None:
+    """Switched off, limited, and switched on again; what is started and what is not is told of all of them."""
+    common = {**KIND, "machine_model": "docker"}
+    published = [
+        {**common, "suffix": "a"},
+        {**common, "suffix": "b"},
+        {**common, "suffix": "bad", "max_processors": 0},
+        {**common, "suffix": "sc", "machine_model": "singularity"},
+        {**common, "suffix": "vm", "machine_model": "vm-raw"},
+        {**common, "suffix": "far", "root_image": "docker://127.0.0.1:1/far:1"},
+    ]
+    pipe = tmp_path / "p.pipe"
+    pipe.write_text(json.dumps({"machinetypes": published}))
+    kinds: dict[str, t.Any] = {"p-a": {"target_share": 0}, "p-b": {"max_wallclock_seconds": 3000}}
+    pipes = {"p": {"vacuum_pipe_path": str(pipe), "target_share": 6}}
+    factory = make(
+        total_processors=1, slots=1, machinetypes={**kinds, "p-typo": {"target_share": 0}}, vacuum_pipes=pipes
+    )
+    factory.file("p", "run", WORKS)
+    factory.start()
+    [before] = factory.wait("a machine", factory.running)
+    assert before["Config"]["Labels"]["hep.gridbox.machinetype"] == "p-b"
+    data = factory.wait("the decision", lambda: json.loads(factory.run("explain", "--json").stdout))
+    refusals = {one["machinetype"]: one["refusal"] for one in data["machinetypes"]}
+    assert {**refusals, "p-b": None} == {
+        "p-a": "no_share", "p-b": None, "p-bad": "dropped", "p-sc": "not_here", "p-vm": "not_here",
+        "p-far": "no_image", "p-typo": "not_brought",
+    }  # fmt: skip
+    text = factory.run("explain").stdout
+    assert "  p-sc (share 1): not for this factory: machine_model apptainer, the engine is docker or podman\n" in text
+    assert "  p-bad (share 1): dropped: max_processors: got 0, expected a whole number from 1 to 4096\n" in text
+    told = json.loads((factory.state / "report.json").read_text())
+    assert told["slots"][0]["shutdown_time"] - told["slots"][0]["created"] == 3000
+    check = factory.run("check").stdout
+    assert "p-bad is dropped" in check and "p-typo is not brought by the vacuum pipe p" in check
+    factory.write(machinetypes={"p-b": {"target_share": 0}})
+    factory.wait("the change", lambda: "p-b (share 0" in factory.run("explain").stdout)
+    factory.lab.docker("kill", "--signal", "TERM", before["Id"])
+    [after] = factory.wait("another", lambda: [one for one in factory.running() if one["Id"] != before["Id"]])
+    assert after["Config"]["Labels"]["hep.gridbox.machinetype"] == "p-a"
+    factory.write(machinetypes={f"p-{one}": {"target_share": 0} for one in ("a", "b", "far")})
+    found = factory.wait("red", lambda: "Nothing can be started" in (out := factory.run("check").stdout) and out)
+    assert "are 3 without a share, 2 not for this factory, 1 dropped; p-bad is dropped:" in found
+    factory.write(draining=True)
+    factory.wait("no red", lambda: factory.run("check").returncode == 1)
+
+
 def test_configuration_is_read_again_and_a_wrong_one_is_told_and_not_used(make: t.Callable[..., LabFactory]) -> None:
     factory = make(total_processors=1)
     factory.start()
@@ -324,10 +503,171 @@ def test_two_factories_are_one_space(make: t.Callable[..., LabFactory]) -> None:
     table = second.run("factories").stdout
     assert "f1" in table
     assert "f2" in table
+    rows = [line.split() for line in second.run("machinetypes").stdout.splitlines() if line]
+    assert [row[:4] for row in rows] == [["Machinetype", "Factories", "Machines", "Processors"], ["a", "2", "3", "3"]]
     second.stop()
     lost = first.run("machines", "--timeout", "1")
     assert lost.returncode == 3
     assert "f2.example.org" in lost.stdout + lost.stderr
+
+
+_LISTEN = """
+import json, socket, sys
+heard = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+heard.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+heard.bind(("::", 8884))
+while True:
+    data, source = heard.recvfrom(65536)
+    print(json.dumps([source[0], json.loads(data)]), flush=True)
+"""
+
+
+@pytest.fixture()
+def monitor(own_lab: Lab, tmp_path: Path) -> t.Iterator[Path]:
+    """A monitor on the peer, over both families: the file of what it hears, a line of source and message each."""
+    heard = tmp_path / "heard"
+    argv = ["nsenter", f"--net=/run/netns/{own_lab.peer}", sys.executable, "-c", _LISTEN]
+    with heard.open("wb") as file, subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file) as process:
+        yield heard
+        process.kill()
+
+
+def test_a_monitor_is_told_of_the_factory_and_of_each_end(make: t.Callable[..., LabFactory], monitor: Path) -> None:
+    """Spec 7.5."""
+    busy = "#!/bin/sh\nwhile [ ! -e $JOBOUTPUTS/enough ]; do :; done\necho 200 Success >$JOBOUTPUTS/shutdown_message\n"
+
+    def heard(message_type: str, source: str = "") -> list[dict[str, t.Any]]:
+        lines = [json.loads(line) for line in monitor.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [one for told_by, one in lines if one["message_type"] == message_type and source in (told_by, "")]
+
+    factory = make(
+        busy, total_processors=1, vacmon_hostport="10.213.0.9:8884 [fd13:213::9]:8884", hs06_per_processor=10.0,
+        kind={"accounting_fqan": "/exp/Role=production"},
+    )  # fmt: skip
+    factory.start()
+    factory.wait("the machine", factory.running)
+    assert heard("machine_status") == [], "it has not ended"
+    # A daemon tells when it begins, and each minute.
+    factory.stop()
+    factory.start()
+    sources = ("::ffff:10.213.0.1", "fd13:213::1")
+    factory.wait("a round over both", lambda: all(len(heard("machinetype_status", one)) > 1 for one in sources))
+    told = heard("factory_status")[-1]
+    running = {key: told[key] for key in ("running_machines", "running_processors", "running_hs06", "max_machines")}
+    assert running == {"running_machines": 1, "running_processors": 1, "running_hs06": 10.0, "max_machines": 1}
+    told = heard("machinetype_status")[-1]
+    assert (told["machinetype"], told["num_machinetypes"], told["running_machines"]) == ("a", 1, 1)
+    assert (told["running_hs06"], told["fqan"], told["max_wallclock_seconds"]) == (10.0, "/exp/Role=production", 3600)
+
+    def used() -> list[float]:
+        asked = json.loads(factory.run("machines", "--json").stdout)
+        return [one["cpu_percentage"] for one in asked[0]["replies"] if one["cpu_percentage"] > 0]
+
+    factory.wait("what it uses to be known", used)
+    [outputs] = factory.state.glob("machines/*/mnt/joboutputs")
+    (outputs / "enough").touch()
+    [end] = ended(factory)
+    factory.wait("its end over both", lambda: len(heard("machine_status")) == 2)
+    first, second = heard("machine_status")
+    assert first == second
+    [record] = factory.records()[:1]
+    assert {key: first[key] for key in ("machine", "uuid", "machinetype", "state", "shutdown_message")} == {
+        "machine": "f1-00.example.org", "uuid": end["machine"], "machinetype": "a", "state": "Shut down",
+        "shutdown_message": "200 Success",
+    }  # fmt: skip
+    times = ("created_time", "started_time", "heartbeat_time", "shutdown_time")
+    assert [first[key] for key in times] == [record[key] for key in ("created", "started", "seen", "ended")]
+    assert (first["machine_model"], first["num_processors"], first["hs06"]) == ("docker", 1, 10.0)
+    assert first["cpu_seconds"] > 0
+    assert first["cpu_percentage"] > 0, "what it used last"
+    for one in (*heard("factory_status"), *heard("machinetype_status"), first):
+        assert (one["cookie"], one["space"], one["factory"]) == ("0", "vac01.example.org", "f1.example.org")
+        assert one["daemon_version"] == f"{PRODUCT} factory"
+        assert abs(one["time_sent"] - time.time()) < 300
+
+
+#: Makes socket(AF_INET6, …) fail as on a kernel that was started with ipv6.disable=1, and becomes another command.
+_WITHOUT_IPV6 = """
+import ctypes, errno, os, platform, struct, sys
+number = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+refuse, allow = 0x00050000 | errno.EAFNOSUPPORT, 0x7FFF0000
+rules = [  # load the call's number; is it socket? load its family; is it AF_INET6?
+    (0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, 10),
+    (0x06, 0, 0, refuse), (0x06, 0, 0, allow),
+]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
+program = ctypes.create_string_buffer(struct.pack("HL", len(rules), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(22, 2, ctypes.c_void_p(ctypes.addressof(program)), 0, 0):
+    raise OSError(ctypes.get_errno(), "PR_SET_SECCOMP")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="system calls have other numbers here")
+def test_a_host_whose_kernel_has_no_ipv6_has_a_factory(make: t.Callable[..., LabFactory]) -> None:
+    factory = make(total_processors=1)
+    factory.enter = [sys.executable, "-c", _WITHOUT_IPV6]
+    factory.start()
+    factory.wait("the machine", factory.running)
+    assert '"Running"' in factory.run("machines", "--json").stdout
+    [told] = factory.events("without_ipv6")
+    assert told["problem"] == "Address family not supported by protocol"
+    # A port that somebody has is not taken for that.
+    second = make(name="f2.example.org", total_processors=1)
+    second.enter = factory.enter
+    refused = second.run("factory")
+    assert refused.returncode == 1
+    assert "UDP *:995: Address already in use" in refused.stderr
+
+
+def test_who_is_not_root_sees_the_space_the_metrics_and_no_secret(make: t.Callable[..., LabFactory]) -> None:
+    """Through the report, for the configuration and the key are root's alone."""
+    factory = make(
+        port=9951, total_processors=1, user_data_options={"token": "s3cret-1"}, metrics_file="/nowhere/gridbox.prom",
+        factories=["f1.example.org", {"factory": "f2.example.org", "host": "127.0.0.1", "port": 9952}],
+    )  # fmt: skip
+    key, metrics = factory.folder / "key", factory.folder / "metrics" / "gridbox.prom"
+    key.write_text("s3cret-2" * 8)
+    metrics.parent.mkdir()
+    for folder in (factory.folder, *factory.folder.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    factory.write(key_file=str(key))
+    for path in (key, factory.configuration):
+        path.chmod(0o600)
+    factory.start()
+    factory.wait("a machine", factory.running)
+    factory.wait(
+        "the check to say so", lambda: "/nowhere/gridbox.prom cannot be written" in factory.run("check").stdout
+    )
+
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    factory.enter = nobody
+    assert "Permission denied" in factory.run("machines").stderr
+    state = ["--state-folder", str(factory.state)]
+    seen = factory.run(*state, "machines", "--json", "--timeout", "1")
+    told = {one["factory"]: one for one in json.loads(seen.stdout)}
+    assert (seen.returncode, told["f2.example.org"]["state"]) == (3, "refused")
+    [machine] = told["f1.example.org"]["replies"]
+    assert (machine["machine"], machine["state"], machine["machinetype"]) == ("f1-00.example.org", "Running", "a")
+    for command in (["machinetypes", "f1"], ["factories", "f1"], ["explain"], ["metrics"]):
+        shown = factory.run(*state, *command)
+        assert shown.returncode == 0, shown.stderr
+        assert "s3cret" not in shown.stdout
+    assert 'gridbox_factory_machines{machinetype="a",state="running"} 1\n' in shown.stdout
+    # By name, as from a host that is no factory.
+    named = factory.run("factories", "--space", "vac01.example.org", "f9.example.org:9951", "--timeout", "1")
+    assert (named.returncode, named.stderr) == (3, "")
+    assert "f9.example.org has no address" in named.stdout
+    assert "s3cret" not in (factory.state / "report.json").read_text()
+
+    factory.enter = []
+    factory.configuration.write_text(json.dumps({**factory.settings, "metrics_file": str(metrics)}))
+    factory.wait("the metrics", metrics.exists)
+    assert 'gridbox_factory_machines{machinetype="a",state="running"} 1\n' in metrics.read_text()
+    assert metrics.stat().st_mode & 0o777 == 0o644
+    assert "s3cret" not in metrics.read_text()
 
 
 def test_a_second_daemon_in_the_same_folder_is_refused(make: t.Callable[..., LabFactory]) -> None:

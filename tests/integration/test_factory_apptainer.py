@@ -10,6 +10,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import typing as t
 from pathlib import Path
@@ -18,7 +20,6 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request
 from tests.integration.test_factory import (
-    KIND,
     TIME_LIMITS,
     WORKS,
     ended,
@@ -26,7 +27,9 @@ from tests.integration.test_factory import (
     finds_what_ended_meanwhile,
 )
 from tests.lab.apptainer import ACCOUNT, IMAGE, HostFactory, equip, package
+from tests.lab.factory import KIND
 from tests.lab.hosts import Machine
+from tests.lab.lan import Lan, add_netns, delete_netns
 from tests.lab.registry import Registry
 
 APPTAINER = {**KIND, "machine_model": "apptainer", "root_image": IMAGE}
@@ -45,6 +48,7 @@ def host() -> t.Iterator[Machine]:
     try:
         machine.start("trixie")
         equip(machine)
+        machine.install("passt")
         yield machine
     finally:
         machine.stop()
@@ -146,6 +150,125 @@ def test_the_life_of_a_machine(make: t.Callable[..., HostFactory]) -> None:
 def _files(factory: HostFactory, name: str, *files: str) -> list[str]:
     found = factory.machine.run("find", "/sys/fs/cgroup", "-path", f"*/hep.gridbox/{name}/*").stdout.split()
     return [one for one in found if one.rpartition("/")[2] in files]
+
+
+#: Answers whoever asks it for an address of IPv4, with one.
+RESOLVER = """
+import socket
+answers = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+answers.bind(("127.0.0.53", 53))
+while True:
+    asked, who = answers.recvfrom(512)
+    question = asked[12 : asked.index(b"\\0", 12) + 5]
+    answer = b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4" + bytes([198, 51, 100, 1])
+    found = answer if question[-4:-2] == b"\\0\\1" else b""
+    answers.sendto(asked[:2] + b"\\x81\\x80\\0\\1\\0" + bytes([bool(found)]) + bytes(4) + question + found, who)
+"""
+
+REACHES = """#!/bin/sh
+exec >$JOBOUTPUTS/seen 2>/dev/null
+reads() { printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 $1 $2 | grep -q '200 OK' && echo $1; }
+reads 198.51.100.1 80 || echo another host is not reached
+reads 198.51.100.2 80 || echo this host is not reached
+reads fd77::1 80 || echo another host is not reached
+reads fd77::2 80 || echo this host is not reached
+for address in 127.0.0.1 10.0.2.2; do reads $address 81 || echo nothing at $address; done
+nslookup -type=a www.example.org | grep -q 198.51.100.1 && echo names are known
+cat /etc/resolv.conf
+ip link add x type dummy || echo no link of its own making
+nc -l -p 4242 -e echo came in &
+mv $JOBOUTPUTS/seen $JOBOUTPUTS/all
+while :; do sleep 0.1; done
+"""
+
+
+@pytest.fixture()
+def connected(host: Machine) -> t.Iterator[None]:
+    """The host has a neighbour; both have a server, and the host one that listens on its loopback, and a resolver."""
+    neighbour = f"{host.name}-peer"
+    add_netns(neighbour)
+    lan = Lan(f"{host.name}-lan")
+    lan.plug(neighbour, "eth0", "198.51.100.1/24", "fd77::1/64")
+    lan.plug(host.name, "eth0", "198.51.100.2/24", "fd77::2/64")
+    host.run("ip", "route", "add", "default", "via", "198.51.100.1")
+    server = ["nsenter", f"--net=/run/netns/{neighbour}", sys.executable, "-m", "http.server", "--bind", "::", "80"]
+    there = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/usr/share/doc")
+    for unit, words in {
+        "www": ("python3", "-m", "http.server", "--bind", "::", "80"),
+        "local": ("python3", "-m", "http.server", "--bind", "127.0.0.1", "81"),
+        "resolver": ("python3", "-c", RESOLVER),
+    }.items():
+        host.run("systemd-run", f"--unit={unit}", "--working-directory=/usr/share/doc", *words)
+    resolv_conf = host.root / "etc/resolv.conf"
+    before = resolv_conf.read_text()
+    resolv_conf.write_text("nameserver\t127.0.0.53 \nsearch example.org\n")
+    try:
+        yield
+    finally:
+        resolv_conf.write_text(before)
+        host.run("systemctl", "stop", "www", "local", "resolver")
+        there.kill()
+        there.wait()
+        lan.remove()
+        delete_netns(neighbour)
+
+
+def reached(factory: HostFactory) -> list[str]:
+    """What its first machine has found, of :data:`REACHES`."""
+    factory.start()
+    told = outputs(factory) / "all"
+    seen: str = factory.wait("its words", lambda: told.exists() and told.read_text(), seconds=60)
+    return seen.splitlines()
+
+
+def test_a_machine_has_a_network_of_its_own(connected: None, make: t.Callable[..., HostFactory]) -> None:
+    factory = make(REACHES)
+    assert reached(factory) == [
+        "198.51.100.1", "198.51.100.2", "fd77::1", "fd77::2", "nothing at 127.0.0.1", "nothing at 10.0.2.2",
+        "names are known", "nameserver 10.0.2.3", "search example.org", "no link of its own making",
+    ]  # fmt: skip
+    # Nobody comes in.
+    comes_in = factory.machine.run("busybox", "nc", "-w", "2", "198.51.100.2", "4242", check=False)
+    assert (comes_in.returncode, comes_in.stdout) == (1, "")
+    # What carries its traffic is in its groups, and goes with it.
+    [machine] = factory.running()
+    [carrier] = [one for one in factory.of_the_account() if "/pasta --quiet" in one]
+    [pid] = factory.processes(f"^{carrier[:60]}")
+    groups_of_it = factory.machine.run("cat", f"/proc/{pid}/cgroup").stdout
+    assert f"/hep.gridbox/{machine['request']['name']}\n" in groups_of_it
+    factory.write(draining=True)
+    factory.wait("that to be read", lambda: factory.events("configuration_read"))
+    factory.machine.run("kill", "-KILL", str(pid))
+    end = ended(factory)[0]
+    assert (end["message"], end["code"]) == ("100 Machine was killed by somebody else", "vanished")
+    first = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r, seconds=60)
+    assert factory.of_the_account() == [] and groups(factory) == []
+    output = next(factory.state.glob(f"machines/*{first['uuid'][:8]}")) / "output.log"
+    assert "The machine ends: pasta, which carries its traffic, has ended.\n" in output.read_text()
+    assert not factory.events("stray_process_killed")
+
+
+def test_a_machine_is_on_the_hosts_network_when_the_site_says_so(
+    connected: None, make: t.Callable[..., HostFactory]
+) -> None:
+    factory = make(REACHES, network="host")
+    seen = reached(factory)
+    assert "127.0.0.1" in seen and "no link of its own making" in seen
+    assert not [one for one in factory.of_the_account() if "/pasta --quiet" in one]
+
+
+def test_a_machine_whose_network_cannot_be_joined_is_a_failed_start(make: t.Callable[..., HostFactory]) -> None:
+    factory = make()
+    factory.machine.run("chmod", "600", "/dev/net/tun")
+    try:
+        factory.start()
+        end = ended(factory)[0]
+        assert end["code"] == "start_failed"
+        assert "The engine says: It has no network: pasta ended with 1 and says: Failed to open" in end["reason"]
+        factory.wait("it to be cleaned away", lambda: factory.records()[0]["cleaned"])
+        assert factory.of_the_account() == [] and groups(factory) == []
+    finally:
+        factory.machine.run("chmod", "666", "/dev/net/tun")
 
 
 @pytest.mark.parametrize(("script", "message", "killed"), TIME_LIMITS)
@@ -337,8 +460,7 @@ def test_an_image_from_a_registry_by_its_digest(
     registry.start()
     try:
         registry.put("site/pilot", "1")
-        [link] = (tmp_path / "registry").glob("**/site/pilot/_manifests/tags/1/current/link")
-        digest = link.read_text().strip()
+        digest = registry.digest("site/pilot", "1")
         (host.root / "etc/containers").mkdir(exist_ok=True)
         trust = '[[registry]]\nlocation = "127.0.0.1:5000"\ninsecure = true\n'
         (host.root / "etc/containers/registries.conf").write_text(trust)

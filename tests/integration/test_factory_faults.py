@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from pyroute2 import netns as namespaces
 
 from tests.gate.tools import ROOT
 from tests.integration.conftest import Lab
-from tests.integration.test_factory import KIND, WORKS, ended
-from tests.lab.factory import LabFactory
+from tests.integration.test_factory import WORKS, ended
+from tests.lab.factory import KIND, LabFactory
 from tests.lab.lan import add_netns, delete_netns, in_netns
 from tests.unit.vacuum.web_server import Web, send, serving
 
@@ -134,11 +135,41 @@ def test_a_full_disk(small_disk: Path, make: Make) -> None:
     factory.remove()
 
 
-def test_what_a_machine_writes_outside_its_work_space_has_a_limit(make: Make) -> None:
-    script = WORKS.replace("while", "head -c 30000000 /dev/zero >/big; touch $JOBOUTPUTS/written; while", 1)
-    factory = make(script, total_processors=1, root_gb_per_processor=0.01)
+def test_a_machine_that_fills_the_disk_of_the_state_is_taken_away(small_disk: Path, make: Make) -> None:
+    """Nobody else would make room: its end could not be written down, and what it had stayed for ever."""
+    script = "#!/bin/sh\necho 300 Nothing to do >$JOBOUTPUTS/shutdown_message\ntouch $JOBOUTPUTS/there\nsleep 3\n"
+    script += "cat /dev/zero >{}\ncat /dev/zero >$JOBOUTPUTS/more\nsleep 1\n"
+    kinds = {"a": {"backoff_seconds": 3600, "tmp_binds": ["/scratch"]}}
+    factory = make(script.format("/scratch/data"), kinds=kinds, total_processors=1, slots=1)
+    for where in ("/scratch/data", "$JOBOUTPUTS/data"):
+        factory.file("a", "run", script.format(where))
+        factory.start()
+        end = factory.wait("its end", lambda: factory.events("machine_ended"))[-1]
+        assert (end["message"], end["code"]) == ("300 Nothing to do", "by_itself")
+        record = factory.wait("it to be gone", lambda: [r for r in factory.records() if r["cleaned"]])[-1]
+        assert (record["state"], record["shutdown_message"]) == ("ended", "300 Nothing to do")
+        assert factory.containers() == []
+        assert len(factory.events("machine_ended")) == 1
+        factory.wait("a check that is not red", lambda: factory.run("check").returncode < 2)
+        assert not factory.events("internal_error")
+        assert factory.stop() == 0
+        (factory.folder / "journal").unlink()
+        for left in (factory.state / "machines").iterdir():
+            shutil.rmtree(left)
+
+
+@pytest.mark.parametrize("where", ["/big", "/data/big"])
+def test_what_a_machine_writes_outside_its_work_space_has_a_limit(own_lab: Lab, make: Make, where: str) -> None:
+    """Also where its image has a volume, which is on the engine's disk too."""
+    script = WORKS.replace("while", f"head -c 30000000 /dev/zero >{where}; touch $JOBOUTPUTS/written; while", 1)
+    made = own_lab.docker("create", "busybox:test", "true").strip()
+    own_lab.docker("commit", "--change", "VOLUME /data", made, "busybox:volume")
+    own_lab.docker("rm", made)
+    kinds = {"a": {"root_image": "docker://busybox:volume"}}
+    factory = make(script, kinds=kinds, total_processors=1, root_gb_per_processor=0.01)
     factory.start()
     factory.wait("it to write", lambda: list(factory.state.glob("machines/*/mnt/joboutputs/written")))
+    [volume] = [one["Name"] for one in factory.containers()[0]["Mounts"] if one["Type"] == "volume"]
     factory.stop()
     factory.start()  # it measures when it starts, and each minute
     end = ended(factory)[0]
@@ -147,6 +178,40 @@ def test_what_a_machine_writes_outside_its_work_space_has_a_limit(make: Make) ->
     assert 30_000_000 <= int(words[2]) < 32_000_000
     assert end["reason"] == f"it wrote {words[2]} bytes outside its work space; it may write 10000000"
     assert factory.records()[0]["exit_code"] == 0, "TERM was enough"
+    factory.wait("it to be cleaned away", lambda: factory.records()[0]["cleaned"])
+    assert volume not in own_lab.docker("volume", "ls", "--quiet").split(), "it went with its machine"
+
+
+def test_a_record_that_cannot_be_read_costs_no_job(make: Make) -> None:
+    factory = make(kinds={"a": {"backoff_seconds": 5}}, total_processors=2, slots=2)
+    factory.start()
+    lost, other = factory.wait("two machines", lambda: len(r := factory.running()) == 2 and r)
+    assert factory.stop() == 0
+    uuid = lost["Config"]["Labels"]["hep.gridbox.machine"]
+    [folder] = (factory.state / "machines").glob(f"*_{uuid[:8]}")
+    record = folder / "machine.json"
+    text = record.read_text()
+    record.write_bytes(b"\0" * len(text))
+    factory.lab.docker("kill", other["Id"])
+
+    factory.start()
+    factory.wait("the other one's end", lambda: factory.events("machine_ended"))
+    factory.wait("another one in its slot", lambda: len(factory.running()) == 2)
+    assert lost["Id"] in {one["Id"] for one in factory.running()}
+    assert len(factory.events("machine_started")) == 3, "none in the slot of the one that may run"
+    assert (folder / "mnt/joboutputs").is_dir(), "its work space is there"
+    red = factory.wait("a red check", lambda: (c := factory.run("check")).returncode == 2 and c)
+    assert f"{record} is not a machine's record" in red.stdout
+    assert not factory.events("stray_removed", "left_over_removed")
+
+    # A person puts it right, and it goes on as if nothing had been.
+    record.write_text(text)
+    factory.wait("the record", lambda: factory.events("record_readable"), 150)
+    factory.wait("a green check", lambda: factory.run("check").returncode == 0)
+    factory.lab.docker("kill", lost["Id"])
+    end = factory.wait("its end", lambda: [e for e in factory.events("machine_ended") if e["machine"] == uuid])[0]
+    assert end["code"] == "vanished"
+    factory.remove()
 
 
 # ---- CVMFS and pipes ---------------------------------------------------------------------------------------------
@@ -253,8 +318,8 @@ def tried_again(factory: LabFactory) -> None:
 
 # ---- a space -----------------------------------------------------------------------------------------------------
 
-#: Of hosts on the LAN of the lab.
-NETWORK = "10.213.7"
+#: Addresses of hosts on the LAN of the lab, before the number of each; and of a network there that is the peer's.
+NETWORKS = {"IPv4": ("10.213.7.", "10.213.0.0/24"), "IPv6": ("fd13:213::7:", "fd13:213::9/128")}
 
 
 @pytest.fixture()
@@ -263,16 +328,20 @@ def hosts(own_lab: Lab) -> t.Iterator[list[str]]:
     names = [f"{own_lab.engine.netns}-f{number}" for number in (1, 2, 3)]
     for number, name in enumerate(names, 1):
         add_netns(name)
-        own_lab.lan.plug(name, "eth0", f"{NETWORK}.{number}/16")
+        four, six = (network for network, _of_the_peer in NETWORKS.values())
+        own_lab.lan.plug(name, "eth0", f"{four}{number}/16", f"{six}{number}/64")
         in_netns(name, "ip", "link", "set", "lo", "up")
     yield names
     for name in names:
         delete_netns(name)
 
 
-def test_three_factories_are_one_space(own_lab: Lab, hosts: list[str], make: Make) -> None:
+# Two factories are a space over IPv4 in test_factory.py as well.
+@pytest.mark.parametrize("family", [pytest.param("IPv4", marks=pytest.mark.fleet), "IPv6"])
+def test_three_factories_are_one_space(own_lab: Lab, hosts: list[str], make: Make, family: str) -> None:
     names = [f"f{number}.example.org" for number in (1, 2, 3)]
-    others = [{"factory": name, "host": f"{NETWORK}.{number}"} for number, name in enumerate(names, 1)]
+    network, of_the_peer = NETWORKS[family]
+    others = [{"factory": name, "host": f"{network}{number}"} for number, name in enumerate(names, 1)]
     kinds: dict[str, t.Any] = {"a": {}, "b": {}}
 
     def factory(number: int, processors: int, **only: t.Any) -> LabFactory:
@@ -303,11 +372,11 @@ def test_three_factories_are_one_space(own_lab: Lab, hosts: list[str], make: Mak
         assert all(name in table.stdout for name in ("f1", "f2", "f3")), table.stdout
 
     # Whoever else is on the LAN hears nothing.
-    assert asked(own_lab.peer, f"{NETWORK}.2") == 0
-    second.write(networks=["10.213.0.0/24"])  # the peer's, which is not the factories'
+    assert asked(own_lab.peer, f"{network}2") == 0
+    second.write(networks=[of_the_peer])  # not the factories'
     second.wait("the configuration", lambda: second.events("configuration_read"))
-    second.wait("an answer", lambda: asked(own_lab.peer, f"{NETWORK}.2") == 1)
-    assert asked(own_lab.peer, f"{NETWORK}.3") == 0
+    second.wait("an answer", lambda: asked(own_lab.peer, f"{network}2") == 1)
+    assert asked(own_lab.peer, f"{network}3") == 0
     third.wait("the count", lambda: report(third)["unanswered"].get("not_allowed", 0) >= 1)
 
     # The first one's host is gone. As long as nobody has seen that, its machines count; then they do not.
@@ -324,9 +393,61 @@ def test_three_factories_are_one_space(own_lab: Lab, hosts: list[str], make: Mak
     assert "f1.example.org" in lost.stdout + lost.stderr
 
 
+def test_a_space_in_which_all_is_signed(hosts: list[str], make: Make, tmp_path: Path) -> None:
+    """Two factories have the key; the third one has not, and is nobody to them, as they are to it."""
+    network, _of_the_peer = NETWORKS["IPv6"]
+    names = [f"f{number}.example.org" for number in (1, 2, 3)]
+    others = [{"factory": name, "host": f"{network}{number}"} for number, name in enumerate(names, 1)]
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_text("0123456789abcdef" * 4)
+    signed = {"key_file": str(key), "signed_only": True}
+    made = [make(name=name, factories=others, total_processors=1, slots=1) for name in names]
+    for one, netns in zip(made, hosts):
+        one.netns = netns
+    first, second, third = made
+    for one in (first, second):
+        one.write(**signed)
+    for one in made:
+        one.start()
+
+    def sees(one: LabFactory) -> dict[str, str]:
+        return {name.partition(".")[0]: peer["state"] for name, peer in report(one).get("peers", {}).items()}
+
+    first.wait("a machine of each", lambda: all(len(one.running()) == 1 for one in made))
+    for one in (first, second):
+        one.write(grace_seconds=3)  # whatever changes in the file, the others are asked at once
+    first.wait("the second", lambda: sees(first) == {"f2": "answered", "f3": "silent"})
+    second.wait("the first", lambda: sees(second) == {"f1": "answered", "f3": "silent"})
+    assert sees(third) == {"f1": "silent", "f2": "silent"}
+
+    # As root, people see the two as well.
+    shown = first.run("machines", "--json", "--timeout", "2")
+    assert shown.returncode == 3
+    found = {one["factory"].partition(".")[0]: len(one["replies"]) for one in json.loads(shown.stdout)}
+    assert found == {"f1": 1, "f2": 1, "f3": 0}
+
+    # An asker that does not sign gets nothing, though its address may ask, and nor does one on the host itself.
+    before = report(first)["unanswered"].get("unsigned", 0)
+    assert asked(hosts[2], f"{network}1") == asked(hosts[0], "::1") == 0
+    first.wait("the count", lambda: report(first)["unanswered"].get("unsigned", 0) >= before + 2)
+    first.write(signed_only=False)
+    first.wait("an answer", lambda: asked(hosts[2], f"{network}1") == 1)
+    assert asked(hosts[0], "::1") == 1
+    assert asked(hosts[2], f"{network}2") == 0
+
+    # With the key it is one of them.
+    third.stop()
+    third.write(**signed)
+    third.start()
+    third.wait("the others", lambda: sees(third) == {"f1": "answered", "f2": "answered"})
+    second.write(grace_seconds=4)
+    second.wait("the third", lambda: sees(second) == {"f1": "answered", "f3": "answered"})
+
+
 _ASK = """
 import json, socket, sys
-asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asked = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 asked.settimeout(1)
 request = {"method": "factory_query", "message_type": "factory_query", "vac_version": "x", "cookie": "c1"}
 request.update(space="vac01.example.org", vacquery_version="VacQuery 01.00", time_sent=0)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.conftest import Lab
 from tests.lab.factory import DAY, LabFactory
+from tests.lab.image import busybox_tar
 from tests.lab.modules import run_module
 from tests.lab.registry import Registry
 
@@ -140,3 +141,48 @@ def test_images_that_the_factory_pulled_go_when_nobody_wants_them(
     assert done[0]["actions"] == done[1]["actions"]
     assert [one["action"] for one in done[1]["actions"]] == ["remove_image", "remove_configuration"]
     assert tags(own_lab) == {"there:1", "moved:1", "mine:1"}
+
+
+def digest_is_what_is_pulled_and_run(factory: LabFactory, registry: Registry, image_of: t.Callable[[str], str]) -> None:
+    """On any engine: an image by its digest is pulled ahead, machines are made from it, and it is kept in the record;
+    wherever the tag points by then.
+
+    :param image_of: asks the engine for an image's id.
+    """
+    registry.put("site/pilot", "1", busybox_tar(page="the one that is wanted\n"))
+    digest = registry.digest("site/pilot", "1")
+    registry.put("site/pilot", "1", busybox_tar(page="a newer one\n"))
+    assert registry.digest("site/pilot", "1") != digest
+    reference = f"{REGISTRY}/site/pilot:1@{digest}"
+    script = "cat /www/index.html >$JOBOUTPUTS/seen; while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done"
+    kind = {"script": script, "root_image": f"docker://{reference}", "fizzle_seconds": 0}
+    factory.kinds({"a": kind})
+
+    # It is there before a machine needs it.
+    factory.write(draining=True, total_processors=1)
+    factory.start()
+    [pulled] = factory.wait("the pull", lambda: factory.events("image_pulled"))
+    assert pulled["image"] == reference
+    assert pulled["id"].removeprefix("sha256:") == image_of(f"{REGISTRY}/site/pilot@{digest}").removeprefix("sha256:")
+    assert factory.records() == []
+    factory.write(draining=False)
+    [machine] = factory.wait("a machine", factory.running)
+    seen = factory.wait("its word", lambda: next(factory.state.glob("machines/*/mnt/joboutputs/seen"), None))
+    assert factory.wait("all of it", seen.read_text) == "the one that is wanted\n"
+    assert machine["Image"].removeprefix("sha256:") == pulled["id"].removeprefix("sha256:")
+    assert factory.records()[0]["root_image"] == reference
+
+    # The registry is gone: what was pulled by a digest is pulled once.
+    registry.stop()
+    (seen.parent / "go").touch()
+    factory.wait("the next one", lambda: len(factory.events("machine_started")) == 2)
+    assert len(factory.events("image_wanted")) == 1
+    assert not factory.events("image_missing")
+    assert {one["root_image"] for one in factory.records()} == {reference}
+    factory.stop()
+    [kept_image] = factory.pulled_images()
+    assert (kept_image["reference"], kept_image["id"]) == (reference, pulled["id"])
+
+
+def test_an_image_by_its_digest(own_lab: Lab, registry: Registry, factory: LabFactory) -> None:
+    digest_is_what_is_pulled_and_run(factory, registry, lambda name: identity(own_lab, name))

@@ -7,28 +7,30 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import typing as t
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.integration.test_factory import KIND, TIME_LIMITS, WORKS, ended, ends_by_the_time_limit
-from tests.integration.test_factory_images import root
+from tests.integration.test_factory import (
+    FIZZLED,
+    TALKS,
+    TIME_LIMITS,
+    WAITS,
+    WORKS,
+    ended,
+    ends_by_the_time_limit,
+    follows_at_once,
+    kept_of_a_long_output,
+    waiting,
+)
+from tests.integration.test_factory_images import REGISTRY, digest_is_what_is_pulled_and_run, root
 from tests.lab.engine import PodmanService
-from tests.lab.factory import LabFactory
+from tests.lab.factory import KIND, LabFactory, PodmanLab
 from tests.lab.lab import Lab
-
-
-@dataclass
-class PodmanLab:
-    """As much of a lab as a factory needs, and Podman's own command to look with."""
-
-    engine: PodmanService
-
-    def docker(self, *arguments: str, check: bool = True) -> str:
-        return self.engine.podman(*arguments, check=check).stdout
+from tests.lab.registry import Registry
 
 
 @pytest.fixture()
@@ -101,6 +103,11 @@ def test_the_life_of_a_machine(make: t.Callable[..., LabFactory]) -> None:
     assert second
 
 
+def test_of_a_long_output_the_end_is_kept(make: t.Callable[..., LabFactory]) -> None:
+    """Podman has what has come since its file was full, and a line in two that came in two pieces."""
+    assert kept_of_a_long_output(make(TALKS, output_bytes=65536))
+
+
 @pytest.mark.parametrize(("script", "message", "killed"), TIME_LIMITS)
 def test_the_time_limit_is_term_then_kill(
     make: t.Callable[..., LabFactory], script: str, message: str, killed: bool
@@ -156,3 +163,45 @@ def test_images_that_nobody_wants_go_by_their_names_and_those_in_use_stay(
     finally:
         podman.podman("rm", "--force", "user")
         podman.podman("image", "rm", "localhost/mine:1", "localhost/used:1")
+
+
+@pytest.mark.fleet  # with Docker in each run
+def test_an_image_by_its_digest(make: t.Callable[..., LabFactory], podman: PodmanService, tmp_path: Path) -> None:
+    registry = Registry(podman.netns, REGISTRY, tmp_path / "registry")
+    registry.start()
+
+    def image_of(name: str) -> str:
+        return podman.podman("image", "inspect", "--format", "{{.Id}}", name).stdout.strip()
+
+    try:
+        digest_is_what_is_pulled_and_run(make(), registry, image_of)
+    finally:
+        registry.stop()
+
+
+def test_a_machine_that_a_person_kills_is_no_abort(make: t.Callable[..., LabFactory]) -> None:
+    """Podman does not say which signal it was."""
+    factory = make(WAITS, total_processors=1, kind={"fizzle_seconds": 600})
+    factory.start()
+    factory.lab.docker("kill", waiting(factory))
+    follows_at_once(factory, "it ended after somebody else had sent it a signal")
+
+
+@pytest.mark.fleet  # with Docker in each run
+def test_a_machine_cannot_have_more_memory_than_its_limit(
+    make: t.Callable[..., LabFactory], podman: PodmanService
+) -> None:
+    """Podman 4.3 with control groups of version 1 does not tell that this was the reason; then it is a fizzle."""
+    limit, eats = ("--memory", "64m", "--memory-swap", "64m"), ("tail", "/dev/zero")
+    podman.podman("run", "--name", "eater", *limit, "busybox:test", *eats, check=False)
+    told = podman.podman("inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", "eater").stdout.split()
+    podman.podman("rm", "eater")
+    message = {"true": "700 Memory limit reached", "false": FIZZLED}[told[1]]
+
+    factory = make("#!/bin/sh\ntail /dev/zero\n", total_processors=1, mb_per_processor=64, kind={"fizzle_seconds": 60})
+    factory.start()
+    end = ended(factory)[0]
+    assert re.match(message, end["message"]) and end["code"] == "by_itself"
+    assert factory.records()[0]["exit_code"] == int(told[0]) == 137
+    factory.wait("the back-off", lambda: f'after "{end["message"]}"' in factory.run("explain").stdout)
+    assert len(factory.events("machine_started")) == 1

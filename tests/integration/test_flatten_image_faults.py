@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -222,6 +223,7 @@ def test_what_no_layer_can_hold(faulty: Lab, what: str) -> None:
     assert images(faulty) == before
 
 
+@pytest.mark.fleet
 def test_killed_at_any_time(faulty: Lab) -> None:
     """SIGKILL at moments all through a run, mostly in mid-stream."""
     load(faulty, padded(SOURCE, 40))
@@ -331,7 +333,9 @@ def test_the_disk_becomes_full_in_mid_import(small_lab: Lab) -> None:
     leave_free(first, 80 << 20)
     process = start_module("flatten_image", arguments(small_lab))
     wait_for_growth(small_lab.engine)
+    process.send_signal(signal.SIGSTOP)  # else it goes on filling the disk while its free space is measured
     leave_free(second, 10 << 20)
+    process.send_signal(signal.SIGCONT)
     out, _err = process.communicate(timeout=120)
     result = json.loads(out)
     assert result["failed"]

@@ -453,3 +453,16 @@ def test_leftovers_of_a_power_cut_are_recovered(own_lab: Lab, number: int, stand
     assert troubles(own_lab) == []
     assert (inspect(own_lab)["Id"] == made) == (number < COMMITTED)
     assert recover(own_lab.engine.url, NAME, own_lab.engine.netns) == []
+
+
+def test_the_next_run_says_what_it_found(own_lab: Lab, tmp_path: Path) -> None:
+    make_network(own_lab)
+    make_vobox(own_lab)
+    swap(Job(own_lab.engine.url, die_at=7, power_cut=True), own_lab.engine.netns)
+    cut_the_power(own_lab)
+    own_lab.engine.start()
+    said = own_lab.module("vobox_container", name=NAME, files=str(tmp_path / "voboxes"))
+    assert [step["action"] for step in said["actions"]] == ["clear_leftovers"]
+    [warning] = said["warnings"]
+    assert f"An interrupted swap of {NAME} was taken back" in str(warning)
+    assert "warnings" not in own_lab.module("vobox_container", name=NAME, files=str(tmp_path / "voboxes"))

@@ -404,3 +404,48 @@ def test_a_connection_that_is_no_login_by_ssh_is_not_proved_and_says_so(fleet: F
     assert "nothing proves the way in: way_in: skip" in " ".join(output.split())
     said = json.loads((operator.folder / "said").read_text())[0]
     assert [step["action"] for step in said["actions"]] == ["write", "reload_sshd"]
+
+
+# ---- a host that is stricter than the role -----------------------------------------------------------------------
+
+SITE = "/etc/ssh/sshd_config.d/50-site.conf"
+STRICTER = "# f\u00fcr uns\nMaxAuthTries 3\nLoginGraceTime 20\nMatch User root\n    AllowAgentForwarding no\n"
+
+
+@pytest.mark.fleet
+def test_what_the_site_has_stricter_stays(fleet: Fleet, tmp_path: Path) -> None:
+    machine = machine_of(fleet)
+    operator = Operator(fleet, tmp_path / "play")
+    operator.run(controls(state="absent"))
+    # Comments as editors wrote them before UTF-8.
+    put(machine, SITE, STRICTER.encode("latin-1"))
+    put(machine, "/etc/sysctl.d/50-site.conf", "# f\u00fcr uns\n".encode("latin-1"))
+    try:
+        audit = {"hep.gridbox.host_audit": {key: SSHD_ONLY[key] for key in SSHD_ONLY}}
+        before = {found["id"]: found for found in operator.run(audit)[0]["controls"]}
+        # The effective value is the site's, and the other two are not what the control asks for.
+        assert "MaxAuthTries" not in before["sshd_sessions"]["finding"], before["sshd_sessions"]
+        done = operator.run(controls())[0]
+        assert [step["action"] for step in done["actions"]] == ["arm_way_back", "write", "reload_sshd"]
+        text = machine.run("cat", DROP_IN).stdout
+        assert "MaxAuthTries" not in text and "LoginGraceTime" not in text
+        # Stricter for one account only, so the rest needs it.
+        assert "AllowAgentForwarding no\n" in text and "PermitRootLogin prohibit-password\n" in text
+        effective = machine.run("sshd", "-T").stdout
+        assert "\nmaxauthtries 3\n" in effective and "\nlogingracetime 20\n" in effective
+        again, after = operator.run(controls(), audit)
+        assert not again["changed"]
+        assert {found["status"] for found in after["controls"] if found["id"].startswith("sshd")} == {"pass"}
+        # sshd does not read this here, for it would let root in no more, with whom Ansible comes.
+        put(machine, SITE, ("PermitRootLogin no\n" + STRICTER).encode("latin-1"))
+        foresee = {**controls(), "check_mode": True, "diff": True}
+        refused = operator.run(foresee, fails=True)[0]
+        assert "no account can log in with a key" in refused["msg"]  # root's does not help then
+        machine.run("sh", "-ec", "useradd --create-home --shell /bin/sh ops; cp -r /root/.ssh /home/ops/")
+        foreseen = operator.run(foresee)[0]
+        assert "PermitRootLogin" not in foreseen["diff"]["after"][DROP_IN]
+        assert "PermitRootLogin" in foreseen["diff"]["before"][DROP_IN]
+    finally:
+        machine.run("rm", SITE, "/etc/sysctl.d/50-site.conf")
+        machine.run("userdel", "--remove", "ops", check=False)
+        operator.run(controls(state="absent"))

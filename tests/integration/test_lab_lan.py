@@ -138,13 +138,15 @@ def test_a_namespace_with_processes_is_not_removed() -> None:
         while not run("ip", "netns", "pids", A).stdout.strip():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        with pytest.raises(ModuleFailed) as refused:
-            lan(state="absent")
-        assert f"sleep ({process.pid})" in refused.value.result["msg"]
+        for check, given in ((False, {}), (True, {}), (False, {"vacated": True})):
+            with pytest.raises(ModuleFailed) as refused:
+                lan(check=check, state="absent", **given)
+            assert f"sleep ({process.pid})" in refused.value.result["msg"]
+        foreseen = lan(check=True, state="absent", vacated=True)  # an earlier task will have ended it
     finally:
         process.kill()
         process.wait()
-    assert lan(state="absent")["changed"]
+    assert lan(state="absent")["actions"] == foreseen["actions"]
 
 
 @pytest.mark.parametrize("pause", [0.15, 0.2, 0.25, 0.3, 0.4])
@@ -173,3 +175,16 @@ def test_bad_input_is_one_sentence() -> None:
         "ports[0].addresses: got '10.91.0.1', expected an address with its prefix length, such as 192.0.2.1/24."
     )
     assert "exception" not in result
+
+
+def test_one_that_is_in_the_namespace_for_a_moment_holds_nothing_up() -> None:
+    lan(ports=PORTS)
+    visitor = subprocess.Popen(["nsenter", f"--net=/run/netns/{A}", "sleep", "1.5"])
+    try:
+        deadline = time.monotonic() + 1
+        while str(visitor.pid) not in run("ip", "netns", "pids", A).stdout.split():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert lan(state="absent")["changed"]
+    finally:
+        visitor.wait()

@@ -363,15 +363,8 @@ REFUSED = {
 REFUSED_LATE = '{"registry-mirrors": ["::"]}'
 
 
-def _validates(box: Box) -> bool:
-    """Whether this machine's dockerd can check a configuration beforehand."""
-    return int(box.engine.docker("version", "--format", "{{.Server.Version}}").stdout.split(".")[0]) >= 23
-
-
-@pytest.mark.parametrize("text", [*REFUSED, REFUSED_LATE])
-def test_a_reload_that_the_daemon_refuses_is_taken_back(box: Box, text: str) -> None:
-    if text in REFUSED and _validates(box):
-        pytest.skip("this machine's dockerd can tell beforehand, see the next test")
+def test_a_reload_that_the_daemon_refuses_is_taken_back(box: Box) -> None:
+    text = REFUSED_LATE
     box.config.write_text(text)
     pid = box.engine.pid
     with pytest.raises(ModuleFailed) as caught:
@@ -414,8 +407,6 @@ def test_what_is_put_back_has_its_mode_owner_attributes_and_link(box: Box) -> No
 
 @pytest.mark.parametrize(("text", "words"), REFUSED.items())
 def test_a_file_that_the_daemon_would_refuse_is_known_beforehand(box: Box, text: str, words: str) -> None:
-    if not _validates(box):
-        pytest.skip("this machine's dockerd is older than 23.0 and cannot tell")
     box.config.write_text(text)
     for check in (True, False):
         refusal = box.refusal(check)

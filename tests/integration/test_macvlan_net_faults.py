@@ -193,7 +193,7 @@ WAYS: dict[str, tuple[dict[str, t.Any], dict[str, t.Any], bool, bool]] = {
 }
 
 
-@pytest.mark.parametrize("way", sampled(WAYS, every=2))
+@pytest.mark.parametrize("way", sampled(WAYS, every=3))
 def test_killed_at_every_effect_there_and_back(world: World, tmp_path: Path, way: str) -> None:
     """SIGKILL before and after each: the state before or the state after; and the next run ends where it should.
 

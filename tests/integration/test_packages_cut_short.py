@@ -19,7 +19,6 @@ from tests.lab.booted import booted
 from tests.lab.fleet import Fleet
 from tests.lab.hosts import Machine
 from tests.lab.modules_over_ssh import Call, call
-from tests.sampled import sampled
 
 HOST = "host1"
 POLICY = "/usr/sbin/policy-rc.d"
@@ -37,7 +36,8 @@ def fleet() -> t.Iterator[Fleet]:
 MOMENTS = ["status half-configured docker.io", "status half-installed docker.io"]
 
 
-@pytest.mark.parametrize("moment", sampled(MOMENTS, every=2))
+@pytest.mark.fleet
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_the_next_run_finishes_it(fleet: Fleet, tmp_path: Path, moment: str) -> None:
     machine = t.cast(Machine, fleet.machine(HOST))
     before = packages(machine)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Repository, Wish
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.units import units
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.units import comes_up_at_boot, units
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.plugin_utils.zipapp import build
 from tests.integration.conftest import PARENT, Lab
@@ -227,6 +227,9 @@ def test_cvmfs_is_waited_for(own_lab: Lab, reconciler: Reconciler, tmp_path: Pat
     repository = Repository("alice.cern.ch", "directory", str(tmp_path / "repository"))
     for name, text in units(Wish(str(root), (repository,), "", "systemd", 10)).items():
         (tmp_path / "units" / name).write_text(text)
+        if name.endswith(".mount") and comes_up_at_boot(text):
+            (tmp_path / "units/multi-user.target.wants").mkdir(exist_ok=True)
+            (tmp_path / "units/multi-user.target.wants" / name).symlink_to(tmp_path / "units" / name)
     point = root / "alice.cern.ch"
     root.mkdir()
 

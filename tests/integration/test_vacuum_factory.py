@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Lab
-from tests.integration.test_factory import KIND, WORKS
-from tests.lab.factory import LabFactory
+from tests.integration.test_factory import WORKS
+from tests.lab.factory import KIND, LabFactory
 from tests.lab.modules import ModuleFailed, run_module
 
 
@@ -88,7 +88,9 @@ def test_a_factory_comes_changes_and_goes(host: Host) -> None:
     before = factory.wait("two machines", lambda: len(p := host.pids) == 2 and p)
 
     # What is taken over while it runs, and what is not.
-    assert host.configure(grace_seconds=3)["restart_needed"] == []
+    metrics = factory.folder / "gridbox.prom"
+    assert host.configure(grace_seconds=3, metrics_file=str(metrics))["restart_needed"] == []
+    factory.wait("the metrics", metrics.exists)
     asked = {"port": 9950}
     announced = host.configure(check=True, **asked)["restart_needed"]
     assert host.configure(**asked)["restart_needed"] == announced == ["port is 995 in the daemon, and 9950 is wanted"]
@@ -113,7 +115,8 @@ def test_a_factory_comes_changes_and_goes(host: Host) -> None:
     assert host.pids == before
     done = host.remove(machines=True)
     assert predicted["actions"] == done["actions"]
-    assert targets(done) == ["stop_daemon", "end_machine", "end_machine", "remove_configuration"]
+    assert targets(done) == ["stop_daemon", "end_machine", "end_machine", "remove_metrics", "remove_configuration"]
+    assert not metrics.exists()
     assert factory.containers() == []
     assert not factory.configuration.exists()
     assert {(one["end_code"], one["shutdown_message"], one["cleaned"]) for one in factory.records()} == {

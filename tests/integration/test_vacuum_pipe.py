@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import re
 import typing as t
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinetype_keys, pipe
 from ansible_collections.hep.gridbox.plugins.modules import vacuum_pipe
 from tests.lab.modules import ModuleFailed, run_module
@@ -39,10 +41,10 @@ EVIL = {
 }  # fmt: skip
 
 
-def block(language: str) -> str:
-    """The one block of a language in the guide."""
-    [found] = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
-    return t.cast("str", found)
+def block(language: str, number: int = 0) -> str:
+    """A block of a language in the guide."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    return t.cast("str", found[number])
 
 
 def read(**arguments: t.Any) -> dict[str, t.Any]:
@@ -82,6 +84,16 @@ def test_the_guides_example_makes_what_the_guide_says(tmp_path: Path) -> None:
         "user_data_options": ["cvmfs_proxy", "queue"], "user_data_files": {}, "user_data_proxy": False,
         "legacy_proxy": False,
     }  # fmt: skip
+
+
+def test_the_guides_factory_changes_two_machinetypes_of_the_guides_pipe() -> None:
+    factory = parse({"name": "wn001.example.org", "space": "vac01.example.org", **json.loads(block("json", 1))})
+    changed = pipe.parse(block("json").encode(), factory.pipes[0].section)
+    plain = pipe.parse(block("json").encode(), replace(factory.pipes[0].section, machinetypes={}))
+    assert changed.machinetypes == (
+        replace(plain.machinetypes[0], target_share=0.0),
+        replace(plain.machinetypes[1], max_wallclock_seconds=43200, min_wallclock_seconds=43200),
+    )
 
 
 def test_the_guide_has_every_key_and_every_place() -> None:

@@ -20,8 +20,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import at_work
 from tests.gate.tools import BIN, ROOT, environment
 from tests.integration.conftest import Lab
-from tests.integration.test_factory import KIND, WORKS
-from tests.lab.factory import LabFactory
+from tests.integration.test_factory import WORKS
+from tests.lab.factory import KIND, LabFactory
 from tests.lab.modules import ModuleFailed, run_module, start_module
 from tests.lab.playbook import kept_in
 
@@ -123,6 +123,20 @@ def test_the_whole_life_without_a_daemon(site: Site) -> None:
     site.proved(state="absent")
     assert site.factory.containers() == []
     assert site.factory.records() == []
+
+
+def test_a_machine_without_a_heartbeat_is_ended_and_its_machinetype_backs_off(site: Site) -> None:
+    asked = {**KIND, "heartbeat_file": "alive", "fizzle_seconds": 2}
+    site.factory.write(machinetypes={"a": asked}, total_processors=1)
+    site.factory.file("a", "run", "#!/bin/sh\nwhile :; do sleep 0.2; done\n")
+    assert states(site.slot(slots=["0"])) == ["running"]  # once: by the next call it is late already
+    time.sleep(3)
+    left = site.proved(slots=["0"])
+    assert actions(left) == [("stop_machine", SLOTS[0])]
+    assert states(left) == ["empty"]
+    assert "backing off" in left["slots"][0]["reason"]
+    [record] = site.factory.records()
+    assert (record["end_code"], record["shutdown_message"]) == ("heartbeat_missing", "700 Heartbeat file not created")
 
 
 def test_no_daemon_starts_while_slots_are_worked_on_and_another_run_waits_for_its_turn(site: Site) -> None:
@@ -232,7 +246,7 @@ def test_the_daemon_is_asked_where_one_works(site: Site) -> None:
     assert factory.run("stop", "all", "--undo").stdout.startswith("By order, shutdown_time is 2")
     factory.wait("them to work again", lambda: len(factory.running()) == 3)
     limits = [one["shutdown_time"] for one in factory.records() if one["state"] == "running"]
-    assert max(limits) < time.time() + 901
+    assert max(limits) < time.time() + 899, "grace_seconds before it"
     assert factory.run("shutdown-time", "none").stdout == "Nothing is ordered.\n"
     assert not Path(orders.path_of(str(factory.state))).exists()
     assert factory.run("drain").stdout == "By order, the factory is draining.\n"
@@ -255,24 +269,33 @@ def test_the_playbooks_drain_a_host_give_it_back_and_show_the_space(site: Site) 
     playbook(site, "drain", "-e", "undo=true")
     assert {one["order"] for one in site.info()["slots"]} == {""}
     factory.wait("machines again", lambda: len(factory.running()) == 3)
-    shown = playbook(site, "space_status")
+    # The first host of the inventory is down.
+    shown = playbook(site, "space_status", first=DEAD)
     assert "Factory  Processors  Machines" in shown
+    assert "f0: nothing is known of it: unreachable, or the look at it failed" in shown
     assert "f2.example.invalid has no address" in shown
     late = playbook(site, "drain", "-e", "gridbox_timeout=1", status=2)
     assert "Waited 1 s for f1.example.org to run nothing, in vain." in " ".join(late.split())
     assert "nothing runs any more" in playbook(site, "drain", "-e", "gridbox_stop=true")
 
 
-def playbook(site: Site, name: str, *options: str, status: int = 0) -> str:
-    """Run a playbook of the collection on the factory's host; what it printed."""
+#: A host of which nothing answers.
+DEAD = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+def playbook(site: Site, name: str, *options: str, status: int = 0, first: t.Mapping[str, t.Any] | None = None) -> str:
+    """Run a playbook of the collection on the factory's host; what it printed.
+
+    :param first: variables of another host, ``f0``, before it.
+    """
     folder, netns = site.factory.folder, site.factory.lab.engine.netns
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{netns} {sys.executable} "$@"\n')
     python.chmod(0o755)
     host = {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
     inventory = folder / "inventory.json"
-    inventory.write_text(json.dumps({"factories": {"hosts": {"f1": host}}}))
-    extra = ["-e", f"factory_configuration={site.factory.configuration}"]
+    inventory.write_text(json.dumps({"factories": {"hosts": {**({"f0": dict(first)} if first else {}), "f1": host}}}))
+    extra = ["-e", f"vacuum_factory_file={site.factory.configuration}"]
     done = subprocess.run(
         [BIN / "ansible-playbook", "-i", str(inventory), *extra, *options, str(ROOT / f"playbooks/{name}.yml")],
         capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False,

@@ -121,7 +121,7 @@ def box(lab: Lab, network: str, tmp_path: Path, request: pytest.FixtureRequest) 
         lab.docker("rm", "--force", "--volumes", *made.containers())
 
 
-@pytest.mark.parametrize("scenario", sampled(SCENARIOS, every=2))
+@pytest.mark.parametrize("scenario", sampled(SCENARIOS, every=3))
 def test_a_killed_run_ends_before_or_after(box: Box, scenario: str, tmp_path: Path) -> None:
     first, second = t.cast("Scenario", SCENARIOS[scenario])
 

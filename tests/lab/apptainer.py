@@ -21,6 +21,7 @@ from tests.gate.tools import ROOT
 from tests.lab.factory import LabFactory
 from tests.lab.hosts import Machine, made_once, mirror, run
 from tests.lab.image import busybox_tar
+from tests.lab.vm import VirtualMachine
 
 #: The account of machines, and what they are made from by default.
 ACCOUNT = "vacsing"
@@ -50,17 +51,18 @@ def _fetch(folder: Path) -> None:
     package.rename(folder / package.name)
 
 
-def equip(machine: Machine) -> None:
+def equip(machine: Machine | VirtualMachine) -> None:
     """Put Apptainer, its account and an image into a host that runs."""
     machine.install("squashfuse", "squashfs-tools", "e2fsprogs")
     # Its dependencies that matter are there; others are for set-ups with more privileges.
-    run("dpkg-deb", "--extract", str(package()), str(machine.root))
+    machine.feed(package().read_bytes(), "dd", "of=/srv/apptainer.deb", "status=none")
+    machine.run("dpkg-deb", "--extract", "/srv/apptainer.deb", "/", timeout=600)
     # What hides parts of /proc from the host (tests/lab/hosts.py) would keep a user from mounting one.
     machine.run("mkdir", "/srv/proc", "/srv/busybox")
     machine.run("mount", "-t", "proc", "proc", "/srv/proc")
     machine.run("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ACCOUNT)
     machine.feed(busybox_tar(), "tar", "-x", "-C", "/srv/busybox")
-    machine.run("apptainer", "build", f"/srv/{IMAGE}", "/srv/busybox")
+    machine.run("apptainer", "build", f"/srv/{IMAGE}", "/srv/busybox", timeout=600)
 
 
 class HostFactory(LabFactory):

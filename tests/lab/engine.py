@@ -30,17 +30,18 @@ class Dockerd:
 
     :param folder: for its data, state, log and socket; removed with it.
     :param netns: its network namespace; made and removed with it.
+    :param enter: a command before it: it enters further namespaces.
     """
 
-    def __init__(self, folder: Path, netns: str, arguments: tuple[str, ...] = ()) -> None:
-        self._lay_out(folder, netns, arguments)
+    def __init__(self, folder: Path, netns: str, arguments: tuple[str, ...] = (), enter: tuple[str, ...] = ()) -> None:
+        self._lay_out(folder, netns, arguments, enter)
         folder.mkdir(parents=True, exist_ok=True)
         add_netns(netns)
 
-    def _lay_out(self, folder: Path, netns: str, arguments: tuple[str, ...] = ()) -> None:
+    def _lay_out(self, folder: Path, netns: str, arguments: tuple[str, ...] = (), enter: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.netns = netns
-        self.arguments = arguments
+        self.arguments, self.enter = arguments, enter
         self.socket = folder / "docker.sock"
         self.url = f"unix://{self.socket}"
         self.config = folder / "daemon.json"
@@ -63,7 +64,7 @@ class Dockerd:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    "nsenter", f"--net=/run/netns/{self.netns}", "/usr/sbin/dockerd",
+                    "nsenter", f"--net=/run/netns/{self.netns}", *self.enter, "/usr/sbin/dockerd",
                     "--config-file", str(self.config), "--data-root", str(self.folder / "data"),
                     "--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid"),
                     "--host", self.url, *self.arguments,
@@ -150,6 +151,7 @@ class PodmanService:
         self.url = f"unix://{self.socket}"
         self.log = folder / "podman.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._mounts = -1
         folder.mkdir(parents=True, exist_ok=True)
         add_netns(netns)
         # Without CAP_SYS_RESOURCE (a container, some CI) hard limits cannot be raised to podman's defaults.
@@ -158,6 +160,8 @@ class PodmanService:
             '[engine]\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\n'
             f'[network]\nnetwork_config_dir = "{folder}/networks"\n'
         )
+        # A registry on the loopback needs no TLS, as for Docker.
+        (folder / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1:5000"\ninsecure = true\n')
 
     def podman(self, *arguments: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -172,8 +176,8 @@ class PodmanService:
         return ["nsenter", f"--net=/run/netns/{self.netns}", *self._way_in(), "podman", *folders, *arguments]
 
     def _way_in(self) -> list[str]:
-        if self.process is not None:
-            return ["nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt", f"--wd={os.getcwd()}"]
+        if self._mounts >= 0:
+            return ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{self._mounts}", f"--wd={os.getcwd()}"]
         own = 'mount -t tmpfs gridbox /run/containers && mount -t tmpfs gridbox /var/tmp && exec "$@"'
         return ["unshare", "--mount", "--propagation=slave", "sh", "-c", own, "sh"]
 
@@ -183,9 +187,13 @@ class PodmanService:
         return f"/proc/{self.process.pid}/root{path}"
 
     def _env(self) -> dict[str, str]:
-        return {**os.environ, "CONTAINERS_CONF": str(self.folder / "containers.conf")}
+        files = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_REGISTRIES_CONF": "registries.conf"}
+        return {**os.environ, **{name: str(self.folder / file) for name, file in files.items()}}
 
     def start(self, seconds: float = 30) -> None:
+        """Start it, unless it runs, and wait until it listens."""
+        if self.process is not None:
+            return
         Path("/run/containers").mkdir(exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -199,12 +207,23 @@ class PodmanService:
                     f"podman's service did not listen within {seconds} s:\n{self.log.read_text()[-2000:]}"
                 )
             time.sleep(0.05)
+        if self._mounts < 0:  # the next one finds what this one has mounted
+            self._mounts = os.open(f"/proc/{self.process.pid}/ns/mnt", os.O_RDONLY)
+
+    def kill(self) -> None:
+        """End the service by SIGKILL; containers live on, for each has a process of its own that looks after it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(timeout=30)
+        self.process = None
+        self.socket.unlink()
 
     def remove(self) -> None:
         self.podman("rm", "--all", "--force", "--time", "0")
         if self.process is not None:
             self.process.terminate()
             self.process.wait(timeout=30)
+        os.close(self._mounts)
         unmount_below(self.folder)
         shutil.rmtree(self.folder)
         delete_netns(self.netns)

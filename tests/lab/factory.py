@@ -12,15 +12,36 @@ import subprocess
 import sys
 import time
 import typing as t
+from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders
 from ansible_collections.hep.gridbox.plugins.plugin_utils.zipapp import build
+from tests.lab.engine import PodmanService
 from tests.lab.lab import Lab
 
 #: Seconds that anything a factory does by itself may take on a busy machine.
 PATIENCE = 90.0
 
 DAY = 86400
+
+ARMED = Path(__file__).with_name("armed_factory.py")
+
+#: A machinetype, unless a test says more: what is an abort is one for the rest of the test.
+KIND = {
+    "root_image": "docker://busybox:test", "user_data": "run", "target_share": 1.0, "fizzle_seconds": 1,
+    "backoff_seconds": 3600, "max_wallclock_seconds": 3600, "min_wallclock_seconds": 1,
+}  # fmt: skip
+
+
+@dataclass
+class PodmanLab:
+    """As much of a lab as a factory needs, and Podman's own command to look with."""
+
+    engine: PodmanService
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        return self.engine.podman(*arguments, check=check).stdout
 
 
 class LabFactory:
@@ -30,6 +51,7 @@ class LabFactory:
     :param netns: the network namespace of its host; that of the lab's engine if nothing is said.
     :param settings: of the configuration, beside where its engine and its state are.
     :ivar enter: a command before all of its own: it enters further namespaces.
+    :ivar armed: options of ``armed_factory.py``, by which the daemon is started then; None: it is the program.
     """
 
     def __init__(
@@ -38,6 +60,7 @@ class LabFactory:
         self.lab, self.folder, self.name = lab, folder, name
         self.netns = netns or lab.engine.netns
         self.enter: list[str] = []
+        self.armed: t.Optional[dict[str, t.Any]] = None
         self.state = folder / "state"
         self.program = folder / "gridbox"
         self.program.write_bytes(build("factory.program", sys.executable))
@@ -64,14 +87,23 @@ class LabFactory:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+    def kinds(self, kinds: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
+        """Have these machinetypes: :data:`KIND` changed, and ``script``, the shell script that machines run."""
+        for name, given in kinds.items():
+            self.file(name, "run", f"#!/bin/sh\n{given['script']}\n")
+        changed = {name: {key: one for key, one in given.items() if key != "script"} for name, given in kinds.items()}
+        self.write(machinetypes={name: {**KIND, **given} for name, given in changed.items()})
+
     # ---- the daemon ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the daemon, and wait until it works."""
         with (self.folder / "journal").open("ab") as journal:
-            self.process = subprocess.Popen(
-                self._argv("factory"), stdin=subprocess.DEVNULL, stdout=journal, stderr=journal
-            )
+            argv = self._argv("factory")
+            if self.armed is not None:
+                place = argv.index(str(self.program))
+                argv[place : place + 1] = [sys.executable, str(ARMED), json.dumps(self.armed)]
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=journal, stderr=journal)
         began = len(self.events("factory_started"))
         self.wait("the daemon to start", lambda: len(self.events("factory_started")) > began)
 
@@ -90,9 +122,10 @@ class LabFactory:
         return status
 
     def remove(self) -> None:
-        """End the daemon, and remove its machines."""
+        """End the daemon, and remove its machines and what was ordered: a later factory may have the same folder."""
         if self.process is not None:
             self.stop(signal.SIGKILL)
+        Path(orders.path_of(str(self.state))).unlink(missing_ok=True)
         label = f"label=hep.gridbox.factory={self.name}"
         for identity in self.lab.docker("ps", "--all", "--quiet", "--filter", label).split():
             # The daemon may have begun to.

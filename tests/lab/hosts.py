@@ -47,7 +47,7 @@ BASE = (
 #: What the roles may install; with their dependencies they are the machine's package repository.
 REPOSITORY = (
     "docker.io apparmor busybox-static iptables python3-docker python3-pyroute2 python3-apt squashfuse squashfs-tools"
-    " chrony lynis"
+    " chrony lynis passt"
 ).split()
 
 #: What is in a machine when it is made, beside: nothing, or what the role docker_engine would install.
@@ -120,7 +120,7 @@ def _add(folder: Path, base: Path, packages: list[str]) -> None:
     policy.chmod(0o755)
     # In a mount namespace of its own, with which the mounts go.
     script = 'mount --bind "$1" "$2/srv/packages"; mount -t proc proc "$2/proc"; shift; exec chroot "$@"'
-    run("unshare", "--mount", "sh", "-euc", script, "sh", str(base / "packages"), str(root), *_INSTALL, *packages,
+    run("unshare", "--mount", "sh", "-euc", script, "sh", str(base / "packages"), str(root), *INSTALL, *packages,
         timeout=600)  # fmt: skip
     policy.unlink()
 
@@ -147,7 +147,7 @@ def made_once(
     return folder
 
 
-_INSTALL = "env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install".split()
+INSTALL = "env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install".split()
 
 #: What would do things by itself in the middle of a test.
 OFF = ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer")
@@ -322,7 +322,7 @@ class Machine:
     def install(self, *packages: str) -> None:
         """Install packages of Debian's in it; with an engine comes its client."""
         self.run("apt-get", "-qq", "update")
-        self.run(*_INSTALL, *with_split_off(self.suite, packages), timeout=300)
+        self.run(*INSTALL, *with_split_off(self.suite, packages), timeout=300)
 
     def enter(self, argv: list[str]) -> None:
         """Become ``argv`` in the machine: its cgroups, its namespaces, a plain environment."""
@@ -456,9 +456,11 @@ def _mount(source: str, target: str, kind: str, options: str) -> None:
 
 def _make_devices(root: str) -> None:
     os.umask(0)
+    os.mkdir(f"{root}/dev/net")
     for name, major, minor in (
         ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
         ("console", 1, 3), ("fuse", 10, 229), ("autofs", 10, 235),
+        ("net/tun", 10, 200),
     ):  # fmt: skip
         os.mknod(f"{root}/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(major, minor))
     for name in ("pts", "shm", "mqueue"):

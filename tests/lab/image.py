@@ -12,7 +12,7 @@ import tarfile
 from pathlib import Path
 
 
-def busybox_tar(busybox: Path = Path("/bin/busybox")) -> bytes:
+def busybox_tar(busybox: Path = Path("/bin/busybox"), page: str = "here I am\n") -> bytes:
     """A root file system: busybox, a link for each of its commands, /etc, /tmp and a web page."""
     if not busybox.exists():
         raise RuntimeError(f"{busybox} is missing: install the Debian package busybox-static")
@@ -26,7 +26,7 @@ def busybox_tar(busybox: Path = Path("/bin/busybox")) -> bytes:
         for path, text in (
             ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
             ("etc/group", "root:x:0:\n"),
-            ("www/index.html", "here I am\n"),
+            ("www/index.html", page),
         ):
             entry = tarfile.TarInfo(path)
             entry.size = len(text)

@@ -52,13 +52,14 @@ class Lab:
         return in_netns(self.peer, *argv, check=check, timeout=timeout)
 
 
-def make_lab(folder: Path, name: str) -> Lab:
+def make_lab(folder: Path, name: str, enter: tuple[str, ...] = ()) -> Lab:
     """Make and start one, with the image ``busybox:test``.
 
     :param folder: of the engine.
     :param name: of its network namespaces.
+    :param enter: a command before the engine: it enters further namespaces.
     """
-    engine = Dockerd(folder, name)
+    engine = Dockerd(folder, name, enter=enter)
     lan = Lan(f"{name}-lan")
     peer = f"{name}-peer"
     add_netns(peer)

@@ -49,12 +49,20 @@ def _environment() -> dict[str, str]:
 
 
 def start_module(
-    name: str, arguments: dict[str, t.Any], netns: str | None = None, check: bool = False, diff: bool = True
+    name: str,
+    arguments: dict[str, t.Any],
+    netns: str | None = None,
+    check: bool = False,
+    diff: bool = True,
+    inside: t.Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a module and return at once; for tests that kill it, and for benchmarks."""
-    inside = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
+    """Start a module and return at once; for tests that kill it, and for benchmarks.
+
+    :param inside: the command that runs it, if another one does.
+    """
+    into = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
     process = subprocess.Popen(
-        [*inside, sys.executable, "-c", _START, f"{COLLECTION}.{name}"],
+        [*into, *inside, sys.executable, "-c", _START, f"{COLLECTION}.{name}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

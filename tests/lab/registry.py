@@ -75,6 +75,11 @@ class Registry:
             time.sleep(0.05)
         self._pidfile.unlink()
 
+    def digest(self, repository: str, tag: str) -> str:
+        """What a tag stands for now."""
+        [link] = (self._folder / "registry").glob(f"**/{repository}/_manifests/tags/{tag}/current/link")
+        return link.read_text().strip()
+
     def put(self, repository: str, tag: str, root: bytes | None = None) -> str:
         """Put an image of one layer there, and return its name; without a root's tar it is the test image."""
         root = busybox_tar() if root is None else root

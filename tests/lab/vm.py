@@ -35,6 +35,7 @@ from tests.lab.hosts import (
     BASE,
     CACHE,
     IMAGES,
+    INSTALL,
     OFF,
     REPLACED,
     REPOSITORY,
@@ -310,6 +311,15 @@ class VirtualMachine:
         if check and done.returncode:
             raise RuntimeError(f"{self.name}: {' '.join(argv)}: exit {done.returncode}: {done.stdout}{done.stderr}")
         return done
+
+    def feed(self, data: bytes, *argv: str) -> None:
+        """Run a command in it, as root, that reads ``data``."""
+        subprocess.run([*ssh(self.name), shlex.join(argv)], input=data, check=True, timeout=300)
+
+    def install(self, *packages: str) -> None:
+        """Install packages of Debian's in it."""
+        self.run("apt-get", "-qq", "update", timeout=300)
+        self.run(*INSTALL, *packages, timeout=900)
 
     @property
     def _pid(self) -> int:

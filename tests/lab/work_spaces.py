@@ -230,6 +230,16 @@ def one_in_use_is_not_removed(place: Place) -> None:
     assert not point.exists()
 
 
+def one_that_somebody_only_looks_into_is_removed(place: Place) -> None:
+    point = place.make(1)
+    visitor = subprocess.Popen(["sleep", "1"], cwd=point)
+    try:
+        place.remove(1)
+        assert not point.exists()
+    finally:
+        visitor.wait()
+
+
 def one_that_another_mount_namespace_has_is_not_lost(place: Place) -> None:
     work_space_file._SECONDS = 1.0
     point = place.make(1)

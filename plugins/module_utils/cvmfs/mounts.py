@@ -10,13 +10,14 @@ asked for is refused, with what to do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import units
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import client, units
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Repository, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.units import UNIT_FOLDER
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
@@ -24,6 +25,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_tabl
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, names_in, run
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.host.text_file import read_text
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 
@@ -57,11 +59,15 @@ class Observed:
 
     :ivar same: repositories whose mount shows the very folder of their ``directory``.
     :ivar units: by name; those that are wanted, those of ours below the root, and that of autofs.
+    :ivar clients: what the clients of mounted repositories run with; one that does not answer is missing.
+    :ivar written: what the role has written into the client's file; None if it is not the role's.
     """
 
     mounts: tuple[Mount, ...]
     same: frozenset[str] = frozenset()
     units: t.Mapping[str, Unit] = field(default_factory=dict)
+    clients: t.Mapping[str, t.Mapping[str, client.Parameter]] = field(default_factory=dict)
+    written: t.Optional[t.Mapping[str, str]] = None
 
 
 def as_wanted(repository: Repository, mount: Mount, same: bool) -> bool:
@@ -93,8 +99,10 @@ def _plan_presence(wish: Wish, observed: Observed) -> Plan:
         steps.append(
             Step("write_unit", name, "its text differs" if there else "it is not there", details={"text": wanted[name]})
         )
-    if new:
-        steps.append(Step("reload_systemd", "systemd", "unit files were written"))
+    dropped = _dropped(wish, observed, wanted)
+    steps += dropped
+    if new or any(step.action == "remove_unit" for step in dropped):
+        steps.append(Step("reload_systemd", "systemd", "unit files were changed"))
     bootable = [name for name, text in wanted.items() if units.comes_up_at_boot(text)]
     disabled = [name for name in bootable if observed.units.get(name, Unit()).enabled != "enabled"]
     steps.extend(Step("enable", name, "it is to come up at boot") for name in disabled)
@@ -112,14 +120,68 @@ def _plan_presence(wish: Wish, observed: Observed) -> Plan:
     timer = units.heal_timer(wish.root)
     if timer in wanted and observed.units.get(timer, Unit()).active != "active":
         steps.append(Step("start", timer, "it has missing repositories mounted, and is not active"))
+    steps += _reload(wish, observed)
     mounted = [r.name for r in wish.repositories if mount_table.at(observed.mounts, wish.point(r.name)) is not None]
     before = {
         "root_shared": bool(root and root.shared),
         "repositories": mounted,
-        "units": dict(_texts(observed, wanted)),
+        "units": dict(_texts(observed, [*wanted, *(step.target for step in dropped)])),
     }
-    after = {"root_shared": True, "repositories": [r.name for r in wish.repositories], "units": wanted}
+    kept = {step.target for step in dropped} - {step.target for step in dropped if step.action == "remove_unit"}
+    after = {
+        "root_shared": True,
+        "repositories": [r.name for r in wish.repositories],
+        "units": {**wanted, **dict(_texts(observed, kept))},
+    }
     return Plan(tuple(steps), before, after)
+
+
+def _dropped(wish: Wish, observed: Observed, wanted: t.Container[str]) -> list[Step]:
+    """What to do about units of ours that nobody wants any more: each boot would wait for what they mount.
+
+    A mount is left alone, for VO-boxes may look through it, and its unit with it, by which it is known as ours.
+    """
+    steps: list[Step] = []
+    reason = "its repository is not wanted any more"
+    for name, unit in observed.units.items():
+        if name in wanted or not units.ours(unit.text):
+            continue
+        if name == units.heal_timer(wish.root) and unit.active == "active":
+            steps.append(Step("stop", name, reason))
+        if unit.enabled == "enabled":
+            steps.append(Step("disable", name, reason))
+        if not _mounted_by(unit, observed):
+            steps.append(Step("remove_unit", name, reason))
+    return steps
+
+
+def left_mounted(wish: Wish, observed: Observed) -> list[str]:
+    """Where repositories are still mounted that are not wanted any more. Pure."""
+    wanted = units.units(wish)
+    points = [
+        units.point_of(unit.text or "")
+        for name, unit in observed.units.items()
+        if name not in wanted and _mounted_by(unit, observed)
+    ]
+    return [point for point in points if point and point.startswith(f"{wish.root}/")]
+
+
+def _mounted_by(unit: Unit, observed: Observed) -> bool:
+    point = units.point_of(unit.text or "")
+    return point is not None and mount_table.at(observed.mounts, point) is not None
+
+
+def _reload(wish: Wish, observed: Observed) -> list[Step]:
+    """The reload of the clients, if one of them runs with something else than its file says."""
+    wanted = observed.written if wish.client_settings is None else wish.client_settings
+    if wanted is None:
+        return []
+    stale = {name: client.differing(wanted, running, name) for name, running in observed.clients.items()}
+    stale = {name: differences for name, differences in stale.items() if differences}
+    if not stale:
+        return []
+    reason = "; ".join(f"{name}: {', '.join(differences)}" for name, differences in stale.items())
+    return [Step("reload_clients", ", ".join(stale), reason, Disruption.reload, {"repositories": list(stale)})]
 
 
 def _plan_removal(wish: Wish, observed: Observed) -> Plan:
@@ -206,7 +268,7 @@ class MountsWork:
             there = sorted(os.listdir(UNIT_FOLDER))
             names += [name for name in there if units.of_root(wish.root, name) and name not in names]
             known = {name: _unit(name) for name in names}
-        return Observed(mounts, frozenset(same), known)
+        return Observed(mounts, frozenset(same), known, _clients(wish, mounts), client.written(read_text(client.LOCAL)))
 
     def plan(self, observed: Observed) -> Plan:
         return plan(self.wish, observed)
@@ -263,7 +325,7 @@ class MountsWork:
 
     def _do_write_unit(self, step: Step, journal: Journal) -> None:
         path = f"{UNIT_FOLDER}/{step.target}"
-        journal.will_do(f"{path} as it was", "unit_file", path=path, text=_read(path))
+        journal.will_do(f"{path} as it was", "unit_file", path=path, text=read_text(path, "surrogateescape"))
         write_atomically(path, step.details["text"].encode(), 0o644)
 
     def _do_reload_systemd(self, step: Step, journal: Journal) -> None:
@@ -319,7 +381,7 @@ class MountsWork:
 
     def _do_unmount(self, step: Step, journal: Journal) -> None:
         unit = units.unit_name(step.target)
-        if units.ours(_read(f"{UNIT_FOLDER}/{unit}")):
+        if units.ours(read_text(f"{UNIT_FOLDER}/{unit}")):
             journal.will_do(f"{step.target} mounted again", "start", unit=unit)
         if step.target.startswith(f"{units.STAGING}/"):
             _unmount_staging(step.target, self.wish.wait_timeout)
@@ -335,9 +397,19 @@ class MountsWork:
         journal.will_do(f"{step.target} enabled again", "enable", unit=step.target)
         _systemctl("disable", step.target)
 
+    def _do_reload_clients(self, step: Step, journal: Journal) -> None:
+        """No undo: its file says what a client has then, whatever becomes of the rest."""
+        client.reload()
+        for name in step.details["repositories"]:
+            client.parameters(name)  # one that did not come back does not answer
+
     def _do_remove_unit(self, step: Step, journal: Journal) -> None:
+        if _unit(step.target).active in ("activating", "failed") and not self.wish.remove:
+            # It would try on without a file, and be told as failed for ever.
+            _systemctl("stop", step.target, seconds=self.wish.wait_timeout + 10)
+            _systemctl("reset-failed", step.target)
         path = f"{UNIT_FOLDER}/{step.target}"
-        journal.will_do(f"{path} as it was", "unit_file", path=path, text=_read(path))
+        journal.will_do(f"{path} as it was", "unit_file", path=path, text=read_text(path, "surrogateescape"))
         os.unlink(path)
 
     def _look(self, step: Step) -> None:
@@ -351,7 +423,7 @@ class MountsWork:
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if name == "unit_file":
             if data["text"] is not None:
-                write_atomically(data["path"], data["text"].encode(), 0o644)
+                write_atomically(data["path"], data["text"].encode(errors="surrogateescape"), 0o644)
             elif os.path.exists(data["path"]):
                 os.unlink(data["path"])
             _systemctl("daemon-reload")
@@ -373,14 +445,39 @@ class MountsWork:
         return {
             "root": self.wish.root,
             "repositories": plan.after["repositories"],
-            "notes": [NO_SYSTEMD] if self.wish.supervisor == "none" and not self.wish.remove else [],
+            "notes": [] if self.wish.remove else _notes(self.wish, observed),
         }
+
+
+def _notes(wish: Wish, observed: Observed) -> list[str]:
+    notes = [NO_SYSTEMD] if wish.supervisor == "none" else []
+    notes += [
+        f"{point} is not wanted any more and is still mounted, for VO-boxes may look through it. It does not come up at"
+        f" the next boot, and the run after that removes its unit; umount {point} unmounts it now."
+        for point in left_mounted(wish, observed)
+    ]
+    return notes
+
+
+def _clients(wish: Wish, mounts: t.Sequence[Mount]) -> dict[str, dict[str, client.Parameter]]:
+    """What the clients of the mounted repositories run with; one that does not answer is left out."""
+    found: dict[str, dict[str, client.Parameter]] = {}
+    if wish.remove or not client.can_be_asked():
+        return found
+    for repository in wish.repositories:
+        mount = mount_table.at(mounts, wish.point(repository.name))
+        if repository.source == "client" and mount is not None and as_wanted(repository, mount, False):
+            # A dead one is told by who looks into the repository; one whose cache was moved does not answer either.
+            with contextlib.suppress(GridboxError):
+                found[repository.name] = client.parameters(repository.name)
+    return found
 
 
 def info(wish: Wish) -> dict[str, t.Any]:
     """What the module ``cvmfs_info`` returns: the repositories as a container would see them."""
     mounts = mount_table.read()
     root = mount_table.at(mounts, wish.root)
+    clients, wanted = _clients(wish, mounts), client.written(read_text(client.LOCAL))
     found = []
     for repository in wish.repositories:
         point = wish.point(repository.name)
@@ -389,6 +486,7 @@ def info(wish: Wish) -> dict[str, t.Any]:
         if mount is not None:
             try:
                 look_into(wish, repository, point)
+                problem = _stale(repository.name, wanted, clients.get(repository.name))
             except GridboxError as exc:
                 problem = str(exc)
         found.append(
@@ -409,10 +507,23 @@ def info(wish: Wish) -> dict[str, t.Any]:
     }
 
 
+def _stale(
+    repository: str, wanted: t.Optional[t.Mapping[str, str]], running: t.Optional[t.Mapping[str, client.Parameter]]
+) -> str:
+    """What a client runs with that its file says otherwise; empty if there is nothing, or nobody knows. Pure."""
+    differences = client.differing(wanted, running, repository) if wanted is not None and running is not None else []
+    if not differences:
+        return ""
+    return (
+        f"the client of {repository} has not read {client.LOCAL} since it was changed: {', '.join(differences)}. The"
+        " role hep.gridbox.cvmfs has it read again; cvmfs_config reload does so by hand."
+    )
+
+
 def _why_not(wish: Wish, point: str) -> str:
     """What systemd knows about a mount that is not there, and who tries again; empty without systemd or a unit."""
     name, timer = units.unit_name(point), units.heal_timer(wish.root)
-    if wish.supervisor != "systemd" or not units.ours(_read(f"{UNIT_FOLDER}/{name}")):
+    if wish.supervisor != "systemd" or not units.ours(read_text(f"{UNIT_FOLDER}/{name}")):
         return ""
     shown = dict(line.split("=", 1) for line in _systemctl("show", "--property=ActiveState,Result", name).splitlines())
     words = f"; its unit {name} is {shown['ActiveState']} ({shown['Result']})"
@@ -496,17 +607,9 @@ def _unit(name: str) -> Unit:
         for line in _systemctl("show", "--property=LoadState,ActiveState,UnitFileState", name).splitlines()
     )
     path = f"{UNIT_FOLDER}/{name}"
-    text = _read(path) if not os.path.islink(path) else None
+    text = read_text(path) if not os.path.islink(path) else None
     return Unit(text, properties["LoadState"], properties["ActiveState"], properties["UnitFileState"])
 
 
 def _systemctl(*arguments: str, seconds: float = 60) -> str:
     return run(f"systemctl {' '.join(arguments)}", ["systemctl", "--quiet", *arguments], seconds)
-
-
-def _read(path: str) -> t.Optional[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None

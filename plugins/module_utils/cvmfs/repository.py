@@ -74,6 +74,7 @@ class Wish:
     :ivar supervisor: ``systemd`` or ``none``.
     :ivar wait_timeout: seconds for one mount, and for the first look into it.
     :ivar helpers_awaited: whether the programs that mount are yet to be installed.
+    :ivar client_settings: what the client's file is going to say; None for what it says.
     """
 
     root: str
@@ -83,6 +84,7 @@ class Wish:
     wait_timeout: int
     remove: bool = False
     helpers_awaited: bool = False
+    client_settings: t.Optional[t.Mapping[str, str]] = None
 
     def point(self, name: str) -> str:
         """Where a repository is mounted."""
@@ -120,6 +122,7 @@ class Wish:
             supervisor = "systemd" if systemd else "none"
         elif supervisor == "systemd" and not systemd:
             raise InputError("supervisor", "systemd", "auto or none, for systemd is not PID 1 on this host")
+        settings = params.get("client_settings")
         return cls(
             root,
             tuple(repositories),
@@ -128,6 +131,7 @@ class Wish:
             params["wait_timeout"],
             params["state"] == "absent",
             bool(params.get("helpers_awaited")),
+            None if settings is None else {name: str(value) for name, value in settings.items()},
         )
 
 

@@ -117,7 +117,6 @@ class Daemon:
     swarm: str
     units: tuple[Unit, ...] = ()
     flags: tuple[str, ...] = ()
-    version: tuple[int, ...] = ()
 
     @property
     def kill_mode(self) -> t.Optional[str]:
@@ -308,7 +307,6 @@ def observe_daemon(wish: Wish, engine: DockerApi, running: t.Sequence[Running]) 
             wish.unit, process.pid, listener.find_containerd(process), [shim for shim in shims if shim is not None]
         ),
         flags=process.flags,
-        version=engine.platform.version,
     )
 
 
@@ -361,10 +359,11 @@ class LiveRestoreWork:
             size = max(len((text or "").encode()) for text in (*texts, text_with(observed.file.text, False)))
             config_file.check_replaceable(observed.file.path, size)
         daemon = observed.daemon
-        if plan.steps and daemon is not None and daemon.version >= validation.SINCE:
+        if plan.steps and daemon is not None:
             for text in texts or [observed.file.text]:
                 if text is not None:
-                    validation.check(daemon.pid, daemon.flags, observed.file.path, text)
+                    # By its process, so that it is the version that runs, also when another was installed meanwhile.
+                    validation.check(f"/proc/{daemon.pid}/exe", daemon.flags, observed.file.path, text)
         self._texts = [observed.file.text, *texts, *(text_with(observed.file.text, value) for value in (False, True))]
 
     def do(self, step: Step, journal: Journal) -> None:

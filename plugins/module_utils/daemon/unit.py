@@ -121,7 +121,7 @@ def observe(
 
 def _unit_of_process(pid: int) -> t.Optional[str]:
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
             return unit_of(file.read())
     except (FileNotFoundError, ProcessLookupError):
         return None

@@ -12,7 +12,7 @@ import time
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.daemon import config_file, json_text
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon import config_file, json_text, validation
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd import pending
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.process import find_process
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
@@ -42,6 +42,12 @@ RELOADABLE = {
     "runtimes": dict,
     "shutdown-timeout": int,
 }
+
+#: What to do about a file that dockerd would not start with.
+_MEND = (
+    "The file was left as it is. Correct the key in keys (docker_engine_config), or take it out with absent"
+    " (docker_engine_config_absent)."
+)
 
 _ABSENT = object()
 
@@ -219,8 +225,22 @@ class ConfigWork:
         for step in plan.steps:
             if step.action == "write_config":
                 config_file.check_replaceable(os.path.realpath(self.wish.config_file), len(step.details["text"]))
+        written = (step.details["text"] for step in plan.steps if step.action == "write_config")
+        self._have_it_checked(next(written, observed.text))
         if any(step.action == "reload" for step in plan.steps):
             self._info()  # a daemon that does not answer could not confirm the reload
+
+    def _have_it_checked(self, text: t.Optional[str]) -> None:
+        """Ask dockerd about the file as it will be, also if nothing changes: of what is wrong in it, the next start of
+        the daemon would die, and with it what the host is for.
+
+        :raises RefusedError: with dockerd's words.
+        """
+        if text is None:
+            return
+        process = find_process(self.wish.pidfile)
+        for program in validation.programs(process.pid if process else None):
+            validation.check(program, process.flags if process else (), self.wish.config_file, text, _MEND)
 
     def do(self, step: Step, journal: Journal) -> None:
         before = self._before

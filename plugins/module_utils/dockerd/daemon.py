@@ -16,7 +16,7 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.hep.gridbox.plugins.module_utils.daemon import config_file
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon import config_file, validation
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd import pending
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.config import read_config
 from ansible_collections.hep.gridbox.plugins.module_utils.dockerd.process import (
@@ -320,11 +320,23 @@ class DaemonWork:
             journal.will_do(f"no {step.target}", "remove_config")
             config_file.replace(step.target, "{}\n")
         elif step.action == "stop":
+            if self.wish.state == "restarted":
+                self._check_that_it_will_start()
             pid, start = step.details["pid"], step.details["start"]
             stop(pid, start, self.wish.wait_timeout)
             pending.write(self.wish.config_file, pid, start, {})
         else:
             self._start(journal)
+
+    def _check_that_it_will_start(self) -> None:
+        """Only now, and not in check mode: what is wrong in the file may be what a task before mends.
+
+        :raises RefusedError: with dockerd's words.
+        """
+        program = shutil.which(self.wish.executable, path=SYSTEM_PATH)
+        text = config_file.read(self.wish.config_file).text
+        if program is not None and text is not None:
+            validation.check(program, self.wish.flags(), self.wish.config_file, text)
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         if name == "remove_config":

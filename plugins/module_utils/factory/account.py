@@ -76,6 +76,12 @@ def judge(name: str, known: t.Sequence[pwd.struct_passwd]) -> Account:
     return Account(name, found.pw_uid, found.pw_gid)
 
 
+def become(uid: int, gid: int) -> list[str]:
+    """The command that runs another one as an account, and that can become nobody else."""
+    words = [f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all", "--no-new-privs"]
+    return ["setpriv", *words, "--"]
+
+
 def processes(uid: int) -> list[Process]:
     """The processes that have anything of an account."""
     numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())

@@ -17,6 +17,7 @@ counts in one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -27,9 +28,14 @@ import zlib
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import remove_neighbours, write_atomically
 
 ARCHIVE, OUTGOING = "apel-archive", "apel-outgoing"
+
+#: When the factory has written sync records last: a file in its state folder, with a moment in Unix seconds.
+SYNCED = "apel-synced"
+
+_DAY_SECONDS = 86400
 
 _LEVEL_TYPES = {"hs06": "HEPSPEC", "hepscore23": "HEPscore23"}
 
@@ -136,6 +142,7 @@ def write(state_folder: str, text: str, machine: Machine, outgoing: bool) -> str
 
 def _put(path: str, text: str) -> None:
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    remove_neighbours(path)  # of the daemon that was killed while it wrote the same
     write_atomically(path, text.encode(), 0o644)
 
 
@@ -147,7 +154,11 @@ def month_of(now: float) -> str:
 
     :param now: Unix seconds.
     """
-    return time.strftime("%Y%m", time.gmtime(now - 86400))
+    return _month(now - _DAY_SECONDS)
+
+
+def _month(seconds: float) -> str:
+    return time.strftime("%Y%m", time.gmtime(seconds))
 
 
 def sync(state_folder: str, month: str) -> str:
@@ -162,6 +173,18 @@ def sync(state_folder: str, month: str) -> str:
     """
     if not re.fullmatch(r"[0-9]{4}(0[1-9]|1[0-2])", month):
         raise InputError("month", month, "a year and a month, such as 202611")
+    found = _sync(state_folder, month)
+    if not found:
+        archive = os.path.join(state_folder, ARCHIVE)
+        raise GridboxError(f"There are no accounting records of {month[:4]}-{month[4:]} in {archive}.")
+    return found
+
+
+def _sync(state_folder: str, month: str) -> str:
+    """The sync record of a month; empty if there is nothing to tell of it.
+
+    :raises GridboxError: if the archive cannot be read.
+    """
     archive = os.path.join(state_folder, ARCHIVE)
     newest: t.Optional[tuple[str, str]] = None
     count = 0
@@ -176,7 +199,7 @@ def sync(state_folder: str, month: str) -> str:
     except OSError as exc:
         raise GridboxError(f"The accounting records in {archive} cannot be read ({exc.strerror}).") from exc
     if newest is None:
-        raise GridboxError(f"There are no accounting records of {month[:4]}-{month[4:]} in {archive}.")
+        return ""
     return _message(
         "APEL-sync-message: v0.1",
         {
@@ -200,6 +223,63 @@ def write_sync(state_folder: str, text: str, now: float) -> str:
     except OSError as exc:
         raise GridboxError(f"The sync record {path} cannot be written ({exc.strerror}).") from exc
     return path
+
+
+# ---- each day ----------------------------------------------------------------------------------------------------
+
+
+def noon(now: float) -> float:
+    """The last noon, UTC: that is when sync records are due, as Vac's cron job has it (spec 8.1)."""
+    return (now - _DAY_SECONDS / 2) // _DAY_SECONDS * _DAY_SECONDS + _DAY_SECONDS / 2
+
+
+def months_due(synced: t.Optional[float], now: float) -> list[str]:
+    """The months of which a sync record is to be written now. Pure.
+
+    Each day it is that of 24 hours ago, so the first of a month tells of the whole month before. If the factory did not
+    work on that day, that month has not been told to its end, and is told with the present one.
+
+    :param synced: when sync records were written last, Unix seconds; None: never.
+    """
+    if synced is not None and not 0 < synced <= now:
+        synced = None  # the clock was ahead
+    if synced is not None and synced >= noon(now):
+        return []
+    months = [month_of(now)]
+    at = now - _DAY_SECONDS
+    while synced is not None and _month(at) > _month(synced):
+        at -= _DAY_SECONDS
+        if _month(at) not in months:
+            months.append(_month(at))
+    return months[::-1]
+
+
+def write_due(state_folder: str, now: float) -> list[str]:
+    """Write the sync records that are due, and remember that. Of a month without records there is none.
+
+    A record has its name from the noon at which it was due: whoever was killed before this was remembered writes it
+    over the first.
+
+    :returns: the files.
+    :raises GridboxError: if the archive cannot be read, or something cannot be written.
+    """
+    path = os.path.join(state_folder, SYNCED)
+    synced: t.Optional[float] = None
+    # Never, or nobody knows; then it may be a second time.
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        synced = int(file.read(40))
+    written = []
+    months = months_due(synced, now)
+    for number, month in enumerate(months):
+        text = _sync(state_folder, month)
+        if text:
+            written.append(write_sync(state_folder, text, noon(now) + number))
+    if months:
+        try:
+            _put(path, f"{int(now)}\n")
+        except OSError as exc:
+            raise GridboxError(f"{path} cannot be written ({exc.strerror}).") from exc
+    return written
 
 
 def _newest_first(archive: str, month: str) -> t.Iterator[str]:

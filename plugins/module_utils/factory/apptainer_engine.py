@@ -30,14 +30,15 @@ import zipfile
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import account as accounts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_keeper as keeper
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_network as networks
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_request as requests
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import cgroups, running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.account import Account
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import HOST_NETWORK, Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import CVMFS
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, Event
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside
 from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command
 from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
@@ -53,6 +54,9 @@ PROGRAMS = ("apptainer", "setpriv", "setsid", "unshare", "mount")
 #: Seconds: between two looks for processes that are in no machine; for a keeper to say that its machine runs, to end
 #: when its machine is killed, and to be gone after that; for a repository to say whether an image is there; for a pull.
 SWEEP, _START, _END, _LEAVING, _LOOK, _PULL = 5.0, 60.0, 60.0, 2.0, 30.0, 3600.0
+
+#: An account without any privilege.
+_NOBODY = 65534
 
 #: How the name of a folder ends in which an image is made.
 _WORK = ".work"
@@ -89,6 +93,26 @@ class ApptainerEngine:
             raise RefusedError("engine: apptainer", found, "Install apptainer and util-linux.")
         cgroups.read()
         return accounts.find(self._account)
+
+    def check_network(self, network: str, program_awaited: bool) -> None:
+        """Whether machines can be on a network.
+
+        :param network: of :data:`configuration.APPTAINER_NETWORKS`.
+        :param program_awaited: what it takes will be installed.
+        :raises RefusedError: if not.
+        """
+        if network == HOST_NETWORK:
+            return
+        remedy = f"let machines be on the host's network by network: {HOST_NETWORK}."
+        if not program_awaited and networks.program() is None:
+            raise RefusedError(
+                f"network: {network}", f"this host has no {networks.PROGRAM}", f"Install passt, or {remedy}"
+            )
+        # Not as the machines' account: what of it is in no machine is killed.
+        problem = networks.trial(accounts.become(_NOBODY, _NOBODY))
+        if problem:
+            found = problem.rstrip(".")
+            raise RefusedError(f"network: {network}", found, f"See the guide to what goes wrong, or {remedy}")
 
     def check_idle(self, account: Account) -> None:
         """Refuse an account of which somebody else's processes run: they would be killed.
@@ -219,14 +243,15 @@ class ApptainerEngine:
 
     # ---- ends, and what is in no machine -------------------------------------------------------------------------
 
-    def ends(self, since: float) -> t.Iterator[str]:
-        """The uuids of machines as they end. In between, what is in no machine is killed.
+    def events(self, since: float) -> t.Iterator[Event]:
+        """The ends of machines. In between, what is in no machine is killed.
 
         :param since: what ended before is told as well.
         :raises EngineError: if nobody can tell, for something is missing.
         """
         try:
-            yield from self._ends()
+            for uuid in self._ends():
+                yield Event(uuid)
         except RefusedError as exc:
             raise EngineError("Waiting for ends", str(exc)) from exc
 
@@ -276,15 +301,22 @@ class ApptainerEngine:
         return ()
 
     def image(self, reference: str) -> t.Optional[str]:
-        """The path of an image that is here; None: it is not."""
+        """The path of an image that is here; None: it is not.
+
+        :raises RefusedError: if it is a link that leads out of the repositories.
+        """
         if self.fetches(reference):
             path = self._image(reference)
             return path if os.path.exists(path) else None
-        path = reference
-        if path.startswith(f"{CVMFS}/"):
-            path = self._cvmfs_root + path[len(CVMFS) :]
-        # It may be in a repository that does not answer.
-        return path if command.run(f"Looking for {path}", ["ls", "-d", "--", path], _LOOK, ok=(0, 2)) else None
+        if not reference.startswith(f"{CVMFS}/"):
+            return reference if _resolved(reference) else None
+        path = self._cvmfs_root + reference[len(CVMFS) :]
+        found, root = _resolved(path), os.path.realpath(self._cvmfs_root)
+        if found and not found.startswith(f"{root}/"):
+            # Who writes the repository is not who may show a machine what is on the host.
+            remedy = "Name an image that is in a repository."
+            raise RefusedError(f"root_image: {reference}", f"it leads out of {self._cvmfs_root}, to {found}", remedy)
+        return self._cvmfs_root + found[len(root) :] if found else None
 
     def pull(self, reference: str) -> None:
         """Make an image of one in a registry or on a server; one that is here is replaced."""
@@ -382,6 +414,12 @@ def _program() -> str:
     """What keepers are started from: this program, or, in a module of Ansible's, the one that the role installs."""
     own = os.path.abspath(sys.argv[0])
     return own if zipfile.is_zipfile(own) else running.PROGRAM
+
+
+def _resolved(path: str) -> str:
+    """What a path leads to; empty: nothing. It may be in a repository that does not answer."""
+    found = command.run(f"Looking for {path}", ["readlink", "--canonicalize-existing", "--", path], _LOOK, ok=(0, 1))
+    return found.rstrip("\n")
 
 
 def _names_in(folder: str) -> list[str]:

@@ -14,11 +14,13 @@ it is left.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,10 +28,13 @@ import typing as t
 from datetime import datetime, timezone
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import cgroups
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import account, cgroups
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_network as networks
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import SEEN, Request
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import OWN_NETWORK
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command
+from ansible_collections.hep.gridbox.plugins.module_utils.host.bind import bind
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 
 REQUEST, RUNS, ENDED = "request.json", "running.json", "ended.json"
@@ -72,13 +77,13 @@ def look_after(folder: str) -> None:
     groups = cgroups.make(found, request.name, request.limits)
     try:
         _show(request.shown)
-        child, words = _begin(request, groups)
+        child, words, carriers = _begin(request, groups)
         log = Log(folder, request.output_bytes)
         try:
             now = int(time.time())
             _write(folder, RUNS, {"keeper": os.getpid(), "pid": child.pid, "started": now})
             _tell_started()
-            _wait(child.pid, words, log)
+            _wait(child.pid, words, log, carriers)
         finally:
             gone = cgroups.empty(groups, _GONE)
             _copy_rest(words, log)
@@ -101,44 +106,69 @@ def _show(shown: t.Mapping[str, str]) -> None:
     os.makedirs(SEEN, mode=0o755, exist_ok=True)
     command.run(doing, ["mount", "-n", "-t", "tmpfs", "-o", "mode=0755,nosuid,nodev,size=64k", "tmpfs", SEEN])
     for name, source in shown.items():
-        target = f"{SEEN}/{name}"
-        if os.path.isdir(source):
-            os.mkdir(target)
-        else:
-            os.close(os.open(target, os.O_CREAT, 0o444))
-        command.run(doing, ["mount", "-n", "--bind", "--", source, target])
+        bind(doing, source, f"{SEEN}/{name}")
 
 
-def _begin(request: Request, groups: t.Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the machine's first process; it, and where its words come out."""
+def _begin(request: Request, groups: t.Sequence[str]) -> tuple[subprocess.Popen[bytes], int, list[int]]:
+    """Start the machine's first process; it, where its words come out, and what carries its traffic, by descriptors."""
     words, pen = os.pipe()
+    ours, theirs = socket.socketpair()
+    carriers: list[int] = []
+    own_network = request.network == OWN_NETWORK
+    argv, stdin = (networks.in_namespaces(request.argv), theirs) if own_network else (request.argv, subprocess.DEVNULL)
+    try:
+        child = _as_account(
+            request, groups, argv, request.nofile, stdin=stdin, stdout=pen, stderr=pen, start_new_session=True
+        )
+        theirs.close()
+        os.close(pen)
+        if own_network:
+            networks.join(child.pid, ours, functools.partial(_as_account, request, groups, nofile=None), SEEN)
+            # Nobody else is in the groups yet.
+            carriers += [os.pidfd_open(pid) for pid in cgroups.members(groups) - {child.pid}]
+            ours.sendall(b"\n")
+    except (GridboxError, OSError, subprocess.SubprocessError) as exc:
+        cgroups.empty(groups, _GONE)
+        raise GridboxError(f"{exc} {_last_words(words)}".rstrip()) from exc
+    finally:
+        ours.close()
+    # At a host's shutdown everybody is told; from the factory this process alone is.
+    signal.signal(signal.SIGTERM, lambda *_given: child.send_signal(signal.SIGTERM))
+    return child, words, carriers
+
+
+def _as_account(
+    request: Request, groups: t.Sequence[str], argv: t.Sequence[str], nofile: t.Optional[int], **streams: t.Any
+) -> subprocess.Popen[bytes]:
+    """Start a command as the machine's account, in its groups.
+
+    :param nofile: files that a process may have open; None: as many as this one.
+    """
 
     def become() -> None:
         """In the child, still root."""
         cgroups.enter(groups)
         os.umask(0o022)
-        soft_and_hard = min(request.nofile, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        soft_and_hard = hard if nofile is None else min(nofile, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft_and_hard, soft_and_hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
             if int(file.read()) < 0:  # the daemon is spared; a machine is not
                 file.write("0")
 
-    # It is nobody but the account, and whatever it runs can become nobody else.
-    drop = ["setpriv", f"--reuid={request.uid}", f"--regid={request.gid}", "--clear-groups", "--inh-caps=-all",
-            "--no-new-privs", "--"]  # fmt: skip
-    try:
-        child = subprocess.Popen(
-            [*drop, *request.argv], stdin=subprocess.DEVNULL, stdout=pen, stderr=pen, cwd="/",
-            env=dict(request.environment), start_new_session=True, preexec_fn=become,  # noqa: PLW1509 (one thread)
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise GridboxError(f"Starting {request.name} failed ({exc}).") from exc
-    finally:
-        os.close(pen)
-    # At a host's shutdown everybody is told; from the factory this process alone is.
-    signal.signal(signal.SIGTERM, lambda *_given: child.send_signal(signal.SIGTERM))
-    return child, words
+    return subprocess.Popen(
+        [*account.become(request.uid, request.gid), *argv], cwd="/", env=dict(request.environment),
+        preexec_fn=become, **streams,  # noqa: PLW1509 (one thread)
+    )  # fmt: skip
+
+
+def _last_words(words: int) -> str:
+    """What a machine that did not begin has said."""
+    os.set_blocking(words, False)
+    with contextlib.suppress(BlockingIOError):
+        return os.read(words, _LINE).decode(errors="replace").strip()
+    return ""
 
 
 def _tell_started() -> None:
@@ -151,21 +181,29 @@ def _tell_started() -> None:
     os.close(nowhere)
 
 
-def _wait(pid: int, words: int, log: Log) -> None:
-    """Until a child has ended. What it prints is kept."""
+def _wait(pid: int, words: int, log: Log, carriers: t.Sequence[int]) -> None:
+    """Until a child has ended. What it prints is kept.
+
+    :raises GridboxError: if the child has no network any more.
+    """
     ended = os.pidfd_open(pid)
     try:
-        watched = [ended, words]
+        watched = [ended, words, *carriers]
         while True:
             ready = select.select(watched, [], [])[0]
             if ended in ready:  # first: what it has left behind may print without end
                 return
+            if any(carrier in ready for carrier in carriers):
+                problem = f"{networks.PROGRAM}, which carries its traffic, has ended."
+                log.add(f"\nThe machine ends: {problem}\n".encode())
+                raise GridboxError(problem)
             piece = os.read(words, _PIECE)
             if not piece:
-                watched = [ended]
+                watched.remove(words)
             log.add(piece)
     finally:
-        os.close(ended)
+        for one in (ended, *carriers):
+            os.close(one)
 
 
 def _copy_rest(words: int, log: Log) -> None:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.account import Account
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cgroups import Limits
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import HOST_NETWORK, Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import (
     CVMFS,
     ENVIRONMENT,
@@ -54,6 +54,7 @@ class Request:
     :ivar environment: all of it.
     :ivar nofile: files that a process may have open.
     :ivar output_bytes: of its output that are kept.
+    :ivar network: of :data:`configuration.APPTAINER_NETWORKS`.
     """
 
     uuid: str
@@ -68,6 +69,7 @@ class Request:
     pids: int
     nofile: int
     output_bytes: int
+    network: str = HOST_NETWORK  # where all were before there was another
 
     def as_json(self) -> str:
         """The text of its file."""
@@ -125,7 +127,7 @@ def of_machine(
     return Request(
         machine.uuid, machine.container_name, account.uid, account.gid, shown, tuple(argv), _environment({}),
         processors, machine.memory_bytes, processors * configuration.pids_per_processor, configuration.nofile,
-        configuration.output_bytes,
+        configuration.output_bytes, configuration.network,
     )  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def of_image(reference: str, name: str, account: Account, folder: str, variables
     argv = ("apptainer", "--quiet", "pull", "--force", f"{SEEN}/work/image.sif", f"{before}{digest}{after}")
     return Request(
         "", name, account.uid, account.gid, {"work": folder}, argv, _environment(variables), PULL.processors,
-        PULL.memory_bytes, PULL.pids, _PULL_NOFILE, 1 << 20,
+        PULL.memory_bytes, PULL.pids, _PULL_NOFILE, 1 << 20, HOST_NETWORK,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository impor
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
 from ansible_collections.hep.gridbox.plugins.module_utils.image.reference import image_name
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
@@ -125,6 +126,7 @@ class Wish:
     :ivar script: text of the entry point.
     :ivar root: the hierarchy that machines get their files from, unless their environment names another.
     :ivar busybox: path of a static busybox on this host; empty: where the host's packages put it.
+    :ivar leaving_factory: a factory whose containers are not in the way of a removal.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Wish:
     root: str = ""
     busybox: str = ""
     remove: bool = False
+    leaving_factory: str = ""
 
     @classmethod
     def from_params(cls, params: t.Mapping[str, t.Any]) -> Wish:
@@ -141,7 +144,7 @@ class Wish:
         """
         name, remove = image_name("name", params["name"]), params["state"] == "absent"
         if remove:
-            return cls(name, remove=True)
+            return cls(name, remove=True, leaving_factory=params["leaving_factory"])
         script, root, busybox = params["script"], params["root"], params["busybox"] or ""
         if not script.startswith("#!"):
             raise InputError(
@@ -224,6 +227,9 @@ class BootstrapImageWork:
         filters = json.dumps({"label": [f"{LABEL}={self.wish.name}"]})
         labelled = self.engine.call("Listing earlier images", "GET", "/images/json", filters=filters)
         nameless = [one["Id"] for one in labelled if set(one.get("RepoTags") or []) <= {"<none>:<none>"}]
+        if self.wish.leaving_factory:
+            theirs = self.wish.leaving_factory
+            containers = [one for one in containers if (one.get("Labels") or {}).get(FACTORY) != theirs]
         used = {container["ImageID"] for container in containers}
         users = [one["Names"][0].lstrip("/") for one in containers if image and one["ImageID"] == image["Id"]]
         return Observed(image, b"", tuple(sorted(set(nameless) - used)), tuple(sorted(users)))

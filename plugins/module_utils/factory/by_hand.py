@@ -26,6 +26,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImages, about_to
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.startable import startable
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import on_disk
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
@@ -47,25 +49,30 @@ class ByHand(Look):
         self._pulled = PulledImages(configuration.state_folder)
         self.life = Life(configuration, self.store, self.engine, self.work_spaces)
 
-    def chances(self, settings: FactorySettings, machines: t.Sequence[Machine], now: int) -> Chances:
+    def chances(
+        self, settings: FactorySettings, machines: t.Sequence[Machine], now: int, unread: t.Sequence[Unreadable] = ()
+    ) -> Chances:
         """What can be started here: pipes, images, repositories, the space and the host are asked.
 
         :param settings: with the orders over them.
+        :param unread: records that cannot be read.
         """
         self.work_spaces.check()
         found = catalogue.read(self.configuration, {})
         kinds = [one for one in catalogue.meant(found, settings) if one.machine_model in self.configuration.models]
         names = sorted({name for one in kinds for name in one.repositories})
         cvmfs = _repositories(self.configuration.cvmfs_root, names)
-        kinds = [one for one in kinds if all(cvmfs[name].ok for name in one.repositories)]
+        can, cannot = startable(found, self.configuration, settings, cvmfs, {})  # images are pulled when one is needed
+        kinds = [one for one in kinds if one in can]
         images = {reference: self.engine.image(reference) for reference in {one.root_image for one in kinds}}
         others, query = self.configuration.others, "machinetypes_query"
         answers = space.ask(self.configuration, [query], others, POLL)[query] if others else []
         kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
+        kept += [(one.folder, one.mark) for one in unread]
         return Chances(
             tuple(kinds), {reference: one for reference, one in images.items() if one is not None},
             of_space(space.usages(answers), settings.name, now), host_facts.load(self._free_bytes(found, machines)),
-            tuple(self.work_spaces.left_over(kept)),
+            tuple(self.work_spaces.left_over(kept)), tuple(cannot),
         )  # fmt: skip
 
     def _free_bytes(self, found: Catalogue, machines: t.Sequence[Machine]) -> t.Optional[int]:
@@ -87,12 +94,10 @@ class ByHand(Look):
 
         :param machine: as it is to be written down.
         """
-        self.store.save(machine)
-        self.clean(machine)
+        self.clean(self.life.record_end(machine))
 
     def clean(self, machine: Machine) -> None:
         """Take away what an ended machine had."""
-        self.life.account(machine)
         self.life.clean(machine)
 
     def forget(self, machine: Machine) -> None:
@@ -180,7 +185,8 @@ class ByHand(Look):
             machine = self.life.start(machine, kind, image)
         except OSError as exc:
             machine = mend.not_started(machine, f"Making it failed ({exc}).", int(time.time()))
-            self.store.save(machine)
+            if self.store.has(machine):
+                self.store.save(machine)
         if machine.state == ENDED:
             self.clean(machine)
         return machine

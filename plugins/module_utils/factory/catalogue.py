@@ -2,7 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which machinetypes a factory has: the operator's own, and those of its pipes, however these are doing."""
+"""Which machinetypes a factory has: the operator's own, and those of its pipes, however these are doing.
+
+What the operator says of a machinetype that a pipe brings is part of how the pipe is read (``Section.machinetypes``).
+What he says of one that has a pipe's prefix, and that the pipe does not bring, makes a machinetype by itself if it is
+complete, as Vac has it; but only once the pipe has been read: before, nobody can tell.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import (
+    Configuration,
+    Override,
+    PipeSource,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import folder_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pipe
@@ -44,18 +53,34 @@ class PipeState:
 class Catalogue:
     """What a factory may start.
 
-    :ivar machinetypes: each by another name; one that the operator defines precedes a pipe's (spec 2.4).
+    :ivar machinetypes: each by another name; what the operator says of one precedes what a pipe does (spec 2.4).
     :ivar pipes: by prefix.
+    :ivar not_brought: what the operator says of machinetypes that their pipes do not bring, and that makes none.
     """
 
     machinetypes: tuple[Machinetype, ...] = ()
     pipes: t.Mapping[str, PipeState] = field(default_factory=dict)
+    not_brought: tuple[Override, ...] = ()
 
 
 def meant(found: Catalogue, settings: FactorySettings) -> list[Machinetype]:
     """Machinetypes that machines may be made of: those with a share, and those that were ordered for a slot."""
     ordered = {one.machinetype for one in settings.forced.values()}
     return [one for one in found.machinetypes if one.target_share > 0 or one.name in ordered]
+
+
+def news(
+    before: t.Mapping[str, PipeState], after: t.Mapping[str, PipeState]
+) -> t.Iterator[tuple[str, dict[str, t.Any]]]:
+    """What the journal is told of pipes: events, with their facts. Pure."""
+    for prefix, now in after.items():
+        then = before.get(prefix, PipeState())
+        if bool(now.problem) != bool(then.problem):
+            yield "pipe", {"name": prefix, "ok": not now.problem, "problem": now.problem}
+        known = {one.sentence for one in then.pipe.dropped} if then.pipe is not None else set()
+        for one in now.pipe.dropped if now.pipe is not None else ():
+            if one.sentence not in known:
+                yield "machinetype_dropped", {"pipe": prefix, "problem": one.sentence}
 
 
 def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Catalogue:
@@ -70,7 +95,17 @@ def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Cat
         pipes = dict(zip(prefixes, pool.map(partial(_read, configuration), configuration.pipes, was)))
     found = {one.name: one for state in pipes.values() if state.pipe for one in state.pipe.machinetypes}
     found.update({one.name: one for one in configuration.machinetypes})
-    return Catalogue(tuple(_placed(found[name], configuration) for name in sorted(found)), pipes)
+    not_brought = [one for one in configuration.overrides if _is_not_brought(one, pipes)]
+    found.update({one.name: one.alone for one in not_brought if isinstance(one.alone, Machinetype)})
+    return Catalogue(
+        tuple(_placed(found[name], configuration) for name in sorted(found)), pipes,
+        tuple(one for one in not_brought if not isinstance(one.alone, Machinetype)),
+    )  # fmt: skip
+
+
+def _is_not_brought(override: Override, pipes: t.Mapping[str, PipeState]) -> bool:
+    pipe = pipes[override.prefix].pipe
+    return pipe is not None and override.name not in pipe.names
 
 
 def _placed(machinetype: Machinetype, configuration: Configuration) -> Machinetype:

@@ -340,6 +340,7 @@ class ConfigureWork:
         before = observed.before
         if before is None or (before.engine, before.apptainer_account) != (wanted.engine, wanted.apptainer_account):
             engine.check_idle(account)
+        engine.check_network(wanted.network, self.wish.programs_awaited)
 
     def do(self, step: Step, journal: Journal) -> None:
         if step.action == "keep_original":
@@ -456,16 +457,24 @@ def check_machines_stay(wanted: Configuration, observed: Observed) -> None:
 
 
 def missing_user_data(wish: Wish) -> list[str]:
-    """A sentence for each file that a machinetype of the operator's own names, and that is not there."""
+    """A sentence for each file that the operator names for a machinetype, and that is not there."""
+    named = [
+        (one.name, one.name, file)
+        for one in wish.configuration.machinetypes
+        for file in (one.user_data, *one.user_data_files.values())
+    ]
+    named += [
+        (one.name, one.prefix, file)
+        for one in wish.configuration.overrides
+        for key, file in one.values.items()
+        if key == "user_data" or key.startswith("user_data_file_")
+    ]
     told = []
-    for one in wish.configuration.machinetypes:
-        folder = os.path.join(wish.configuration.state_folder, "machinetypes", one.name, "files")
-        names = [one.user_data or "", *one.user_data_files.values()]
-        for name in names:
-            if name and "://" not in name and f"{one.name}/files/{name}" not in wish.files:
-                path = os.path.join(folder, name)
-                if not os.path.exists(path):
-                    told.append(f"machinetypes.{one.name}: there is no file {path}, without which no machine starts.")
+    for machinetype, owner, file in named:
+        if file and "://" not in file and f"{owner}/files/{file}" not in wish.files:
+            path = os.path.join(wish.configuration.state_folder, "machinetypes", owner, "files", file)
+            if not os.path.exists(path):
+                told.append(f"machinetypes.{machinetype}: there is no file {path}, without which no machine starts.")
     return told
 
 

@@ -27,26 +27,35 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, orders, state
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
+    accounting,
+    host_facts,
+    metrics,
+    orders,
+    space,
+    state,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import PipeState
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, Override, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.events import journal_line
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine, last_ended, last_in_slots
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.space import usages
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import LOOPBACK, Access, address_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key, load_key
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of_space
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, of_space
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Sender, end_message, status_messages
 
 #: Seconds: between polls of the space, reads of what pipes are due, reports, messages to monitors, looks whether the
-#: configuration or the orders have changed, looks into repositories, and removals of old folders.
-POLL, PIPES, REPORT, MONITORS, CONFIGURATION, CVMFS, EXPIRE = 30, 10, 5, 60, 2, 60, 3600
+#: configuration or the orders have changed, looks into repositories, removals of old folders, files of metrics, and
+#: looks whether sync records of the accounting are due.
+POLL, PIPES, REPORT, MONITORS, CONFIGURATION, CVMFS, EXPIRE, METRICS, APEL = 30, 10, 5, 60, 2, 60, 3600, 60, 300
 
 
 def say(event: str, **facts: t.Any) -> None:
@@ -75,6 +84,7 @@ class Daemon:
         self._key_stamp = ""
         self._result: t.Optional[Result] = None
         self._told: tuple[t.Any, ...] = ()
+        self._metrics_file, self._metrics_problem = "", ""
 
     async def run(self) -> None:
         """Work until told to end.
@@ -85,16 +95,21 @@ class Daemon:
         os.makedirs(self.configuration.state_folder, mode=0o755, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(_alone(self.configuration.state_folder))
+            reports.remove_unfinished(self.configuration.state_folder)
+            self._remember()
             self._begin_with_orders()
             self.configuration = self._with_orders()
             self._key_stamp = reports.stamp(self.configuration.key_file) if self.configuration.key_file else ""
             self._key = load_key(self.configuration.key_file) if self.configuration.key_file else None
-            guard = Guard(self._key, self.configuration.settings.name, required=False) if self._key else None
+            configuration = self.configuration
+            guard = Guard(self._key, configuration.settings.name, configuration.signed_only) if self._key else None
             self.resolver = Resolver()
             self.factory = Factory(self.configuration, say)
             self.responder = Responder(Access(networks=(*LOOPBACK, *self.configuration.networks)), guard)
             self.responder.open(self.configuration.port)
             held.callback(self.responder.close)
+            if self.responder.without_ipv6:
+                say("without_ipv6", problem=self.responder.without_ipv6)
             self.monitors = Sender(self.configuration.vacmon, self.resolver)
             held.callback(self.monitors.close)
             await self.factory.in_thread(self.factory.recover)
@@ -118,6 +133,7 @@ class Daemon:
                     (POLL, self._poll, POLL), (PIPES, self.factory.read_catalogue, 0), (REPORT, self._tell, 0),
                     (MONITORS, self._tell_monitors, 0), (CONFIGURATION, self._look_at_file, 0),
                     (CVMFS, self.factory.touch_repositories, 0), (EXPIRE, self._expire, 0),
+                    (METRICS, self._tell_metrics, REPORT), (APEL, self._tell_apel, APEL),
                 )
             ]  # fmt: skip
             await self._stop.wait()
@@ -198,6 +214,8 @@ class Daemon:
         """Go on with the configuration and the orders as they are now."""
         self.configuration = self._with_orders()
         self.factory.configure(self.configuration)
+        if self.responder.guard is not None:  # the same one: it remembers what came before
+            self.responder.guard.required = self.configuration.signed_only
         self.monitors.monitors = self.configuration.vacmon
 
     def _read_again(self, asked: bool) -> None:
@@ -217,8 +235,11 @@ class Daemon:
             return
         self._problem, self._problem_since = "", None
         if wanted != self._given:
+            metrics_moved = wanted.metrics_file != self._given.metrics_file
             self._given = wanted
             self._use()
+            if metrics_moved:
+                self.factory.spawn(self._try(self._tell_metrics))
             say("configuration_read")
             self.factory.spawn(self._try(self._poll))  # who may ask, and who is asked, are others now
 
@@ -235,22 +256,25 @@ class Daemon:
             frozenset(one for one in addresses if one is not None),
             (*LOOPBACK, *configuration.networks), configuration.open,
         )  # fmt: skip
-        if not peers:
+        if not peers:  # any more: what the last one had is nothing to this factory now
+            if self._result is not None:
+                self._result, self.factory.space = None, Space()
+                self.factory.changed()
             return
         before = self._result.silent_since if self._result is not None else None
         self._result = await poll(
             "machinetypes_query", configuration.space, peers, self.resolver,
             silent_since=before, key=self._key, version=PRODUCT,
         )  # fmt: skip
-        answers = usages(self._result.outcomes.values())
+        answers = space.usages(self._result.outcomes.values())
         self.factory.space = of_space(answers, own, int(time.time()), self.factory.space.aborts)
         self.factory.changed()
 
     def _snapshot(self) -> Snapshot:
-        machines = self.factory.machines.values()
+        machines, now = self.factory.machines.values(), int(time.time())
         return state.snapshot(
-            self.configuration, self.factory.catalogue.machinetypes, last_in_slots(machines), last_ended(machines),
-            self._host, PRODUCT, int(time.time()),
+            self.configuration, self.factory.catalogue.machinetypes, last_in_slots(machines), last_ended(machines, now),
+            self._host, PRODUCT, now,
         )  # fmt: skip
 
     def _answer(self) -> None:
@@ -289,6 +313,40 @@ class Daemon:
         await self.factory.measure()
         await self.factory.in_thread(reports.write, self.configuration.state_folder, self.report())
 
+    async def _tell_apel(self) -> None:
+        """Tell APEL once a day how many records it should have. Not at once: of machines that have ended while no
+        daemon ran the records are about to be written."""
+        if accounting.is_outgoing(self.configuration):
+            folder = self.configuration.state_folder
+            for path in await self.factory.in_thread(accounting.write_due, folder, time.time()):
+                say("apel_sync_written", file=path)
+
+    def _remember(self) -> None:
+        """What the daemon before has left that is to go when it is not wanted any more."""
+        with contextlib.suppress(GridboxError):  # a report that is damaged is about to be replaced
+            last = reports.load(self.configuration.state_folder)
+            self._metrics_file = last.metrics_file if last is not None else ""
+
+    async def _tell_metrics(self) -> None:
+        await self.factory.in_thread(self._write_metrics, self.configuration.metrics_file, self.report())
+
+    def _write_metrics(self, wanted: str, report: reports.Report) -> None:
+        """Put the metrics where Prometheus' node_exporter reads them, if that is wanted. A file that was written under
+        another name goes: its figures would be told for ever."""
+        problem = ""
+        try:
+            if self._metrics_file not in ("", wanted):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._metrics_file)
+            self._metrics_file = wanted
+            if wanted:
+                write_atomically(wanted, metrics.exposition(report).encode(), 0o644)
+        except OSError as exc:
+            what = "written" if self._metrics_file == wanted else "removed"
+            problem = f"metrics_file: {self._metrics_file} cannot be {what} ({exc.strerror}). Look at its folder."
+            say("metrics_not_written", problem=problem)
+        self._metrics_problem = problem
+
     async def _tell_last(self) -> None:
         reports.write(self.configuration.state_folder, self.report())
 
@@ -298,19 +356,16 @@ class Daemon:
         known = {one.name for one in factory.catalogue.machinetypes}
         outcomes = self._result.outcomes if self._result is not None else {}
         pipes = {
-            prefix: reports.PipeStatus(
-                one.fetched_at, one.problem,
-                tuple(kind.name for kind in one.pipe.machinetypes) if one.pipe else (),
-                tuple(dropped.sentence for dropped in one.pipe.dropped) if one.pipe else (),
-                one.pipe.unused_share if one.pipe else 0.0,
-            )
+            prefix: _pipe_status(prefix, one, factory.catalogue.not_brought)
             for prefix, one in factory.catalogue.pipes.items()
-        }  # fmt: skip
+        }
+        # Of one that has no share any more nobody misses the image.
+        wanted = {one.name for one in factory.meant()}
         images = {
             one.name: reports.ImageStatus(image.id is not None, image.problem, image.since)
             for one in factory.catalogue.machinetypes
-            for image in [factory.images.get(one.root_image)]
-            if image is not None
+            for image in [factory.images.here.get(one.root_image)]
+            if image is not None and (one.name in wanted or image.id is not None)
         }
         return reports.Report(
             version=PRODUCT, name=settings.name, space=self.configuration.space, written=time.time(),
@@ -325,6 +380,9 @@ class Daemon:
             answered=dict(self.responder.answered), unanswered=dict(self.responder.dropped), sent=self.responder.sent,
             failures_in_a_row={one: number for one, number in factory.failures.items() if one in known},
             orders=self.orders, orders_problem=self._orders_problem,
+            factories=(space.own(self.configuration), *self.configuration.others),
+            metrics_file=self._metrics_file, metrics_problem=self._metrics_problem,
+            records_unreadable=tuple(one.sentence for one in factory.unreadable), unmeasured=factory.unmeasured,
             fixed=self.configuration.fixed,
             configuration_stamp=self._stamp, program_stamp=self._program, key_stamp=self._key_stamp,
         )  # fmt: skip
@@ -345,6 +403,23 @@ async def end_all(tasks: t.Collection[asyncio.Task[t.Any]]) -> None:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=0.2)
+
+
+def _pipe_status(prefix: str, state: PipeState, not_brought: t.Iterable[Override]) -> reports.PipeStatus:
+    """A pipe as the report has it."""
+    pipe = state.pipe
+    if pipe is None:
+        return reports.PipeStatus(state.fetched_at, state.problem)
+    return reports.PipeStatus(
+        state.fetched_at, state.problem,
+        tuple(one.name for one in pipe.machinetypes),
+        tuple(one.sentence for one in pipe.dropped if one.has_share),
+        pipe.unused_share,
+        tuple(one.sentence for one in pipe.dropped if not one.has_share),
+        tuple(one.reason for one in pipe.not_here),
+        tuple(one.sentence for one in not_brought if one.prefix == prefix),
+        pipe.warnings,
+    )  # fmt: skip
 
 
 class _Listener:
@@ -369,12 +444,18 @@ class _Listener:
             try:
                 # All that happened while nobody listened is looked at, not only what the engine still remembers.
                 self._call(self._factory.look)
-                for identity in self._factory.engine.ends(since):
+                events = self._factory.engine.events(since)
+                self._call(self._factory.hears, time.time())
+                for event in events:
                     since = time.time()
-                    self._call(self._factory.ended, identity)
+                    if event.signal is None:
+                        self._call(self._factory.ended, event.uuid)
+                    else:
+                        self._call(self._factory.signalled, event.uuid, event.signal)
                     if self._stopped.is_set():
                         return
             except EngineError:
+                self._call(self._factory.deaf, time.time())
                 self._call(self._factory.look)  # which finds out, and says so
             except GridboxError as exc:
                 say("events_failed", problem=str(exc))

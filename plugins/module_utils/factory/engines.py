@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, Event, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
@@ -55,8 +55,8 @@ class Engine(t.Protocol):
     def output(self, container: str, path: str, limit: int) -> None:
         """Keep the last of what a container has printed in a file, each line with its time."""
 
-    def ends(self, since: float) -> t.Iterator[str]:
-        """The uuids of machines as their containers end, for as long as the engine answers."""
+    def events(self, since: float) -> t.Iterator[Event]:
+        """What happens to machines' containers, for as long as the engine answers: at least, that they end."""
 
     @property
     def where(self) -> str:
@@ -98,4 +98,7 @@ def engine_of(configuration: Configuration, say: t.Callable[..., None] = _silent
         return ApptainerEngine(
             configuration.state_folder, configuration.apptainer_account, configuration.cvmfs_root, say
         )
-    return MachineEngine(configuration.engine_url, configuration.settings.name, engine=configuration.engine)
+    return MachineEngine(
+        configuration.engine_url, configuration.settings.name, engine=configuration.engine,
+        state_folder=configuration.state_folder,
+    )  # fmt: skip

@@ -16,22 +16,29 @@ nothing is started, until it answers again (spec 9.1, item 2).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
+import os
 import random
-import threading
 import time
 import typing as t
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, unwanted_images
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
+    catalogue,
+    host_facts,
+    mend,
+    recent_cpu,
+    unwanted_images,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.image_store import ImageStore
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
     ENDED,
@@ -43,54 +50,45 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     planned,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import (
-    PulledImage,
-    PulledImages,
-    about_to,
-)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.startable import startable
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable, occupying
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, decide_all
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered, wrote_too_much
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import (
+    Decision,
+    Start,
+    Unstartable,
+    decide_all,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import (
+    End,
+    ends,
+    lowered,
+    not_measured,
+    wrote_too_much,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.history import histories, works_here
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE, Space
 
 #: Starts at a time. An engine takes about as long for several as for one after the other; more only wait in it.
 STARTS = 4
-#: Pulls at a time: workers are for machines first.
-PULLS = 2
 #: The second are for what machines leave behind. That may take long, and nothing else is to wait for it.
 WORKERS, CLEANERS = 12, 12
 
-#: Seconds: between two looks at all containers; between two decisions where nothing has changed; until a pull that
-#: failed is tried again; until an image named by a tag, which may have moved, is pulled again; between two measurements
-#: of what machines have written; between two looks for images that nobody wants; until a machine that outlives KILL, or
-#: that nothing could be done with, has its turn.
-LOOK, DECIDE, PULL_AGAIN, PULL_NEWER, WEIGH, TIDY, AGAIN = 60, 5, 60, 86400, 60, 3600, 5
+#: Seconds: between two looks at all containers; between two decisions where nothing has changed; between two
+#: measurements of what machines have written; until a machine that outlives KILL, or that nothing could be done with,
+#: has its turn.
+LOOK, DECIDE, WEIGH, AGAIN = 60, 5, 60, 5
+#: Failures of a machinetype in a row, on which decisions depend, that are remembered.
+FAILURES_KEPT = 100
 #: Machines that are measured by one process, if it took no more than these seconds for all of them the last time.
 WEIGH_TOGETHER, SOON = 32, 5
 
 Say = t.Callable[..., None]
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image that machines are made from.
-
-    :ivar id: None: it is not here.
-    :ivar problem: why not, in a sentence.
-    :ivar since: since when it is not.
-    :ivar tried: when it was last pulled, or found, by :func:`time.monotonic`.
-    """
-
-    id: t.Optional[str] = None
-    problem: str = ""
-    since: t.Optional[float] = None
-    tried: float = -math.inf
 
 
 class Factory:
@@ -106,8 +104,9 @@ class Factory:
         self.store = Store(configuration.state_folder)
         self.engine = engine_of(configuration, say)
         self.catalogue = Catalogue()
-        self.images: dict[str, Image] = {}
+        self.images = ImageStore(self.engine, configuration.state_folder, self)
         self.machines: dict[str, Machine] = {}
+        self.unreadable: list[Unreadable] = []
         self.failures: dict[str, int] = {}
         self.space = Space()
         self.cvmfs: dict[str, Finding] = {}
@@ -127,15 +126,22 @@ class Factory:
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pids: dict[str, int] = {}
+        self._used: dict[str, tuple[recent_cpu.Used, ...]] = {}
+        # By machine, the first fatal signal that its container was sent: None if it was the factory's own.
+        self._signals: dict[str, t.Optional[int]] = {}
+        # When nobody heard the engine.
+        self._deaf: deque[tuple[float, float]] = deque(maxlen=16)
+        # By machine, how it has ended, until that is written down.
+        self._unwritten: dict[str, Machine] = {}
         # By machine, until when it is left alone, by the clock that nobody sets.
         self._resting: dict[str, float] = {}
-        self._pulling: dict[str, asyncio.Task[None]] = {}
-        self._pulled = PulledImages(configuration.state_folder)
         self._changed = True
         self._written: dict[str, Written] = {}
+        # By machine, how often in a row what it has written took too long to measure.
+        self._in_vain: dict[str, int] = {}
         # When what is done time and again was last done, by a clock that nobody sets.
-        self._looked = self._considered = self._weighed = self._tidied = -math.inf
-        self._looking = self._deciding = self._weighing = self._tidying = False
+        self._looked = self._considered = self._weighed = -math.inf
+        self._looking = self._deciding = self._weighing = False
         self._weighed_together = WEIGH_TOGETHER
         self._closing = False
         self.configure(configuration)
@@ -146,7 +152,7 @@ class Factory:
         """Go on with another configuration; machines that run are left alone."""
         self.configuration = configuration
         self.work_spaces = WorkSpaces(configuration)
-        self.life = Life(configuration, self.store, self.engine, self.work_spaces)
+        self.life = Life(configuration, self.store, self.engine, self.work_spaces, self.say)
         self.changed()
 
     def changed(self) -> None:
@@ -166,15 +172,16 @@ class Factory:
         self.work_spaces.activate()
         self.work_spaces.check()
         self.store.forget_unborn()
-        machines, problems = self.store.load()
-        for problem in problems:
-            self.say("record_unreadable", problem=problem)
+        machines, self.unreadable = self.store.read()
+        for unread in self.unreadable:
+            self.say("record_unreadable", problem=unread.sentence)
         try:
             machines = reports.as_last_seen(machines, reports.load(self.configuration.state_folder))
         except GridboxError as exc:
             self.say("report_unreadable", problem=str(exc))
         self.machines = {machine.uuid: machine for machine in machines}
         kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
+        kept += [(one.folder, one.mark) for one in self.unreadable]
         for left in self.work_spaces.left_over(kept):
             try:
                 self.work_spaces.remove_left_over(left)
@@ -189,19 +196,21 @@ class Factory:
     async def read_catalogue(self) -> None:
         """Read the pipes that are due."""
         found = await self.in_thread(catalogue.read, self.configuration, self.catalogue.pipes)
+        for event, facts in catalogue.news(self.catalogue.pipes, found.pipes):
+            self.say(event, **facts)
         if found != self.catalogue:
             self.catalogue = found
             self.changed()
             self.spawn(self.touch_repositories())
 
-    def _meant(self) -> list[Machinetype]:
+    def meant(self) -> list[Machinetype]:
         """Machinetypes that machines are made of here, once all is there that they need."""
         kinds = catalogue.meant(self.catalogue, self.configuration.settings)
         return [one for one in kinds if one.machine_model in self.configuration.models]
 
     async def touch_repositories(self) -> None:
         """Keep the repositories in use mounted, and see which of them answer."""
-        kinds = self._meant()
+        kinds = self.meant()
         live = [machine for machine in self.machines.values() if machine.state != ENDED]
         names = {name for one in kinds for name in one.repositories}
         names.update(name for machine in live for name in machine.cvmfs_repositories)
@@ -220,8 +229,9 @@ class Factory:
             self.look()
         self._limits(int(time.time()))
         self._weigh(now)
-        self._pull(now)
-        self._tidy(now)
+        if self.can_tell and not self._closing:
+            self.images.pull({one.root_image for one in self.meant()}, now)
+            self.images.tidy(self._wanted_images, lambda: self.configuration.images_days, now)
         due = self._changed or now - self._considered >= DECIDE
         if due and self.can_tell and not self._closing and not self._deciding:
             self._deciding = True
@@ -231,6 +241,22 @@ class Factory:
         """The engine says that a machine's container has ended."""
         if identity in self.machines:
             self.spawn(self._look_at(identity))
+
+    def signalled(self, identity: str, signal: int) -> None:
+        """The engine says that somebody has sent a signal to a machine's container: the factory, or somebody else."""
+        machine = self.machines.get(identity)
+        if machine is not None and machine.state != ENDED:
+            self._signals.setdefault(identity, signal)
+
+    def deaf(self, since: float) -> None:
+        """Nobody hears what the engine says, from then on."""
+        if not self._deaf or self._deaf[-1][1] < math.inf:
+            self._deaf.append((since, math.inf))
+
+    def hears(self, since: float) -> None:
+        """What the engine says is heard, from then on."""
+        if self._deaf and self._deaf[-1][1] == math.inf:
+            self._deaf[-1] = (self._deaf[-1][0], since)
 
     def look(self) -> None:
         """Look at all containers, unless that is being done."""
@@ -244,13 +270,17 @@ class Factory:
         for identity, used in (await self.in_thread(_used, dict(self._pids))).items():
             machine = self.machines.get(identity)
             if machine is not None and machine.state == RUNNING:  # it may have ended meanwhile
-                self.machines[identity] = replace(machine, cpu_seconds=int(used), seen=int(time.time()))
+                now, kept = int(time.time()), recent_cpu.noted(self._used.get(identity, ()), used)
+                self._used[identity] = kept
+                self.machines[identity] = replace(
+                    mend.by_the_clock(machine, now), cpu_seconds=int(used.seconds),
+                    cpu_percentage=recent_cpu.percentage(kept), seen=now,
+                )  # fmt: skip
 
     async def close(self) -> None:
-        """Finish what is being done, and leave the machines alone. An image may take an hour, and is given up."""
+        """Finish what is being done, and leave the machines alone."""
         self._closing = True
-        for task in self._pulling.values():
-            task.cancel()
+        self.images.close()
         self._repositories.close()  # first: a look into one that does not answer is not waited for
         while self._tasks:
             await asyncio.wait(list(self._tasks))
@@ -264,10 +294,22 @@ class Factory:
 
     # ---- what has become of machines -----------------------------------------------------------------------------
 
+    async def _read_again(self) -> None:
+        """A disk may answer again, and a person may have put a record right, or moved it away."""
+        names = [os.path.basename(one.folder) for one in self.unreadable]
+        machines, self.unreadable = await self.in_thread(self.store.read, names)
+        for machine in machines:
+            self.say("record_readable", slot=machine.slot, machine=machine.uuid)
+            self.machines[machine.uuid] = machine
+        if len(self.unreadable) < len(names):
+            self.changed()
+
     async def _look(self) -> None:
-        # Of others the list may be older than what is known: one whose start comes through meanwhile is not in it.
-        settled = self.machines.keys() - self._busy
         try:
+            if self.unreadable:
+                await self._read_again()
+            # Of others the list may be older than what is known: one whose start comes through meanwhile is not in it.
+            settled = self.machines.keys() - self._busy
             # Whose process is known is not asked for it again: of hundreds of machines that would be most of the work.
             unknown = frozenset(uuid for uuid in self.machines if uuid not in self._pids)
             containers = await self.in_thread(self.engine.listed, unknown)
@@ -282,7 +324,7 @@ class Factory:
         self._take(found, containers)
         for stray in found.strays:
             machine = self.machines.get(stray.uuid)
-            if machine is None:
+            if machine is None and not any(one.is_of(stray.uuid) for one in self.unreadable):
                 self.say("stray_removed", container=stray.name, machine=stray.uuid)
                 self.spawn(self._remove_stray(stray))
         for machine in list(self.machines.values()):
@@ -307,7 +349,9 @@ class Factory:
         self._pids.update({one.uuid: one.pid for one in containers if one.alive and one.pid})
         for machine in found.running:
             before = self.machines[machine.uuid]
-            self.machines[machine.uuid] = replace(machine, cpu_seconds=before.cpu_seconds)
+            self.machines[machine.uuid] = replace(
+                machine, cpu_seconds=before.cpu_seconds, cpu_percentage=before.cpu_percentage
+            )
             if before.state != RUNNING:
                 self.say("machine_adopted", slot=machine.slot, machine=machine.uuid)
                 self.spawn(self._save(machine))
@@ -322,10 +366,17 @@ class Factory:
             return
         self._busy.add(machine.uuid)
         try:
-            over = await self.in_thread(self.life.end, machine, container, self.boot_time)
+            over = self._unwritten.get(machine.uuid)
+            if over is None:
+                heard = mend.Heard(self._signals.get(machine.uuid), tuple(self._deaf))
+                over = await self.in_thread(self.life.over, machine, container, self.boot_time, heard)
+                # What it was found out from may go, for room, before it is written down.
+                self._unwritten[machine.uuid] = over
+            over = await self.in_thread(self.life.record_end, over)
+            del self._unwritten[machine.uuid]
             self._have_ended(over)
         except OSError as exc:
-            # What is not written down has not happened: on a full disk its slot stays taken until there is room.
+            # What is not written down has not happened: its slot stays taken until there is room.
             self._not_recorded(machine, exc)
             self._looked = min(self._looked, time.monotonic() - LOOK + DECIDE)
             return
@@ -336,6 +387,8 @@ class Factory:
     def _have_ended(self, machine: Machine) -> None:
         self.machines[machine.uuid] = machine
         self._pids.pop(machine.uuid, None)
+        self._used.pop(machine.uuid, None)
+        self._signals.pop(machine.uuid, None)
         self._resting.pop(machine.uuid, None)
         self._count_failure(machine)
         self.say(
@@ -358,7 +411,6 @@ class Factory:
             return
         self._busy.add(machine.uuid)
         try:
-            await self._in_cleaner(self.life.account, machine)
             self.machines[machine.uuid] = await self._in_cleaner(self.life.clean, machine)
         except (GridboxError, OSError) as exc:
             self.say("cleaning_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
@@ -414,10 +466,11 @@ class Factory:
         self.engine_problem, self.engine_since = "", None
 
     def _count_failure(self, machine: Machine) -> None:
-        """How often in a row machines of a type have not worked at all, for whoever watches."""
-        worked = machine.started is not None and (machine.ended or 0) - machine.started >= machine.fizzle_seconds
-        failed = machine.failed_start or (is_abort(machine.shutdown_message) and not worked)
-        self.failures[machine.machinetype] = self.failures.get(machine.machinetype, 0) + 1 if failed else 0
+        """How often in a row machines of a type have not worked here, for whoever watches. That there is nothing to do
+        for them is no failure."""
+        worked = works_here(machine.own(), machine.fizzle_seconds, int(time.time()))
+        if worked is not None:
+            self.failures[machine.machinetype] = 0 if worked else self.failures.get(machine.machinetype, 0) + 1
 
     def _trim(self) -> None:
         """Forget machines that no decision and no answer depends on any more. Their folders stay for their days."""
@@ -426,11 +479,17 @@ class Factory:
             one.name: max(one.backoff_seconds + one.fizzle_seconds, LOAD_WINDOW) for one in self.catalogue.machinetypes
         }
         machines = self.machines.values()
-        keep = {one.uuid for one in (*last_in_slots(machines).values(), *last_ended(machines).values())}
+        keep = {one.uuid for one in (*last_in_slots(machines).values(), *last_ended(machines, now).values())}
         for machine in self.machines.values():
             over = machine.state == ENDED and machine.cleaned
             if not over or (machine.ended or 0) > now - matters.get(machine.machinetype, LOAD_WINDOW):
                 keep.add(machine.uuid)
+        own = {machine.own(): machine for machine in self.machines.values()}
+        shown = ((one, machine.fizzle_seconds) for one, machine in own.items())
+        for history in histories(shown, int(now), int(now) + CLOCK_TOLERANCE).values():
+            keep.update(own[one].uuid for one in history.failed[-FAILURES_KEPT:])
+            if history.worked is not None:
+                keep.add(own[history.worked].uuid)
         self.machines = {identity: machine for identity, machine in self.machines.items() if identity in keep}
 
     # ---- limits --------------------------------------------------------------------------------------------------
@@ -442,14 +501,12 @@ class Factory:
         own = [machine.own() for machine in live]
         resting = {uuid for uuid, until in self._resting.items() if time.monotonic() < until}
         slots = {one.slot: one for one in live if one.uuid not in self._busy and one.uuid not in resting}
-        heartbeats = {one.slot: self.store.heartbeat(one) for one in live if one.heartbeat_file}
+        heartbeats = self.store.heartbeats(live)
         written = {one.slot: self._written[one.uuid].outside or 0 for one in live if one.uuid in self._written}
         settings = self.configuration.settings
         found = {end.slot: end for end in wrote_too_much(own, written, self.configuration.root_bytes_per_processor)}
-        found.update(
-            (end.slot, end)
-            for end in ends(settings, self.catalogue.machinetypes, own, heartbeats, now, self.watching_since)
-        )
+        found.update((end.slot, end) for end in not_measured(own, self.unmeasured))
+        found.update((end.slot, end) for end in ends(settings, own, heartbeats, now, self.watching_since))
         for end in found.values():
             machine = slots.get(end.slot)
             if machine is not None and machine.told is None:
@@ -462,6 +519,11 @@ class Factory:
             if slot in slots:
                 self.spawn(self._lower(slots[slot], limit))
 
+    @property
+    def unmeasured(self) -> dict[str, int]:
+        """By slot, how often in a row what its machine has written took too long to measure."""
+        return {self.machines[uuid].slot: times for uuid, times in self._in_vain.items() if uuid in self.machines}
+
     def _weigh(self, now: float) -> None:
         """Measure what machines have written where nothing limits it, unless that is being done."""
         if self.can_tell and not self._closing and not self._weighing and now - self._weighed >= WEIGH:
@@ -471,6 +533,7 @@ class Factory:
     async def _weigh_all(self) -> None:
         """One after the other, for it is the disk that they wait for; some at once while that has an answer soon."""
         written: dict[str, Written] = {}
+        in_vain: dict[str, int] = {}
         begun, together = time.monotonic(), self._weighed_together
         left = [one for one in self.machines.values() if one.state == RUNNING]
         try:
@@ -483,11 +546,17 @@ class Factory:
                         left, together = these + left, 1
                         continue
                     [machine] = these
-                    self.say("measuring_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+                    # That an engine does not answer says nothing about the machine.
+                    times = self._in_vain.get(machine.uuid, 0) + isinstance(exc, WaitError)
+                    if times:
+                        in_vain[machine.uuid] = times
+                    self.say(
+                        "measuring_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc), in_a_row=times
+                    )
                     if machine.uuid in self._written:
                         written[machine.uuid] = self._written[machine.uuid]
             self._weighed_together = WEIGH_TOGETHER if time.monotonic() - begun < SOON else 1
-            self._written = written
+            self._written, self._in_vain = written, in_vain
             self.wake.set()
         finally:
             self._weighing = False
@@ -503,6 +572,7 @@ class Factory:
         told = replace(
             machine, told=now, end_code=end.code, end_reason=end.reason, shutdown_message=end.message
         )  # fmt: skip
+        self._signals.setdefault(machine.uuid, None)
         self.say("machine_told_to_end", slot=machine.slot, machine=machine.uuid, code=end.code, reason=end.reason)
         await self._at_work(told, self._send_term, told)
 
@@ -546,15 +616,10 @@ class Factory:
 
     # ---- starts --------------------------------------------------------------------------------------------------
 
-    def startable(self) -> list[Machinetype]:
-        """Machinetypes whose machines can be made here, now: their image is here, their repositories answer."""
-        return [
-            one
-            for one in self.catalogue.machinetypes
-            if one.machine_model in self.configuration.models
-            and self.images.get(one.root_image, Image()).id is not None
-            and all(name in self.cvmfs and self.cvmfs[name].ok for name in one.repositories)
-        ]
+    def startable(self) -> tuple[list[Machinetype], list[Unstartable]]:
+        """Machinetypes whose machines can be made here, now; and the others, with the reason."""
+        missing = self.images.missing(one.root_image for one in self.catalogue.machinetypes)
+        return startable(self.catalogue, self.configuration, self.configuration.settings, self.cvmfs, missing)
 
     async def _decide(self) -> None:
         """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
@@ -578,7 +643,9 @@ class Factory:
         settings = self.configuration.settings
         free = STARTS - sum(machine.state == STARTING for machine in self.machines.values())
         own = [machine.own() for machine in self.machines.values()]
-        made = decide_all(settings, self.startable(), own, self.space, host, now, self._tie, max(free, 0) or 1)
+        can, cannot = self.startable()
+        own += occupying(self.unreadable, self.machines.values())
+        made = decide_all(settings, can, own, self.space, host, now, self._tie, max(free, 0) or 1, cannot)
         for decision in made:
             self.decision, self.decided = decision, time.time()
             if decision.start is not None and free > 0:
@@ -588,118 +655,34 @@ class Factory:
         kind = next(one for one in self.catalogue.machinetypes if one.name == start.machinetype)
         machine = planned(start, kind, self.configuration.settings, now)
         self.machines[machine.uuid] = machine
+        # From now on, not from the first step of its task: a look that begins in between would take it for settled.
+        self._busy.add(machine.uuid)
         self.spawn(self._start(machine, kind))
 
     async def _start(self, machine: Machine, kind: Machinetype) -> None:
-        image = self.images[kind.root_image].id
-        self._busy.add(machine.uuid)
         try:
-            machine = await self.in_thread(self.life.start, machine, kind, image)
+            machine = await self.in_thread(self.life.start, machine, kind, self.images.here[kind.root_image].id)
         except GridboxError as exc:
             self._silent(exc)  # nobody can tell whether it runs: the next look will
             return
         except OSError as exc:
             machine = mend.not_started(machine, f"Making it failed ({exc}).", int(time.time()))
-            await self._save(machine)
+            if self.store.has(machine):
+                await self._save(machine)
         finally:
             self._busy.discard(machine.uuid)
         self.machines[machine.uuid] = machine
         if machine.state == ENDED:
             self._have_ended(machine)
             await self._clean(machine)
-            await self._look_for(kind.root_image)
+            await self.images.look_for(kind.root_image)
             return
         self.say("machine_started", slot=machine.slot, machine=machine.uuid, machinetype=machine.machinetype)
         self.changed()
         await self._look_at(machine.uuid)  # it may be over already
 
-    # ---- images --------------------------------------------------------------------------------------------------
-
-    def _pull(self, now: float) -> None:
-        """Have images here before a machine needs them."""
-        if not self.can_tell or self._closing or self._tidying:
-            return
-        wanted = {one.root_image for one in self._meant()}
-        for reference in sorted(wanted - self._pulling.keys()):
-            if len(self._pulling) >= PULLS:
-                break
-            image = self.images.get(reference, Image())
-            fixed = "@sha256:" in reference
-            patience = PULL_AGAIN if image.id is None else PULL_NEWER
-            if now - image.tried >= patience and not (image.id is not None and fixed):
-                self._pulling[reference] = self.spawn(self._fetch(reference, image))
-
-    async def _fetch(self, reference: str, before: Image) -> None:
-        now, begun = time.time(), time.monotonic()
-        try:
-            found = await self.in_thread(self.engine.image, reference)
-            if found is None or before.id is not None:
-                self.say("image_wanted", image=reference)
-                found = await self._fetch_now(reference, found)
-            self.images[reference] = Image(found, "", None if found else before.since or now, begun)
-            self.changed()
-        except (GridboxError, OSError) as exc:
-            self.images[reference] = Image(before.id, str(exc), before.since or now, time.monotonic())
-            self.say("image_missing", image=reference, problem=str(exc))
-        finally:
-            self._pulling.pop(reference, None)
-
-    async def _fetch_now(self, reference: str, named: t.Optional[str]) -> t.Optional[str]:
-        """Pull an image, and write down that it is the factory's if it was not here."""
-        pull = await self.in_thread(about_to, self.engine, reference, named)
-        await _in_own_thread(self.engine.pull, reference)
-        found: t.Optional[str] = await self.in_thread(self.engine.image, reference)
-        self.say("image_pulled", image=reference, id=found)
-        try:
-            await self.in_thread(self._pulled.note, pull, found, int(time.time()))
-        except GridboxError as exc:
-            self.say("image_not_recorded", image=reference, problem=str(exc))
-        return found
-
-    def _tidy(self, now: float) -> None:
-        """Have an image removed that nobody wants; not while images are pulled: a pull could find one that is going."""
-        if not self.can_tell or self._closing or self._tidying or self._pulling or now - self._tidied < TIDY:
-            return
-        self._tidied, self._tidying = now, True
-        self.spawn(self._remove_unwanted())
-
-    def _wanted(self) -> t.Optional[unwanted_images.Wanted]:
+    def _wanted_images(self) -> t.Optional[unwanted_images.Wanted]:
         return unwanted_images.wanted(self.configuration, self.catalogue, self.machines.values())
-
-    async def _remove_unwanted(self) -> None:
-        """Write down which images are wanted, and remove one that has not been for long; the others one after it."""
-        wanted, now = self._wanted(), int(time.time())
-        try:
-            kept, seen = await self.in_thread(unwanted_images.survey, self.engine, self._pulled, wanted, now)
-            image = unwanted_images.next_to_go(kept, seen, wanted, now, self.configuration.images_days)
-            if image is None:
-                return
-            self._tidied = -math.inf
-            if self._wanted() == wanted and not self._closing:  # else it may be this one that is wanted now
-                await self._remove_image(image, unwanted_images.name_of(image, seen), now)
-        except (GridboxError, OSError) as exc:
-            self._tidied = time.monotonic()
-            self.say("images_not_tidied", problem=str(exc))
-        finally:
-            self._tidying = False
-
-    async def _remove_image(self, image: PulledImage, name: str, now: int) -> None:
-        # From this moment on it is not here: who wants it again waits until it is pulled.
-        self.images = {
-            reference: one for reference, one in self.images.items() if reference != name and one.id != image.id
-        }
-        problem = await self.in_thread(unwanted_images.remove, self.engine, self._pulled, image, name, now)
-        facts = {"image": image.reference, "id": image.id, "wanted": image.wanted}
-        if problem:
-            self.say("image_not_removed", problem=problem, **facts)
-        else:
-            self.say("image_removed", **facts)
-
-    async def _look_for(self, reference: str) -> None:
-        """Forget an image that somebody has removed, so that it is fetched again: a digest is not asked for twice."""
-        with contextlib.suppress(GridboxError):  # nobody can tell, so it may be here
-            if await self.in_thread(self.engine.image, reference) is None:
-                self.images.pop(reference, None)
 
     def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> asyncio.Task[None]:
         """Have something done; the factory does not close before it is, and tells if it fails."""
@@ -715,29 +698,7 @@ class Factory:
         self.wake.set()
 
 
-async def _in_own_thread(work: t.Callable[..., object], *arguments: t.Any) -> None:
-    """Do something in a thread that the end of the process does not wait for, as it does for those of a pool."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def tell(problem: t.Optional[BaseException]) -> None:
-        if not done.done():  # nobody waits any more
-            done.set_exception(problem) if problem is not None else done.set_result(None)
-
-    def run() -> None:
-        problem: t.Optional[BaseException] = None
-        try:
-            work(*arguments)
-        except Exception as exc:  # noqa: BLE001  it is raised where it is waited for
-            problem = exc
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the factory has ended
-            loop.call_soon_threadsafe(tell, problem)
-
-    threading.Thread(target=run, name="gridbox-pull", daemon=True).start()
-    await done
-
-
-def _used(pids: t.Mapping[str, int]) -> dict[str, float]:
-    """Seconds of processor by machine, of those that can be asked. Waits for the kernel."""
-    found = ((identity, cpu_seconds(pid)) for identity, pid in pids.items())
-    return {identity: used for identity, used in found if used is not None}
+def _used(pids: t.Mapping[str, int]) -> dict[str, recent_cpu.Used]:
+    """What machines have used of processors, of those that can be asked. Waits for the kernel."""
+    found = ((identity, cpu_seconds(pid), time.monotonic()) for identity, pid in pids.items())
+    return {identity: recent_cpu.Used(at, used) for identity, used, at in found if used is not None}

@@ -38,12 +38,12 @@ class Features:
 
 
 def features(
-    machine: Machine, configuration: Configuration, grace_seconds: int, scratch_bytes: t.Optional[int], now: int
+    machine: Machine, configuration: Configuration, grace_seconds: int, scratch_bytes: int, now: int
 ) -> Features:
     """What a machine is told that is about to start. Pure.
 
     :param grace_seconds: that it has at least, whenever it is told of an earlier time limit.
-    :param scratch_bytes: the size of its work space; None: nobody limits it.
+    :param scratch_bytes: the size of its work space; where nobody limits it, what it may count on.
     :param now: Unix seconds; the machine's time is counted from here.
     """
     processors = str(machine.processors)
@@ -68,6 +68,7 @@ def features(
         "cpu_limit_secs": str(cpu),
         "max_rss_bytes": str(machine.memory_bytes),
         "max_swap_bytes": "0",
+        "scratch_limit_bytes": str(scratch_bytes),
         # Of the note's predecessor.
         "wall_limit_secs_lrms": str(wall),
         "cpu_limit_secs_lrms": str(cpu),
@@ -79,8 +80,6 @@ def features(
         power = str(round(float(machine.hs06), 6))
         about_machine[configuration.benchmark] = power
         about_job[f"{configuration.benchmark}_job"] = power
-    if scratch_bytes is not None:
-        about_job["scratch_limit_bytes"] = str(scratch_bytes)
     # The operator's values count more than ours, as with Vac, but for the limit that the factory acts by.
     return Features({**about_machine, **configuration.machinefeatures_options, "shutdowntime": end}, about_job)
 

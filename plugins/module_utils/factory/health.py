@@ -13,12 +13,23 @@ what costs a part. A space without work is neither, but machinetypes that all ba
 from __future__ import annotations
 
 import typing as t
+from collections import Counter
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import (
     ImageStatus,
     PipeStatus,
     Report,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
+    DROPPED,
+    NO_IMAGE,
+    NO_REPOSITORY,
+    NO_SHARE,
+    NOT_BROUGHT,
+    NOT_HERE,
+    PIPE_UNREAD,
+    TOO_LARGE,
 )
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -30,8 +41,24 @@ FAILURES = 3
 #: Bytes on the file system of its state that a factory needs to write down what machines do, and its own report.
 ROOM = 1 << 20
 
+#: Seconds without an answer until a pipe's copy is no help any more: nobody knows what was meant since.
+_PIPE_DEAD = 86400
+
 #: Findings that are told, and characters of each: Nagios shows one line.
 _TOLD, _LENGTH = 4, 400
+
+
+#: Refusals of machinetypes that no time ends, and what they say of some.
+_NEVER = {
+    NO_SHARE: "without a share",
+    NOT_HERE: "not for this factory",
+    DROPPED: "dropped",
+    NOT_BROUGHT: "not brought by a pipe",
+    TOO_LARGE: "too large for it",
+}
+
+#: Of those that are not among the machinetypes that a decision chooses from.
+_NOT_JUDGED = (NO_SHARE, NOT_HERE, DROPPED, NOT_BROUGHT, PIPE_UNREAD, NO_REPOSITORY, NO_IMAGE)
 
 
 @dataclass(frozen=True)
@@ -110,6 +137,9 @@ def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
     if report.host_problem:
         text = f"Nothing is started, for what the host has room for is not known: {report.host_problem}"
         yield _Finding(CRITICAL, text)
+    decided = report.decided or report.started
+    if not report.engine_problem and not report.host_problem and report.written - decided > limit:
+        yield _Finding(CRITICAL, f"The daemon works, but has decided nothing{_since(decided, now)}: see its journal")
     if report.configuration_problem:
         yield _Finding(
             CRITICAL,
@@ -119,6 +149,8 @@ def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
     if report.orders_problem:
         text = f"Orders are refused, those before are obeyed, and with none the factory drains: {report.orders_problem}"
         yield _Finding(CRITICAL, text)
+    for sentence in report.records_unreadable:
+        yield _Finding(CRITICAL, sentence)
     for repository, seen in sorted(report.cvmfs.items()):
         if not seen.ok:
             yield _Finding(
@@ -132,6 +164,10 @@ def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
         yield from _image(machinetype, image, now, limit)
     for prefix, pipe in sorted(report.pipes.items()):
         yield from _pipe(prefix, pipe, report, now, limit)
+    if _stays_empty(report):
+        yield _Finding(CRITICAL, f"Nothing can be started here, and the factory is not drained: {_why_none(report)}")
+    if report.metrics_problem:
+        yield _Finding(WARNING, report.metrics_problem)
     if _all_back_off(report.decision):
         yield _Finding(WARNING, "All machinetypes are backing off")
 
@@ -154,8 +190,11 @@ def _pipe(prefix: str, pipe: PipeStatus, report: Report, now: float, limit: floa
                 CRITICAL, f"Vacuum pipe {prefix} has never been read{': ' * bool(pipe.problem)}{pipe.problem}"
             )
     elif pipe.problem:
-        yield _Finding(WARNING, f"Vacuum pipe {prefix}: {pipe.problem}")
-    for sentence in pipe.dropped:
+        old = now - pipe.fetched_at > _PIPE_DEAD
+        copy = f", and its copy is in use{_since(pipe.fetched_at, now)}" if old else ""
+        yield _Finding(CRITICAL if old else WARNING, f"Vacuum pipe {prefix}{copy}: {pipe.problem}")
+    # What has no share would not be started anyway; of what does not come nobody knows what was meant.
+    for sentence in (*pipe.dropped, *pipe.not_brought):
         yield _Finding(WARNING, sentence)
 
 
@@ -166,12 +205,37 @@ def _why_the_last(report: Report, machinetype: str) -> str:
     return f". Of the last one: {last['shutdown_message']}; {last['end_reason']}" if last is not None else ""
 
 
+def _judged(report: Report) -> list[t.Mapping[str, t.Any]]:
+    return list((report.decision or {}).get("machinetypes") or ())
+
+
+def _stays_empty(report: Report) -> bool:
+    """Whether there is no machinetype of which machines could ever be started, though nobody wants it to be empty."""
+    if report.decision is None or report.decision.get("veto") in ("draining", "shutdown_time"):
+        return False
+    if report.slots and all(report.orders.of(str(slot.get("slot"))).state for slot in report.slots):
+        return False
+    if any(pipe.fetched_at is None for pipe in report.pipes.values()):
+        return False  # which is told, and nobody knows what is in it
+    ordered = {order.machinetype for order in report.orders.slots.values()}
+    return all(
+        one.get("refusal") in _NEVER and not (one.get("refusal") == NO_SHARE and one.get("machinetype") in ordered)
+        for one in _judged(report)
+    )
+
+
+def _why_none(report: Report) -> str:
+    counts = Counter(str(one.get("refusal")) for one in _judged(report))
+    told = [f"{counts[code]} {words}" for code, words in _NEVER.items() if counts[code]]
+    return f"its machinetypes are {', '.join(told)}" if told else "it has no machinetype"
+
+
 def _all_back_off(decision: t.Optional[t.Mapping[str, t.Any]]) -> bool:
     """Whether nothing but back-off keeps the factory from starting what it has a share for."""
     if decision is None or decision.get("veto") is not None:
         return False
     refusals = [one.get("refusal") for one in decision.get("machinetypes") or ()]
-    meant = [refusal for refusal in refusals if refusal != "no_share"]
+    meant = [refusal for refusal in refusals if refusal not in _NOT_JUDGED]
     return bool(meant) and all(refusal == "backing_off" for refusal in meant)
 
 

@@ -25,6 +25,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import DROPPED, NOT_BROUGHT
 
 #: Seconds: a report that is older is of a daemon that works no more, whatever has its process number now.
 FRESH = 60
@@ -54,6 +55,7 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "orders": given.as_data(),
         "slots": found,
         "machinetypes": _machinetypes(configuration, told if works else None, found),
+        "pipes": _pipes(configuration, told if works else None),
         "space": _space(configuration, params["timeout"]) if params["space"] else None,
     }
 
@@ -128,6 +130,7 @@ def _machinetypes(
         judged = {one["machinetype"]: one for one in (told.decision or {}).get("machinetypes") or ()}
         images, failures = told.images, told.failures_in_a_row
         known.update({name: known.get(name) for pipe in told.pipes.values() for name in pipe.machinetypes})
+        known.update({name: known.get(name) for name in judged})
     for one in found:
         if one["state"] != "empty":
             known.setdefault(one["machinetype"], None)
@@ -136,6 +139,8 @@ def _machinetypes(
         own = [one for one in found if one["state"] != "empty" and one["machinetype"] == name]
         verdict, image = judged.get(name, {}), images.get(name)
         problem = image.problem if image is not None else ""
+        if verdict.get("refusal") in (DROPPED, NOT_BROUGHT):
+            problem = str(verdict["reason"])
         if kind is not None and kind.machine_model not in models:
             problem = f"machines of the model {kind.machine_model} cannot be started here"
         made.append(
@@ -156,9 +161,34 @@ def _machinetypes(
     return made
 
 
+def _pipes(configuration: Configuration, told: t.Optional[report.Report]) -> list[dict[str, t.Any]]:
+    """By prefix. Without a daemon it is only known which there are."""
+    made = []
+    for source in configuration.pipes:
+        prefix = source.section.prefix
+        status = told.pipes.get(prefix) if told is not None else None
+        seen = status if status is not None else report.PipeStatus()
+        made.append(
+            {
+                "prefix": prefix,
+                "source": source.url or source.path,
+                "fetched_at": seen.fetched_at,
+                "problem": seen.problem,
+                "machinetypes": list(seen.machinetypes),
+                "not_for_this_factory": list(seen.not_here),
+                "dropped": [*seen.dropped, *seen.dropped_without_share],
+                "not_brought": list(seen.not_brought),
+                "unused_share": seen.unused_share,
+                "remarks": list(seen.warnings),
+            }
+        )
+    return made
+
+
 def _space(configuration: Configuration, seconds: float) -> dict[str, t.Any]:
     """What the factories of the space say, this one among them."""
-    outcomes = space.ask(configuration, _QUERIES, space.peers(configuration).values(), seconds)
+    known = space.of(configuration)
+    outcomes = space.ask(known, _QUERIES, known.factories, seconds)
     told: dict[str, dict[str, t.Any]] = {}
     for query in _QUERIES:
         for one in views.as_data(outcomes[query]):

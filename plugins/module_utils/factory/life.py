@@ -12,12 +12,13 @@ the work space and the container carry the machine's uuid, and a record says ``c
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, features, mend, user_data
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import work_folder
@@ -37,13 +38,34 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch impo
 
 OUTPUT = "output.log"
 
+#: Bytes that have to be had from what a machine leaves for it to be given up for room. With less it is not this machine
+#: that has filled the disk.
+_WORTH = 64 << 10
+
+#: What a file system says that has no room, be it for bytes or for files.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _silently(_event: str, **_facts: t.Any) -> None:
+    """For who has no journal."""
+
 
 class Life:
-    """Makes machines and takes them away."""
+    """Makes machines and takes them away.
 
-    def __init__(self, configuration: Configuration, store: Store, engine: Engine, work_spaces: WorkSpaces) -> None:
+    :param say: tells an event and its facts, for the journal.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        store: Store,
+        engine: Engine,
+        work_spaces: WorkSpaces,
+        say: t.Callable[..., None] = _silently,
+    ) -> None:
         self.configuration = configuration
-        self.store, self.engine, self.work_spaces = store, engine, work_spaces
+        self.store, self.engine, self.work_spaces, self.say = store, engine, work_spaces, say
 
     def start(self, machine: Machine, machinetype: Machinetype, image: str) -> Machine:
         """Make a machine and start it.
@@ -74,13 +96,15 @@ class Life:
         configuration = self.configuration
         content = load_user_data(machinetype, configuration, Transfer(configuration.ca_path))
         each = disk_bytes(configuration.settings, machinetype)
-        size = self.work_spaces.size_for(machine.processors, each, configuration.settings.total_processors)
+        total = configuration.settings.total_processors
+        size = self.work_spaces.size_for(machine.processors, each, total)
         mounted = self.work_spaces.make(machine, folder, size)
         # Sticky and for all, as /tmp is: the pilot may give its payload another account.
         for path in ("joboutputs", "tmp", *(f"tmp/{work_folder(one)}" for one in machinetype.tmp_binds)):
             os.mkdir(os.path.join(mounted, path))
             os.chmod(os.path.join(mounted, path), 0o755 if path in ("joboutputs", "tmp") else 0o1777)
-        made = features.features(machine, configuration, configuration.grace_seconds, size, int(time.time()))
+        scratch = size if size is not None else self.work_spaces.share(machine.processors, each, total)
+        made = features.features(machine, configuration, configuration.grace_seconds, scratch, int(time.time()))
         features.write(folder, made)
         if content is not None:
             proxy = ""
@@ -101,12 +125,19 @@ class Life:
         """What machines that run have written where nothing limits it, by uuid. May take a while.
 
         :raises GridboxError: if it cannot be told of one of them.
+        :raises WaitError: if what one of them has outside its work space takes too long to look at, or of several all.
         """
         outside = {one.uuid: self.engine.outside(one.container) for one in machines}
         limited = self.configuration.work_space != "folder"
         inside = {} if limited else {one.uuid: f"{self.store.folder(one)}/mnt" for one in machines}
         places = [path for one in outside.values() if one is not None for path in one.paths]
-        sizes = on_disk([*places, *inside.values()])
+        try:
+            sizes = on_disk([*places, *inside.values()])
+        except WaitError:
+            if len(machines) > 1 or not inside:
+                raise
+            # It may be its work space that has so many files, and that is not what is limited here.
+            sizes = {**on_disk(places), **dict.fromkeys(inside.values(), 0)}
         return {
             uuid: Written(
                 None if seen is None else seen.told + sum(sizes[path] for path in seen.paths),
@@ -115,13 +146,73 @@ class Life:
             for uuid, seen in outside.items()
         }
 
+    def over(
+        self, machine: Machine, container: t.Optional[Container], boot_time: int, heard: mend.Heard = mend.NOTHING
+    ) -> Machine:
+        """A machine that has ended, as it is to be written down: with all that its container, its work space and the
+        engine's events say."""
+        message = self.store.shutdown_message(machine)
+        return mend.ended(machine, container, message, boot_time, int(time.time()), heard)
+
     def end(self, machine: Machine, container: t.Optional[Container], boot_time: int) -> Machine:
         """Write down that a machine has ended. Its slot is free from now on."""
-        machine = mend.ended(
-            machine, container, self.store.shutdown_message(machine), boot_time, int(time.time())
-        )  # fmt: skip
-        self.store.save(machine)
+        return self.record_end(self.over(machine, container, boot_time))
+
+    def record_end(self, machine: Machine) -> Machine:
+        """The same, of one that :meth:`over` has found out all about.
+
+        On a full disk it may be the machine that has filled it, and nobody else makes room. So what it had there goes
+        then, until there is: first what nobody would keep, last what says how it ended, for whoever is killed in
+        between and has only that. Without container and record it would be one that somebody else has removed: ended
+        all the same, and once.
+
+        :raises OSError: if there is no room all the same, or for another reason.
+        """
+        folder = self.store.folder(machine)
+        making_room: tuple[tuple[t.Callable[[], bool], t.Callable[[], None]], ...] = (
+            (lambda: True, lambda: self.work_spaces.empty(folder)),
+            (lambda: self._fills(self._outside(machine)), lambda: self.engine.remove(machine.container)),
+            (
+                lambda: self._fills(self.work_spaces.places(folder, machine.uuid)),
+                lambda: self.work_spaces.remove(folder, machine.uuid),
+            ),
+        )
+        problem = self._save(machine)
+        for is_worth_it, make_room in making_room:
+            if problem is None:
+                break
+            try:
+                if is_worth_it():
+                    make_room()
+            except GridboxError as exc:
+                self.say("cleaning_failed", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+            problem = self._save(machine)
+        if problem is not None:
+            raise problem
         return machine
+
+    def _outside(self, machine: Machine) -> t.Sequence[str]:
+        seen = self.engine.outside(machine.container) if machine.container else None
+        return seen.paths if seen is not None else ()
+
+    def _fills(self, paths: t.Sequence[str]) -> bool:
+        """Whether there is much in these files and folders, on the file system of the records."""
+        device = os.stat(self.store.root).st_dev
+        here = [path for path in paths if os.path.lexists(path) and os.lstat(path).st_dev == device]
+        try:
+            return sum(on_disk(here).values()) >= _WORTH
+        except WaitError:
+            return True  # so many files
+
+    def _save(self, machine: Machine) -> t.Optional[OSError]:
+        """Write a record. Returns what the file system says if it has no room for it."""
+        try:
+            self.store.save(machine)
+        except OSError as exc:
+            if not _is_full(exc):
+                raise
+            return exc
+        return None
 
     def account(self, machine: Machine) -> None:
         """Write the accounting's record of an ended machine, if there is one of it."""
@@ -131,22 +222,51 @@ class Life:
             accounting.write(self.configuration.state_folder, text, machine, outgoing)
 
     def clean(self, machine: Machine) -> Machine:
-        """Take away what an ended machine had, and keep what is kept of it."""
+        """Account for an ended machine, take away what it had, and keep what is kept of it. A full disk costs what is
+        to be kept, for it may be this machine that has filled it."""
         folder = self.store.folder(machine)
+        accounted = self._kept(machine, "", self.account, machine)
         # If it is gone since an earlier try, what it has printed was kept then.
         if machine.container and self.engine.container(machine.container) is not None:
-            self.engine.output(machine.container, os.path.join(folder, OUTPUT), self.configuration.output_bytes)
+            path, limit = os.path.join(folder, OUTPUT), self.configuration.output_bytes
+            if not self._kept(machine, "what it printed", self.engine.output, machine.container, path, limit):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
         self.engine.remove(machine.container or machine.container_name)
-        self.store.keep_outputs(machine)
+        self._kept(machine, "what it left in joboutputs", self.store.keep_outputs, machine)
         self.work_spaces.remove(folder, machine.uuid)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, "user_data"))  # it may hold secrets, and nobody needs it any more
+        if not accounted:
+            self.account(machine)
         machine = replace(machine, cleaned=True)
-        self.store.save(machine)
+        if self.store.has(machine):  # else it was never made, or somebody has removed it
+            self.store.save(machine)
         return machine
+
+    def _kept(self, machine: Machine, what: str, keep: t.Callable[..., None], *arguments: t.Any) -> bool:
+        """Keep something of a machine. Returns whether there was room.
+
+        :param what: it is, if it is lost then.
+        """
+        try:
+            keep(*arguments)
+        except (GridboxError, OSError) as exc:
+            if not _is_full(exc):
+                raise
+            if what:
+                self.say("not_kept", slot=machine.slot, machine=machine.uuid, what=what, problem=str(exc))
+            return False
+        return True
 
     def forget(self, machine: Machine) -> None:
         """Take away a machine that never came to be."""
         self.engine.remove(machine.container or machine.container_name)
         self.work_spaces.remove(self.store.folder(machine), machine.uuid)
         self.store.forget(machine)
+
+
+def _is_full(problem: BaseException) -> bool:
+    """Whether there was no room, in a sentence or not."""
+    cause = problem.__cause__ if isinstance(problem, GridboxError) else problem
+    return isinstance(cause, OSError) and cause.errno in _FULL

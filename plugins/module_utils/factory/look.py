@@ -16,6 +16,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Mending
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, expired
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable
 
 
 class Look:
@@ -27,12 +28,12 @@ class Look:
         self.engine = engine_of(configuration)
         self.boot_time = host_facts.boot_time()
 
-    def look(self, now: int) -> tuple[list[Machine], Mending, list[str]]:
-        """The machines as they are, what has to be put right, and a sentence for each record that is none.
+    def look(self, now: int) -> tuple[list[Machine], Mending, list[Unreadable]]:
+        """The machines as they are, what has to be put right, and the records that cannot be read.
 
         :raises GridboxError: if the engine does not answer: nobody can tell then.
         """
-        recorded, problems = self.store.load()
+        recorded, unread = self.store.read()
         found = mend.compare(recorded, self.engine.listed(), (), now)
         machines = {one.uuid: one for one in recorded}
         adopted = tuple(one for one in found.running if machines[one.uuid].state != RUNNING)
@@ -42,12 +43,17 @@ class Look:
         )
         ended = [one for one in recorded if one.state == ENDED]
         # An ended machine's container goes with the machine.
-        strays = tuple(one for one in found.strays if one.uuid not in machines)
+        strays = tuple(
+            one
+            for one in found.strays
+            if one.uuid not in machines and not any(other.is_of(one.uuid) for other in unread)
+        )
         machines.update({one.uuid: one for one in (*found.running, *(one for one, _container in over))})
         for one in found.unborn:
             del machines[one.uuid]
         mending = Mending(
             adopted, over, found.unborn, tuple(one for one in ended if not one.cleaned),
             tuple(one for one in ended if expired(one, now, self.configuration.machines_days)), strays,
+            self.store.heartbeats(one for one in machines.values() if one.state == RUNNING),
         )  # fmt: skip
-        return list(machines.values()), mending, problems
+        return list(machines.values()), mending, unread

@@ -19,6 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, OwnMachine
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE
 
 if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
@@ -44,6 +45,7 @@ class Machine:
     :ivar started: when its container came to run; None: it has not, yet.
     :ivar seen: when it was last known to run.
     :ivar ended: when it ended, by the engine's word.
+    :ivar cpu_percentage: of a processor that it used lately, when that was last measured.
     :ivar shutdown_message: the one it left, or, once it has ended, the one the factory gave it; None: none.
     :ivar told: when it was told to end (TERM); None: it has not been.
     :ivar end_code: why it ended: by itself, or what the factory ended it for. Set before it is told to end.
@@ -66,6 +68,7 @@ class Machine:
     accounting_fqan: t.Optional[str] = None
     cvmfs_repositories: tuple[str, ...] = ()
     heartbeat_file: t.Optional[str] = None
+    heartbeat_seconds: int = 0
     state: str = STARTING
     container: str = ""
     started: t.Optional[int] = None
@@ -73,6 +76,7 @@ class Machine:
     told: t.Optional[int] = None
     ended: t.Optional[int] = None
     cpu_seconds: int = 0
+    cpu_percentage: float = 0.0
     exit_code: t.Optional[int] = None
     shutdown_message: t.Optional[str] = None
     end_code: str = ""
@@ -118,7 +122,7 @@ def planned(start: Start, machinetype: Machinetype, settings: FactorySettings, n
         root_image=machinetype.root_image, fizzle_seconds=machinetype.fizzle_seconds,
         hs06=settings.usage(start.processors) if settings.hs06_per_processor is not None else None,
         accounting_fqan=machinetype.accounting_fqan, cvmfs_repositories=machinetype.repositories,
-        heartbeat_file=machinetype.heartbeat_file,
+        heartbeat_file=machinetype.heartbeat_file, heartbeat_seconds=machinetype.heartbeat_seconds,
     )  # fmt: skip
 
 
@@ -132,12 +136,20 @@ def last_in_slots(machines: t.Iterable[Machine]) -> dict[str, Machine]:
     return last
 
 
-def last_ended(machines: t.Iterable[Machine]) -> dict[str, Machine]:
-    """By machinetype, the machine that ended last: what others are told of, and back off from (spec 7.3)."""
+def last_ended(machines: t.Iterable[Machine], now: float) -> dict[str, Machine]:
+    """By machinetype, the machine that ended last: what others are told of, and back off from (spec 7.3).
+
+    :param now: Unix seconds. An end that lies ahead is of a clock that was set back: any other is later.
+    """
+
+    def ended(machine: Machine) -> int:
+        at = machine.ended or 0
+        return at if at <= now + CLOCK_TOLERANCE else 0
+
     last: dict[str, Machine] = {}
     for machine in machines:
         other = last.get(machine.machinetype)
-        if machine.state == ENDED and (other is None or (other.ended or 0) <= (machine.ended or 0)):
+        if machine.state == ENDED and (other is None or ended(other) <= ended(machine)):
             last[machine.machinetype] = machine
     return last
 

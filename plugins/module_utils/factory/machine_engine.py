@@ -14,14 +14,15 @@ import calendar
 import contextlib
 import json
 import os
+import signal
 import threading
 import time
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
-from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import chosen_engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY, MACHINE, body
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
@@ -35,6 +36,10 @@ TIMEOUT = 60
 PULL_SILENCE = 300
 #: States of a container in which its first process is there.
 _ALIVE = ("running", "paused", "restarting")
+#: Signals that are sent to end a machine. Others tell it something: it may go on, and end for another reason.
+FATAL = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM))
+#: Some signal: Podman does not say which one.
+SOME = 0
 
 
 @dataclass(frozen=True)
@@ -67,27 +72,48 @@ class Container:
         return self.state in ("exited", "dead") and self.started is not None
 
 
+@dataclass(frozen=True)
+class Event:
+    """What has happened to a machine's container.
+
+    :ivar uuid: of the machine.
+    :ivar signal: that was sent to it, one of :data:`FATAL` or :data:`SOME`; None: it has ended.
+    """
+
+    uuid: str
+    signal: t.Optional[int] = None
+
+
 class MachineEngine:
-    """Docker or Podman. Each thread has a connection of its own.
+    """Docker or Podman. Each thread has a connection of its own, all of them to the same engine.
 
     :param url: of the engine's socket; empty: where it is usually.
     :param factory: the factory's name: containers of others are never seen.
-    :param engine: ``docker`` or ``podman``; ``auto``: whichever listens.
+    :param engine: ``docker`` or ``podman``; ``auto``: the one that has the factory's machines, else whichever listens.
+    :param state_folder: the factory's; empty: it has none, and which engine has machines is written down nowhere.
     """
 
-    def __init__(self, url: str, factory: str, timeout: int = TIMEOUT, engine: str = "auto") -> None:
+    def __init__(
+        self, url: str, factory: str, timeout: int = TIMEOUT, engine: str = "auto", state_folder: str = ""
+    ) -> None:
         self.url, self.factory, self.timeout, self.engine = url, factory, timeout, engine
+        self._state_folder = state_folder
         self._local = threading.local()
+        # Where it listens, once that is settled; and who settles it.
+        self._settled, self._settling = "", threading.Lock()
         self._limits_writes: t.Optional[bool] = None
         self._outside: dict[str, Outside] = {}
 
     @property
     def api(self) -> DockerApi:
-        """This thread's connection."""
+        """This thread's connection. Which engine it is, is settled once for all threads: one whose socket has gone does
+        not answer, and another one that listens meanwhile knows nothing of its containers."""
         if not hasattr(self._local, "api"):
-            self._local.api = engine_from(
-                {"engine": self.engine, "engine_url": self.url, "engine_timeout": self.timeout}
-            )
+            with self._settling:
+                if not self._settled:
+                    chosen = chosen_engine.choose(self._state_folder, self.engine, self.url, self.timeout)
+                    self._settled = chosen.url
+            self._local.api = DockerApi(self._settled, self.timeout)
         return t.cast(DockerApi, self._local.api)
 
     # ---- containers ----------------------------------------------------------------------------------------------
@@ -131,6 +157,8 @@ class MachineEngine:
     ) -> str:
         """Make a machine's container and return its id."""
         request = body(machine, machinetype, configuration, folder, image, self.limits_writes())
+        if self._state_folder:
+            chosen_engine.keep(self._state_folder, self.where)
         return self.api.create_container(machine.container_name, request)
 
     def start(self, container: str) -> None:
@@ -168,8 +196,8 @@ class MachineEngine:
         return any(one.device == known and "prjquota" in one.options for one in mount_table.read())
 
     def outside(self, container: str) -> t.Optional[Outside]:
-        """Where a machine writes outside its mounts: its root file system, and the files that the engine puts into it;
-        None if it is gone or nobody can tell.
+        """Where a machine writes outside its mounts: its root file system, the volumes that its image asks for, and the
+        files that the engine puts into it; None if it is gone or nobody can tell.
 
         Where the engine says which folder that is, what it has on the disk counts: a sparse file, such as lastlog is
         for accounts with high numbers, is as large as it looks to some engines, and has nothing in it. That folder is
@@ -182,6 +210,8 @@ class MachineEngine:
             return None
         own = [seen.get(key) or "" for key in ("HostnamePath", "HostsPath", "ResolvConfPath")]
         upper = ((seen.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir") or ""
+        # What we mount ourselves is all binds.
+        own += [one.get("Source") or "" for one in seen.get("Mounts") or () if one.get("Type") == "volume"]
         there = tuple(path for path in (upper, *own) if path and os.path.lexists(path))
         if upper in there:
             return self._outside.setdefault(container, Outside(there))
@@ -215,26 +245,29 @@ class MachineEngine:
 
     # ---- events --------------------------------------------------------------------------------------------------
 
-    def ends(self, since: float) -> t.Iterator[str]:
-        """The uuids of machines as their containers end, from that time on, for as long as the engine answers.
+    def events(self, since: float) -> t.Iterator[Event]:
+        """What happens to machines' containers from that time on, for as long as the engine answers. Once this has
+        returned, it is listened to.
 
         :param since: Unix seconds.
-        :raises EngineError: when it does not any more.
+        :raises EngineError: when it does not answer, or not any more.
         """
-        # Podman's filter has another word for it than Docker's (seen with 4.3.1).
-        filters = {"type": ["container"], "event": ["die", "died"], "label": [f"{FACTORY}={self.factory}"]}
+        # Podman's filter has another word for an end than Docker's (seen with 4.3.1).
+        filters = {"type": ["container"], "event": ["die", "died", "kill"], "label": [f"{FACTORY}={self.factory}"]}
         request = "Listening to the engine's events"
         # Silence is no failure here: it is what a factory full of long jobs sounds like.
         response = self.api.send(
             request, "GET", "/events", stream=True, timeout=86400,
             params={"since": f"{since:.9f}", "filters": json.dumps(filters)},
         )  # fmt: skip
+        return self._events(request, response)
+
+    def _events(self, request: str, response: t.Any) -> t.Iterator[Event]:
         try:
             for line in response.iter_lines(chunk_size=1):
-                if line:
-                    attributes = json.loads(line).get("Actor", {}).get("Attributes", {})
-                    if attributes.get(MACHINE):
-                        yield str(attributes[MACHINE])
+                found = event(json.loads(line)) if line else None
+                if found is not None:
+                    yield found
         except (OSError, ValueError) as exc:
             raise EngineError(request, f"the connection ended ({exc})") from exc
         finally:
@@ -281,6 +314,18 @@ class MachineEngine:
         :raises EngineError: with a status if the engine refuses, for instance because a container uses it.
         """
         self.api.remove_image(name)
+
+
+def event(told: t.Mapping[str, t.Any]) -> t.Optional[Event]:
+    """What an engine tells; None: nothing that counts."""
+    attributes = told.get("Actor", {}).get("Attributes", {})
+    if not attributes.get(MACHINE):
+        return None
+    if told.get("Action") != "kill":
+        return Event(str(attributes[MACHINE]))
+    text = str(attributes.get("signal") or "")
+    number = int(text) if text.isdigit() else SOME
+    return Event(str(attributes[MACHINE]), number) if number == SOME or number in FATAL else None
 
 
 def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> t.Optional[float]:

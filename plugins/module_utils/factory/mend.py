@@ -11,6 +11,7 @@ nobody asks.
 
 from __future__ import annotations
 
+import signal
 import typing as t
 from dataclasses import dataclass, replace
 
@@ -24,16 +25,35 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     VANISHED,
     Machine,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import FATAL, SOME, Container
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort, outcome
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE
 
 #: Shutdown messages that the factory gives (spec 4.7): 100 to 199 are the host's doing, and no aborts.
 REBOOTED_MESSAGE = "100 Host was rebooted"
 VANISHED_MESSAGE = "100 Container was removed by somebody else"
-KEEPER_MESSAGE = "100 Machine was killed by somebody else"
+KILLED_MESSAGE = "100 Machine was killed by somebody else"
 MEMORY_MESSAGE = "700 Memory limit reached"
+
+#: Exit codes of a machine that a signal has ended; and Docker's word for one of which it does not know how it ended.
+_KILLED, _LOST = frozenset(128 + number for number in FATAL), 255
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the engine's events have told of a machine that has not been told to end.
+
+    :ivar signal: that somebody else has sent it; ``SOME``: nobody knows which one; None: none.
+    :ivar deaf: when nobody heard the engine: from and until, Unix seconds.
+    """
+
+    signal: t.Optional[int] = None
+    deaf: tuple[tuple[float, float], ...] = ()
+
+
+NOTHING = Heard()
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,8 @@ def compare(
     running: list[Machine] = []
     over: list[tuple[Machine, t.Optional[Container]]] = []
     unborn: list[Machine] = []
-    for machine in machines:
+    for known in machines:
+        machine = by_the_clock(known, now)
         container = by_uuid.pop(machine.uuid, None)
         if machine.uuid in in_flight or machine.state == ENDED:
             continue
@@ -82,18 +103,39 @@ def compare(
     return Found(tuple(running), tuple(over), tuple(unborn), tuple(strays))
 
 
+def by_the_clock(machine: Machine, now: int) -> Machine:
+    """A machine that has not ended, with what it has lived and the grace it has had, whatever happened to the clock.
+
+    One that was seen later than now was seen before the clock was set back. By its old times it would not have begun
+    yet: its end would be a fizzle, for which the whole space backs off, and KILL would wait for as long as the clock
+    was set back by.
+    """
+    back = (machine.seen or 0) - now
+    if machine.state == ENDED or back <= CLOCK_TOLERANCE:
+        return machine
+    started, told = (None if at is None else at - back for at in (machine.started, machine.told))
+    return replace(machine, seen=now, started=started, told=told)
+
+
 def ended(
-    machine: Machine, container: t.Optional[Container], message: t.Optional[str], boot_time: int, now: int
+    machine: Machine,
+    container: t.Optional[Container],
+    message: t.Optional[str],
+    boot_time: int,
+    now: int,
+    heard: Heard = NOTHING,
 ) -> Machine:
     """A machine that has ended, as it is written down.
 
     :param container: its container; None: it is gone.
     :param message: the shutdown message it left; None: none.
     :param boot_time: of the host.
+    :param heard: by who listens to the engine.
     """
+    at = container.finished if container is not None and container.finished is not None else now
+    machine = by_the_clock(machine, at)
     seen = machine.seen or machine.started or machine.created
     started = machine.started or (container.started if container is not None else None)
-    at = container.finished if container is not None and container.finished is not None else now
     if seen < boot_time <= at:
         at = seen  # no machine outlives its host, whatever it was to end for, and whenever that was noticed
     code, reason, given = machine.end_code, machine.end_reason, machine.shutdown_message
@@ -104,10 +146,15 @@ def ended(
         at = seen
     elif not code and container is not None and container.exit_code is None:
         # Apptainer's: who looked after it has not lived to see its end.
-        code, reason, given = VANISHED, "what looked after it was killed", KEEPER_MESSAGE
+        code, reason, given = VANISHED, "what looked after it was killed", KILLED_MESSAGE
     elif not code:
         code, reason = BY_ITSELF, "it ended by itself"
-        if container is not None and container.out_of_memory:
+        outside = _from_outside(container, message, heard) if container is not None else ""
+        if outside:
+            reason = outside
+            if message is None:
+                code, given = VANISHED, KILLED_MESSAGE
+        elif container is not None and container.out_of_memory:
             reason, given = "it ended itself after it had reached its memory limit", MEMORY_MESSAGE
     elif code == STOPPED and is_abort(message):
         # Whatever it says of an end that was not its own, its machinetype is not to blame.
@@ -119,6 +166,21 @@ def ended(
     )  # fmt: skip
     verdict = outcome(over.own(), Machinetype(machine.machinetype, fizzle_seconds=machine.fizzle_seconds))
     return replace(over, shutdown_message=verdict.message if verdict is not None else over.shutdown_message)
+
+
+def _from_outside(container: Container, message: t.Optional[str], heard: Heard) -> str:
+    """How a machine was ended by somebody else; empty: nobody knows of anything. A machine may kill itself, and its
+    memory limit kills it too, so its exit code alone says nothing."""
+    if container.out_of_memory:
+        return ""
+    killed, finished = container.exit_code in _KILLED, container.finished
+    if heard.signal is not None and (heard.signal != SOME or killed):
+        name = signal.Signals(heard.signal).name if heard.signal != SOME else "a signal"
+        return f"it ended after somebody else had sent it {name}"
+    unheard = finished is not None and any(int(begin) <= finished <= end for begin, end in heard.deaf)
+    if unheard and (killed or container.exit_code == _LOST or message is not None):
+        return "it ended while the engine was away"
+    return ""
 
 
 def not_started(machine: Machine, reason: str, now: int) -> Machine:

@@ -90,7 +90,7 @@ def _of_what_it_needs(report: Report) -> t.Iterator[Family]:
     )  # fmt: skip
     yield Family(
         "pipe_dropped_machinetypes", "gauge", "Machinetypes of the pipe that something is wrong with.",
-        [(label, len(pipe.dropped)) for label, pipe in pipes],
+        [(label, len(pipe.dropped) + len(pipe.dropped_without_share)) for label, pipe in pipes],
     )  # fmt: skip
     yield Family(
         "pipe_unused_share", "gauge", "What of the pipe's share is nobody's.",
@@ -121,7 +121,7 @@ def _of_work(report: Report) -> t.Iterator[Family]:
         [({"machinetype": name, "state": state}, number) for (name, state), number in sorted(machines.items())],
     )  # fmt: skip
     yield Family(
-        "failures_in_a_row", "gauge", "Machines that fizzled or did not start since one of the machinetype did better.",
+        "failures_in_a_row", "gauge", "Machines that fizzled or did not start since one of the machinetype worked.",
         [({"machinetype": name}, number) for name, number in sorted(report.failures_in_a_row.items())],
     )  # fmt: skip
     yield Family("decision_timestamp_seconds", "gauge", "When it was last decided, Unix time.", [({}, report.decided)])

@@ -23,11 +23,16 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     metrics,
     orders,
     report,
+    role_variables,
     space,
     vac_conf,
     views,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PATH, STATE_FOLDER, load
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+
+#: Where Vac has its configuration, in the order in which it reads it.
+_VAC = ("/etc/vac.d", "/etc/vac.conf", "/var/run/vac.conf")
 
 #: Exit statuses, beside those of ``check``, which are Nagios's, and argparse's 2 for wrong arguments.
 WELL, FAILED, SILENT = 0, 1, 3
@@ -66,9 +71,14 @@ def _machine(asked: argparse.Namespace) -> int:
 
 
 def _space(asked: argparse.Namespace) -> int:
-    configuration = load(asked.configuration)
     query = _QUERIES[asked.command]
-    outcomes = space.ask(configuration, [query], space.named(configuration, asked.factory), asked.timeout)[query]
+    if asked.space:
+        known = space.given(asked.space, asked.factory)
+        wanted: t.Sequence[Peer] = known.factories
+    else:
+        known = _known(asked)
+        wanted = space.named(known, asked.factory)
+    outcomes = space.ask(known, [query], wanted, asked.timeout)[query]
     if asked.json:
         sys.stdout.write(json.dumps(views.as_data(outcomes), indent=1) + "\n")
     elif asked.command == "machines":
@@ -80,15 +90,44 @@ def _space(asked: argparse.Namespace) -> int:
     return WELL if all(outcome.replies for outcome in outcomes) else SILENT
 
 
+def _known(asked: argparse.Namespace) -> space.Known:
+    """The factories of this host's space: by its configuration, or for those who may not read that by its report."""
+    try:
+        configuration = None if asked.state_folder else load(asked.configuration)
+    except GridboxError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            hint = "On a host that is no factory, give --space SPACE and the factories to ask."
+            raise GridboxError(f"{exc} {hint}") from exc
+        _check_that_only_root_can(asked, exc)
+        configuration = None
+    if configuration is not None:
+        return space.of(configuration)
+    found = _report(asked)
+    if not found.factories:
+        raise GridboxError("The factory's report names no factories: its daemon is of an earlier version. Restart it.")
+    return space.Known(found.space, found.factories)
+
+
+def _check_that_only_root_can(asked: argparse.Namespace, exc: GridboxError) -> None:
+    """That the configuration cannot be read by who asks, and that it is clear where the factory's report is.
+
+    :raises GridboxError: the one that came of reading it.
+    """
+    if not isinstance(exc.__cause__, PermissionError):
+        raise exc
+    if asked.configuration != PATH or not os.path.exists(os.path.join(STATE_FOLDER, report.NAME)):
+        raise GridboxError(f"{exc} Give --state-folder, where the factory has what everybody may read.") from exc
+
+
 def _state_folder(asked: argparse.Namespace) -> str:
     """Where the factory's report is. The report is for everybody, and the configuration may be root's alone."""
+    if asked.state_folder:
+        return str(asked.state_folder)
     try:
         return load(asked.configuration).state_folder
     except GridboxError as exc:
-        usual = asked.configuration == PATH and os.path.exists(os.path.join(STATE_FOLDER, report.NAME))
-        if usual and isinstance(exc.__cause__, PermissionError):
-            return STATE_FOLDER
-        raise
+        _check_that_only_root_can(asked, exc)
+        return STATE_FOLDER
 
 
 def _report(asked: argparse.Namespace) -> report.Report:
@@ -175,16 +214,60 @@ def _give(state_folder: str, change: t.Callable[[orders.Orders], orders.Orders])
 
 def _migrate(asked: argparse.Namespace) -> int:
     files = []
-    for path in asked.file:
+    for path in _vac_files(asked.file):
         try:
             with open(path, encoding="utf-8") as file:
                 files.append((path, file.read()))
         except (OSError, ValueError) as exc:
             raise GridboxError(f"{path} cannot be read ({exc}).") from exc
     made = vac_conf.convert(files, asked.host)
-    sys.stdout.write(json.dumps(made.configuration, indent=1) + "\n")
-    sys.stderr.write("".join(f"{note}\n" for note in made.notes))
+    if asked.json:
+        sys.stdout.write(json.dumps(made.configuration, indent=1) + "\n")
+        copies = (f"Copy {there} to machinetypes/{here} in the state folder." for here, there in made.files.items())
+        sys.stderr.write("".join(f"{note}\n" for note in (*made.notes, *copies)))
+        return WELL
+    found = role_variables.documents(made)
+    if not asked.into:
+        sys.stdout.write(found.variables + found.vault)
+        return WELL
+    texts = {role_variables.VARIABLES: (found.variables, 0o644), role_variables.VAULT: (found.vault, 0o600)}
+    for name, (text, mode) in texts.items():
+        if text:
+            sys.stdout.write(f"{_write_new(os.path.join(asked.into, name), text, mode)}\n")
     return WELL
+
+
+def _vac_files(paths: t.Sequence[str]) -> list[str]:
+    """The files of Vac's configuration in Vac's order: those of folders, by name, then files (spec 2.1).
+
+    :param paths: empty: those of this host.
+    """
+    wanted = list(paths) or [path for path in _VAC if os.path.exists(path)]
+    if not wanted:
+        raise GridboxError(f"There is no file of Vac's on this host, neither {', nor '.join(_VAC)}. Name its files.")
+    folders = [path for path in wanted if os.path.isdir(path)]
+    found = [path for path in wanted if path not in folders]
+    inside: list[str] = []
+    for folder in folders:
+        try:
+            inside += [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(".conf")]
+        except OSError as exc:
+            raise GridboxError(f"{folder} cannot be read ({exc.strerror}).") from exc
+    if not inside and not found:
+        raise GridboxError(f"There is no file *.conf in {', '.join(folders)}.")
+    return [*inside, *found]
+
+
+def _write_new(path: str, text: str, mode: int) -> str:
+    """Write a file that is not there yet."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as exc:
+        raise GridboxError(f"{path} cannot be written ({exc.strerror}).") from exc
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,6 +278,11 @@ def _parser() -> argparse.ArgumentParser:
         " factory that was asked did not answer. check has Nagios's: 0 well, 1 warning, 2 critical, 3 unknown.",
     )
     parser.add_argument("--configuration", metavar="FILE", default=PATH, help="of the factory (%(default)s)")
+    parser.add_argument(
+        "--state-folder",
+        metavar="FOLDER",
+        help="of the factory, for who may not read its configuration (where that is the usual one, it is found)",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, run: t.Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -209,7 +297,8 @@ def _parser() -> argparse.ArgumentParser:
         made = add(name, _space, f"Show the {name} of the whole space.")
         if name == "machinetypes":
             made.add_argument("--name", help="only this machinetype")
-        made.add_argument("factory", nargs="*", help="only these factories")
+        made.add_argument("factory", nargs="*", help="only these factories; with --space FQDN or FQDN:PORT of each")
+        made.add_argument("--space", help="the factories named are of this space, and this host is no factory of it")
         made.add_argument("--json", action="store_true", help="as JSON")
         made.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="in all (%(default)s)")
     add("explain", _explain, "Say why the next machine would be this one, or why none.").add_argument(
@@ -226,14 +315,17 @@ def _parser() -> argparse.ArgumentParser:
         made = add(name, run, text)
         made.add_argument("slot", nargs=many, help="a slot's name or number; all")
         made.add_argument("--undo", action="store_true", help="let them work again")
-    add("shutdown-time", _shutdown_time, "Have all machines gone by a time, until the next boot.").add_argument(
+    when = "Have all machines gone by a time, until the next boot: they get TERM grace_seconds before it."
+    add("shutdown-time", _shutdown_time, when).add_argument(
         "time", help="Unix seconds, a time of this host such as 2026-12-01T08:00, or none"
     )
     add("apel-sync", _apel_sync, "Write the accounting's sync record.").add_argument(
         "month", nargs="?", help="YYYYMM; without it, of 24 hours ago"
     )
     add("machine", _machine, "Look after an Apptainer machine: the factory does this.").add_argument("folder")
-    migrate = add("migrate", _migrate, "Print the configuration that vac.conf and vac.d make, and what they do not.")
-    migrate.add_argument("file", nargs="+", help="in the order in which Vac reads them")
+    migrate = add("migrate", _migrate, "Turn vac.conf and vac.d into variables of the role vacuum_factory, in YAML.")
+    migrate.add_argument("file", nargs="*", help=f"files and folders of Vac's; without any, {', '.join(_VAC)}")
+    migrate.add_argument("--into", metavar="FOLDER", help="write files there, such as group_vars/factories")
+    migrate.add_argument("--json", action="store_true", help="print what stands in factory.json instead")
     migrate.add_argument("--host", default="", help="FQDN of the host, for factories that are named without it")
     return parser

@@ -20,7 +20,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive im
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine, last_in_slots
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders
-from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import remove_neighbours, write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 
 NAME = "report.json"
@@ -42,8 +43,12 @@ class PipeStatus:
     :ivar fetched_at: Unix s: when its source last said that this is the pipe; None: it has never been read.
     :ivar problem: why it cannot be read now, in a sentence; while there is one, the copy is used.
     :ivar machinetypes: names of those that may be started here.
-    :ivar dropped: one sentence for each that something is wrong with.
+    :ivar dropped: one sentence for each that has a share, and that something is wrong with.
     :ivar unused_share: what of the pipe's share is nobody's.
+    :ivar dropped_without_share: likewise for those that would not be started anyway.
+    :ivar not_here: one sentence for each that is right, but not for this factory.
+    :ivar not_brought: one sentence for each that the operator says something of, and that the pipe does not bring.
+    :ivar warnings: sentences about what is ignored in the pipe.
     """
 
     fetched_at: t.Optional[float] = None
@@ -51,6 +56,10 @@ class PipeStatus:
     machinetypes: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     unused_share: float = 0.0
+    dropped_without_share: tuple[str, ...] = ()
+    not_here: tuple[str, ...] = ()
+    not_brought: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,9 +125,15 @@ class Report:
     :ivar answered: by message type, requests that the responder has answered since ``started``.
     :ivar unanswered: by reason, those that got no answer.
     :ivar sent: datagrams of answers.
-    :ivar failures_in_a_row: by machinetype, machines that ended in a fizzle or never ran since one did better.
+    :ivar failures_in_a_row: by machinetype, machines that did not work on this host since one did.
     :ivar orders: that are obeyed.
     :ivar orders_problem: why the file of orders is refused, in a sentence; empty: it is the one that is obeyed.
+    :ivar factories: of the space, this one on the loopback among them: where to ask them, for whoever may not read the
+        configuration.
+    :ivar metrics_file: that the daemon has written last; empty: none.
+    :ivar metrics_problem: why it cannot be written, in a sentence; empty: it can, or there is to be none.
+    :ivar records_unreadable: a sentence for each machine's record that cannot be read.
+    :ivar unmeasured: by slot, how often in a row what its machine has written took too long to measure.
     :ivar fixed: the options that take a restart of the daemon, as it has them.
     :ivar configuration_stamp: of the file that was last read, whether it is in use or refused; see :func:`stamp`.
     :ivar program_stamp: of the program that the daemon was started from.
@@ -150,6 +165,11 @@ class Report:
     failures_in_a_row: t.Mapping[str, int] = field(default_factory=dict)
     orders: Orders = Orders()
     orders_problem: str = ""
+    factories: tuple[Peer, ...] = ()
+    metrics_file: str = ""
+    metrics_problem: str = ""
+    records_unreadable: tuple[str, ...] = ()
+    unmeasured: t.Mapping[str, int] = field(default_factory=dict)
     fixed: t.Mapping[str, t.Any] = field(default_factory=dict)
     configuration_stamp: str = ""
     program_stamp: str = ""
@@ -234,6 +254,11 @@ def room(state_folder: str) -> t.Optional[int]:
         return None
     # Some file systems have no table of inodes that could be full.
     return 0 if seen.f_files and not seen.f_ffree else seen.f_bfree * seen.f_frsize
+
+
+def remove_unfinished(state_folder: str) -> None:
+    """Remove reports that a daemon had not finished when it was killed. For the daemon, before it writes one."""
+    remove_neighbours(os.path.join(state_folder, NAME))
 
 
 def write(state_folder: str, report: Report) -> None:

@@ -29,12 +29,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import 
     SlotOrder,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, ends, lowered
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, Heartbeat, ends, lowered
 
 if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
-    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, Unstartable
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
@@ -85,6 +86,7 @@ class Mending:
     :ivar uncleaned: machines that are written down as ended, and were not cleaned away.
     :ivar expired: machines whose folders have been kept for long enough.
     :ivar strays: containers of no machine.
+    :ivar heartbeats: by slot, of the machines that have to have one.
     """
 
     adopted: tuple[Machine, ...] = ()
@@ -93,6 +95,7 @@ class Mending:
     uncleaned: tuple[Machine, ...] = ()
     expired: tuple[Machine, ...] = ()
     strays: tuple[Container, ...] = ()
+    heartbeats: t.Mapping[str, Heartbeat] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Chances:
     :ivar machinetypes: those of which machines can be made here, if their images are.
     :ivar images: by reference, the ids of those that are here.
     :ivar left_over: work spaces of no machine: whoever made them was killed.
+    :ivar unstartable: the machinetypes of which no machines can be made here, each with the reason.
     """
 
     machinetypes: tuple[Machinetype, ...]
@@ -109,6 +113,7 @@ class Chances:
     space: Space
     host: HostLoad
     left_over: tuple[LeftOver, ...] = ()
+    unstartable: tuple[Unstartable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Observed:
     :ivar now: Unix seconds.
     :ivar mending: None: a daemon works, and does that.
     :ivar chances: None: nothing is to be started, or the daemon does it.
-    :ivar problems: of records, a sentence each.
+    :ivar unreadable: records that cannot be read. Their machines may run.
     """
 
     orders: Orders
@@ -127,7 +132,7 @@ class Observed:
     now: int
     mending: t.Optional[Mending] = None
     chances: t.Optional[Chances] = None
-    problems: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
     def live(self) -> dict[str, Machine]:
         """By slot, the machine that runs or starts there."""
@@ -169,12 +174,12 @@ class Tried:
 
 
 def ending(wish: Wish, configuration: Configuration, observed: Observed) -> dict[str, End]:
-    """By slot, why its machine has to end: by order, or because its time is over. Where a daemon works, that is its."""
+    """By slot, why its machine has to end: by order, its time, or its heartbeat. Where a daemon works, that is its."""
     if observed.mending is None:
         return {}
     settings = _ordered(wish, observed).over(configuration.settings)
     live = [one.own() for one in observed.live().values()]
-    return {one.slot: one for one in ends(settings, (), live, {}, observed.now, observed.now)}
+    return {one.slot: one for one in ends(settings, live, observed.mending.heartbeats, observed.now, 0)}
 
 
 def to_fill(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> set[str]:
@@ -197,6 +202,7 @@ def filling(wish: Wish, configuration: Configuration, observed: Observed, tried:
     # Imported when there is something to fill: most runs find all as it should be, and end sooner without.
     import random
 
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import occupying
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import decide_all
 
     empty, over = to_fill(wish, configuration, observed, tried), ending(wish, configuration, observed)
@@ -209,9 +215,11 @@ def filling(wish: Wish, configuration: Configuration, observed: Observed, tried:
         else one.own()
         for one in observed.machines
     ]
+    own += occupying(observed.unreadable, observed.machines)
     lot = random.Random(" ".join([settings.name, *sorted(one.uuid for one in observed.machines)]))  # noqa: S311
     made = decide_all(
-        settings, chances.machinetypes, own, chances.space, chances.host, observed.now, lot.random
+        settings, chances.machinetypes, own, chances.space, chances.host, observed.now, lot.random,
+        unstartable=chances.unstartable,
     )  # fmt: skip
     return Filling(tuple(one.start for one in made if one.start is not None), made[-1])
 
@@ -300,11 +308,17 @@ def _order(wish: Wish, observed: Observed, live: t.Mapping[str, Machine]) -> lis
     return steps
 
 
+#: Why machines end, without the figures, which are others a second later, when check mode has told them already.
+_WITHOUT_FIGURES = {
+    "time_limit": "its time limit is over",
+    "shutdown_time": "the factory's shutdown_time has come",
+    "heartbeat_missing": "its heartbeat file is not there",
+    "heartbeat_old": "its heartbeat file is too old",
+}
+
+
 def _stop(machine: Machine, end: End) -> Step:
-    # Without its figures, which are others a second later, when check mode has told them already.
-    reason = {"time_limit": "its time limit is over", "shutdown_time": "the factory's shutdown_time is over"}.get(
-        end.code, end.reason
-    )
+    reason = _WITHOUT_FIGURES.get(end.code, end.reason)
     return Step("stop_machine", _name(machine), reason, Disruption.container, {"machine": machine, "end": end})
 
 

@@ -131,15 +131,15 @@ class SlotsWork:
         given, now = orders.load(self.configuration.state_folder), int(time.time())
         if self._look is None:
             return Observed(given, tuple(self._machines()), now)
-        machines, mending, problems = self._look.look(now)
-        seen = Observed(given, tuple(machines), now, mending, None, tuple(problems))
+        machines, mending, unread = self._look.look(now)
+        seen = Observed(given, tuple(machines), now, mending, None, tuple(unread))
         if not slots.to_fill(self.wish, self.configuration, seen, Tried(self._started)):
             return seen
         settings = given.with_slots(self.wish.slots, self.wish.order(orders.NONE, now)).over(
             self.configuration.settings
         )
-        chances = self._hands().chances(settings, [*machines, *mending.unborn], now)
-        return Observed(given, seen.machines, now, mending, chances, seen.problems)
+        chances = self._hands().chances(settings, [*machines, *mending.unborn], now, unread)
+        return Observed(given, seen.machines, now, mending, chances, seen.unreadable)
 
     def _take_the_daemons_place(self) -> None:
         """Get the daemon's lock, if no daemon has it."""
@@ -193,6 +193,7 @@ class SlotsWork:
         pipes = told.pipes.values() if told is not None else ()
         known = {one.name for one in self.configuration.machinetypes}
         known.update(name for pipe in pipes for name in pipe.machinetypes)
+        known.update(one.name for one in self.configuration.overrides if not isinstance(one.alone, tuple))
         if machinetype not in known:
             names = ", ".join(sorted(known)) or "none"
             raise InputError("machinetype", machinetype, f"one that the factory has: {names}")
@@ -365,7 +366,7 @@ class SlotsWork:
         told = {
             one: slots.facts(one, last.get(one), observed.orders.of(one), why.get(one, "")) for one in self.wish.slots
         }
-        warnings = list(observed.problems)
+        warnings = [one.sentence for one in observed.unreadable]
         if why:
             reasons = sorted(set(why.values()))
             warnings.append(f"{len(why)} of {len(self.wish.slots)} slots stay empty: {'; '.join(reasons)}")

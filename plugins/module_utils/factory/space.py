@@ -2,35 +2,56 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The factories of a space, asked by whoever has a factory's configuration."""
+"""The factories of a space, asked by whoever knows them: by a factory's configuration, by its report, by name."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import typing as t
+from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import report
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, peers_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import PORT, Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Outcome, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import load_key
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import PeerUsage
 
 
-def peers(configuration: Configuration) -> dict[str, Peer]:
-    """The factories of the space by name; this one is asked on the loopback."""
-    own = configuration.settings.name
-    found = {own: Peer(own, "127.0.0.1", configuration.port)}
-    found.update({one.factory: one for one in configuration.others})
-    return found
+@dataclass(frozen=True)
+class Known:
+    """What somebody who has no factory's configuration knows of a space.
+
+    :ivar factories: those that he can ask.
+    """
+
+    space: str
+    factories: tuple[Peer, ...] = ()
+    key_file: str = ""
+
+
+def own(configuration: Configuration) -> Peer:
+    """The factory itself, which is asked on the loopback."""
+    return Peer(configuration.settings.name, "127.0.0.1", configuration.port, configuration.signed_only)
+
+
+def of(configuration: Configuration) -> Known:
+    """A space, as a configuration has it. On a host that is no factory the configuration tells of others only: the host
+    is not among them, and no daemon has ever worked there."""
+    itself = own(configuration)
+    listed = itself.factory in [one.factory for one in configuration.factories]
+    has_worked = os.path.exists(os.path.join(configuration.state_folder, report.NAME))
+    here = (itself,) if listed or has_worked or not configuration.others else ()
+    return Known(configuration.space, (*here, *configuration.others), configuration.key_file)
 
 
 def ask(
-    configuration: Configuration, queries: t.Sequence[str], wanted: t.Iterable[Peer], seconds: float
+    known: t.Union[Known, Configuration], queries: t.Sequence[str], wanted: t.Iterable[Peer], seconds: float
 ) -> dict[str, list[Outcome]]:
     """Ask factories, all questions at once. Waits for at most so many seconds.
 
@@ -39,12 +60,15 @@ def ask(
     :raises GridboxError: if the key cannot be read, or this host has no UDP.
     """
     # Only root can read the key; others ask as a real Vac does.
-    key = load_key(configuration.key_file) if configuration.key_file and os.geteuid() == 0 else None
+    if any(one.signed for one in known.factories) and os.geteuid() != 0:
+        found = "signed_only is true in the configuration, and only root can read the key that they are signed with"
+        raise RefusedError("Asking the factories of the space", found, "Ask as root.")
+    key = load_key(known.key_file) if known.key_file and os.geteuid() == 0 else None
     asked, resolver = tuple(wanted), Resolver()
 
     async def all_of_them() -> list[Result]:
         polls = (
-            poll(query, configuration.space, asked, resolver, budget=Budget(seconds), key=key, version=PRODUCT)
+            poll(query, known.space, asked, resolver, budget=Budget(seconds), key=key, version=PRODUCT)
             for query in queries
         )
         return await asyncio.gather(*polls)
@@ -67,16 +91,35 @@ def usages(outcomes: t.Iterable[Outcome]) -> list[PeerUsage]:
     ]  # fmt: skip
 
 
-def named(configuration: Configuration, only: t.Sequence[str]) -> list[Peer]:
+def named(known: Known, only: t.Sequence[str]) -> list[Peer]:
     """Factories of the space by their names, with or without the domain.
 
     :param only: empty: all.
     :raises GridboxError: if there is none of them.
     """
-    found = peers(configuration)
+    found = {one.factory: one for one in known.factories}
     wanted = [peer for name, peer in found.items() if not only or name in only or name.partition(".")[0] in only]
     if not wanted:
         raise GridboxError(
             f"No factory of the space is called {', '.join(only)}. There are {', '.join(sorted(found))}."
         )
     return wanted
+
+
+def given(space: str, factories: t.Sequence[str]) -> Known:
+    """A space that somebody names, with the factories that are to be asked.
+
+    :param factories: ``FQDN`` or ``FQDN:PORT`` each.
+    :raises InputError: if there is none, or one is no factory's name.
+    """
+    expected = "the FQDNs of the factories to ask, with :PORT behind where it is another one than 995"
+    if not factories:
+        raise InputError("FACTORY", "", expected)
+    found: list[Peer] = []
+    for text in factories:
+        name, colon, port = text.lower().partition(":")
+        try:
+            found += peers_of([{"factory": name, "port": int(port) if colon else PORT}])
+        except (ValueError, InputError):
+            raise InputError("FACTORY", text, expected) from None
+    return Known(space, tuple(dict.fromkeys(found)))

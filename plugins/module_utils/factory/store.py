@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import stat
+import time
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
@@ -23,8 +24,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     from_json,
     last_in_slots,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable, unreadable
+from ansible_collections.hep.gridbox.plugins.module_utils.host.plain_file import plain_file
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import remove_neighbours, write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import Heartbeat
 
 RECORD = "machine.json"
 
@@ -60,12 +64,27 @@ class Store:
         """A machine's folder."""
         return os.path.join(self.root, machine.folder)
 
+    def has(self, machine: Machine) -> bool:
+        """Whether there is a machine's folder."""
+        return os.path.isdir(self.folder(machine))
+
     def load(self) -> tuple[list[Machine], list[str]]:
         """All machines, and a sentence for each folder that holds none. One without a record is passed over: it is of a
         machine that is just being made, or see :meth:`forget_unborn`."""
-        machines, problems = [], []
-        for name in sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []:
-            path = os.path.join(self.root, name, RECORD)
+        machines, unread = self.read()
+        return machines, [one.problem for one in unread]
+
+    def read(self, names: t.Optional[t.Iterable[str]] = None) -> tuple[list[Machine], list[Unreadable]]:
+        """The same, with what is known of the machines whose records cannot be read.
+
+        :param names: folders that are looked at; None: all.
+        """
+        machines, unread = [], []
+        if names is None:
+            names = sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []
+        for name in names:
+            folder = os.path.join(self.root, name)
+            path = os.path.join(folder, RECORD)
             try:
                 with open(path, "rb") as file:
                     machine = from_json(file.read(), path)
@@ -75,43 +94,49 @@ class Store:
             except FileNotFoundError:
                 continue
             except OSError as exc:
-                problems.append(f"{path} cannot be read ({exc.strerror}).")
+                unread.append(unreadable(folder, f"{path} cannot be read ({exc.strerror})."))
             except GridboxError as exc:
-                problems.append(str(exc))
-        return machines, problems
+                unread.append(unreadable(folder, str(exc)))
+        return machines, unread
 
     def last(self, slots: t.Collection[str]) -> dict[str, Machine]:
-        """By slot, the machine that is in it or was last in it; of thousands of records few are read.
+        """By slot, the machine that is in it or was last in it; of thousands of records few are read. What was made
+        later than now, before the clock was set back, does not hide what was made since.
 
         :raises GridboxError: if one of them cannot be.
         """
-        newest: dict[str, tuple[int, list[str]]] = {}
+        newest: dict[tuple[str, bool], tuple[int, list[str]]] = {}
+        now = time.time()
         for name in os.listdir(self.root) if os.path.isdir(self.root) else []:
             parts = name.split("_")
             if len(parts) != 4 or parts[2] not in slots or not parts[0].isdigit():
                 continue
-            created, slot = int(parts[0]), parts[2]
-            if slot not in newest or created > newest[slot][0]:
-                newest[slot] = (created, [])
-            if created == newest[slot][0]:
-                newest[slot][1].append(name)
+            created = int(parts[0])
+            key = (parts[2], created > now)
+            if key not in newest or created > newest[key][0]:
+                newest[key] = (created, [])
+            if created == newest[key][0]:
+                newest[key][1].append(name)
         found = []
         for name in (name for _created, names in newest.values() for name in names):
             path = os.path.join(self.root, name, RECORD)
-            with contextlib.suppress(FileNotFoundError):  # its maker has not written it yet, or it has just gone
-                try:
-                    with open(path, "rb") as file:
-                        found.append(from_json(file.read(), path))
-                except PermissionError as exc:
-                    raise GridboxError(f"{path} cannot be read ({exc.strerror}).") from exc
+            try:
+                with open(path, "rb") as file:
+                    found.append(from_json(file.read(), path))
+            except FileNotFoundError:  # its maker has not written it yet, or it has just gone
+                continue
+            except OSError as exc:
+                raise GridboxError(f"{path} cannot be read ({exc.strerror}).") from exc
         return last_in_slots(found)
 
     def forget_unborn(self) -> None:
-        """Remove the folders whose maker was killed before it wrote a record: nothing else is in them. For who makes
-        machines, before it does."""
+        """Remove the folders whose maker was killed before it wrote a record, and records that were not finished. For
+        who makes machines, before it does."""
         for name in os.listdir(self.root) if os.path.isdir(self.root) else []:
+            folder = os.path.join(self.root, name)
             with contextlib.suppress(OSError):
-                os.rmdir(os.path.join(self.root, name))
+                remove_neighbours(os.path.join(folder, RECORD))
+                os.rmdir(folder)
 
     def create(self, machine: Machine) -> str:
         """Make a machine's folder, with its record. For root alone: user_data in it may hold secrets."""
@@ -147,18 +172,24 @@ class Store:
 
     def shutdown_message(self, machine: Machine) -> t.Optional[str]:
         """The first line of the machine's shutdown message; None if there is none that begins with three digits."""
-        with _plain_file(os.path.join(self._outputs(machine), "shutdown_message")) as file:
+        with plain_file(os.path.join(self._outputs(machine), "shutdown_message")) as file:
             raw = b"" if file is None else b"".join(_pieces(file, _MESSAGE_BYTES))
         lines = raw.decode(errors="replace").strip().splitlines()
         line = "".join(character for character in (lines[0] if lines else "") if character.isprintable()).strip()
         return line if line[:3].isascii() and line[:3].isdigit() and len(line) >= 3 else None
 
-    def heartbeat(self, machine: Machine) -> t.Optional[int]:
+    def heartbeats(self, machines: t.Iterable[Machine]) -> dict[str, Heartbeat]:
+        """By slot, the heartbeats of those of the machines that have to have one."""
+        return {
+            one.slot: Heartbeat(one.heartbeat_file, self._beaten(one), one.fizzle_seconds, one.heartbeat_seconds)
+            for one in machines
+            if one.heartbeat_file
+        }
+
+    def _beaten(self, machine: Machine) -> t.Optional[int]:
         """When the machine's heartbeat file was written; None if there is none."""
-        if not machine.heartbeat_file:
-            return None
         try:
-            found = os.lstat(os.path.join(self._outputs(machine), machine.heartbeat_file))
+            found = os.lstat(os.path.join(self._outputs(machine), machine.heartbeat_file or ""))
         except OSError:
             return None
         return int(found.st_mtime) if stat.S_ISREG(found.st_mode) else None
@@ -167,12 +198,15 @@ class Store:
         """Copy a machine's joboutputs from its work space to its folder, before the work space goes: plain files of its
         top level, up to :data:`KEPT_BYTES` in all."""
         source, target = self._outputs(machine), os.path.join(self.folder(machine), "joboutputs")
-        if not os.path.isdir(source):
+        if source == target or not os.path.isdir(source):  # they are kept, or there were none
             return
+        again = os.path.isdir(target)
         os.makedirs(target, mode=0o700, exist_ok=True)
         left = KEPT_BYTES
         for name in sorted(os.listdir(source))[:KEPT_FILES]:
-            with _plain_file(os.path.join(source, name)) as file:
+            if again:  # who began to may have been killed; a file of the machine's that is named so comes after this
+                remove_neighbours(os.path.join(target, name))
+            with plain_file(os.path.join(source, name)) as file:
                 if file is not None:
                     write_atomically(os.path.join(target, name), _pieces(file, left), 0o600)
                     left -= file.tell()
@@ -190,24 +224,6 @@ def expired(machine: Machine, now: int, days: float) -> bool:
     """
     over = machine.state == ENDED and machine.cleaned and days > 0
     return over and (machine.ended or machine.created) < now - days * 86400
-
-
-@contextlib.contextmanager
-def _plain_file(path: str) -> t.Iterator[t.Optional[t.BinaryIO]]:
-    """A plain file, to be read; None if it is not there, or anything else: a link, a pipe, a device."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        yield None
-        return
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            yield None
-            return
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            yield t.cast("t.BinaryIO", file)
-    finally:
-        os.close(descriptor)
 
 
 def _pieces(file: t.BinaryIO, limit: int) -> t.Iterator[bytes]:

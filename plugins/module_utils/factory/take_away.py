@@ -7,6 +7,7 @@ kept of machines stays."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import typing as t
@@ -27,7 +28,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage, PulledImages
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unwanted_images import look, name_of, remove
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
@@ -45,7 +46,7 @@ class Wish:
     :ivar path: of the configuration.
     :ivar record: the role whose record tells whether the configuration is ours; empty: it is.
     :ivar remove_machines: end those that run, instead of refusing.
-    :ivar wait_timeout: seconds for the daemon to end.
+    :ivar wait_timeout: seconds for the daemon to end, and for a run without one.
     """
 
     path: str
@@ -80,6 +81,7 @@ class Observed:
     :ivar alive: uuids of those that run, by the engine's word.
     :ivar strays: containers of this factory's that are written down nowhere.
     :ivar images: that the factory has pulled, and nobody else names.
+    :ivar metrics: the file of its metrics; empty: there is none.
     """
 
     configuration: t.Optional[Configuration] = field(default=None, repr=False)
@@ -89,6 +91,7 @@ class Observed:
     alive: frozenset[str] = frozenset()
     strays: tuple[Container, ...] = ()
     images: tuple[PulledImage, ...] = ()
+    metrics: str = ""
 
     @property
     def live(self) -> tuple[Machine, ...]:
@@ -119,6 +122,8 @@ def plan(wish: Wish, observed: Observed) -> Plan:
     ]
     reason = "the factory pulled it; it stays if a container of somebody else's uses it"
     steps += [Step("remove_image", one.reference, reason, details={"image": one}) for one in observed.images]
+    if observed.metrics:
+        steps.append(Step("remove_metrics", observed.metrics, "nobody writes it any more"))
     if there:
         reason = "another one was there before" if observed.original else "the factory is not wanted"
         steps.append(Step("put_back" if observed.original else "remove_configuration", wish.path, reason))
@@ -126,10 +131,14 @@ def plan(wish: Wish, observed: Observed) -> Plan:
 
 
 class TakeAwayWork:
-    """The work of the module ``vacuum_factory`` with ``state: absent``; see ``front_room.Work``."""
+    """The work of the module ``vacuum_factory`` with ``state: absent``; see ``front_room.Work``.
 
-    def __init__(self, wish: Wish) -> None:
-        self.wish = wish
+    :param held: gets the lock of whoever makes machines and takes them away, from the first step on.
+    """
+
+    def __init__(self, wish: Wish, held: contextlib.ExitStack) -> None:
+        self.wish, self._held = wish, held
+        self._alone = False
         self.subject = f"the factory of {wish.path}"
 
     def observe(self) -> Observed:
@@ -157,7 +166,7 @@ class TakeAwayWork:
         return Observed(
             configuration, bool(wish.record) and os.path.exists(original_of(wish.record)),
             running.find(wish.program, wish.path, [configuration.state_folder]), machines, alive, strays,
-            images,
+            images, configuration.metrics_file if os.path.exists(configuration.metrics_file) else "",
         )  # fmt: skip
 
     def plan(self, observed: Observed) -> Plan:
@@ -174,9 +183,10 @@ class TakeAwayWork:
             if daemon is not None:
                 journal.will_do("started the daemon again", "start_again", unit=daemon.unit, argv=list(daemon.argv))
                 service.stop(daemon, wish.wait_timeout)
-            if not wish.remove_machines:
-                refuse_live(self.observe())  # it may have started one meanwhile
-        elif step.action in ("end_machine", "clean_machine"):
+        self._take_the_daemons_place()
+        if step.action == "stop_daemon":
+            return
+        if step.action in ("end_machine", "clean_machine"):
             self._end(step.details["uuid"])
         elif step.action == "remove_container":
             observed = self.observe()
@@ -185,6 +195,9 @@ class TakeAwayWork:
                     engine_of(observed.configuration).remove(stray.id)
         elif step.action == "remove_image":
             self._remove_image(step.details["image"])
+        elif step.action == "remove_metrics":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(step.target)
         else:
             self._sweep()
             journal.settle()  # no machine is there any more, and the daemon without its file would not start
@@ -194,6 +207,15 @@ class TakeAwayWork:
                 os.replace(original_of(wish.record), wish.path)
             else:
                 os.unlink(wish.path)
+
+    def _take_the_daemons_place(self) -> None:
+        """Nobody makes machines from now on: neither a daemon, nor a run without one, which is waited for."""
+        if self._alone:
+            return
+        self._held.enter_context(at_work(load(self.wish.path).state_folder, self.wish.wait_timeout))
+        self._alone = True
+        if not self.wish.remove_machines:
+            refuse_live(self.observe())  # whoever was at work may have started one meanwhile
 
     def _remove_image(self, image: PulledImage) -> None:
         """Remove an image that the factory has pulled; if the engine refuses to, it stays, and is written down so."""
@@ -236,6 +258,7 @@ class TakeAwayWork:
                 hands.clean(hands.life.end(machine, container, hands.boot_time))
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        self._held.close()  # the daemon wants the lock
         if running.find(self.wish.program, self.wish.path, ()) is None:
             service.start_again(data["unit"], data["argv"], os.devnull)
 
@@ -244,8 +267,11 @@ class TakeAwayWork:
 
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
         gone = applied or not plan.steps
+        machines = [one.container_name for one in observed.machines]
         return {
             "running": not gone and observed.daemon is not None, "restart_needed": [], "check": "", "warnings": [],
+            "factory": observed.configuration.settings.name if observed.configuration is not None else "",
+            "leaving": sorted({*machines, *(one.name for one in observed.strays)}),
         }  # fmt: skip
 
 

@@ -25,7 +25,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch impo
 #: Of a template, and of each file that is filled in.
 MAX_BYTES = 1 << 20
 
-_WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+#: HTML, after what may stand before it, and without its beginning, which some servers leave out.
+_WEB_PAGE = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:\s|<\?xml.*?\?>|<!--.*?-->)*<(?:!doctype\s+html|html|head|title|body)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def load(machinetype: Machinetype, configuration: Configuration, transfer: Transfer) -> t.Optional[Content]:
@@ -55,7 +59,7 @@ def load(machinetype: Machinetype, configuration: Configuration, transfer: Trans
 
 
 def folder_of(machinetype: Machinetype, configuration: Configuration) -> str:
-    """The folder in which the site keeps what is for a machinetype; those of one pipe share one (spec 2.3).
+    """The folder in which the site keeps what is for a machinetype; those with one pipe's prefix share one (spec 2.3).
 
     :raises RefusedError: if it is not clear whose the machinetype is. A pipe chooses the ends of its machinetypes'
         names, and must not come to another's keys by that.

@@ -92,6 +92,8 @@ _SECTION = re.compile(r"\[([^]]+)\]")
 _OPTION = re.compile(r"([^:=\s][^:=]*)[:=](.*)")
 _FEATURE = re.compile(r"machinefeatures_option_([a-z0-9_]{1,64})")
 
+_SAID_ABOVE = "of what is said above"
+
 #: Stands for the factory's own name where it is not known.
 _SOME_HOST = "factory.example.org"
 
@@ -102,10 +104,12 @@ class Converted:
 
     :ivar configuration: JSON types; ``configuration.parse`` takes it, unless the first note says what is missing.
     :ivar notes: what was not carried over and why, and what has to be looked at; no values of ``user_data_option_XXX``.
+    :ivar files: that have to come along: by path below ``machinetypes`` in the state folder, where Vac has them.
     """
 
     configuration: dict[str, t.Any]
     notes: tuple[str, ...]
+    files: t.Mapping[str, str]
 
 
 def convert(files: t.Sequence[tuple[str, str]], host: str = "") -> Converted:
@@ -164,6 +168,9 @@ class _Conversion:
         self.notes: list[str] = []
         #: Of each section that says so, how many days a machine's folder is kept.
         self.days: dict[str, float] = {}
+        self.files: dict[str, str] = {}
+        #: Of substitutions that all machinetypes have, the files by NAME.
+        self.common_files: dict[str, str] = {}
 
     def converted(self) -> Converted:
         self._settings(self._renamed("settings", self.sections.get("settings", {}), _OLD_SETTINGS))
@@ -182,11 +189,11 @@ class _Conversion:
         for name, options in pipes.items():
             self._pipe(name, options)
         for name, options in machinetypes.items():
-            self._machinetype(name, options, pipes)
+            self._machinetype(name, options)
         self._engine()
         self._folders()
         self._look()
-        return Converted(self.made, tuple(self.notes))
+        return Converted(self.made, tuple(self.notes), dict(sorted(self.files.items())))
 
     def _engine(self) -> None:
         """Vac has machines of several models beside each other; a factory has one engine."""
@@ -232,7 +239,6 @@ class _Conversion:
         if not options.get("vac_space"):
             self.notes.insert(0, "There is no vac_space in [settings]: space has to be added.")
         common: dict[str, dict[str, str]] = {"option": {}, "file": {}}
-        copies: dict[str, str] = {}
         features: dict[str, str] = {}
         for name, value in options.items():
             feature = _FEATURE.fullmatch(name)
@@ -248,13 +254,14 @@ class _Conversion:
                 if self._try("settings", name, {"machinefeatures_options": {feature[1]: value}}):
                     features[feature[1]] = value
             elif name.startswith("user_data_"):
-                found = self._substitution("settings", name, value, copies)
+                found = self._substitution("settings", name, value)
                 if found:
                     common[found[0]][found[1]] = found[2]
+                    self.common_files.update({found[1]: value} if found[0] == "file" else {})
             else:
                 self._leave("[settings]", name, _NOT_CARRIED.get(name, "neither Vac nor this factory knows it"))
         for name in sorted(set(common["option"]) & set(common["file"])):
-            del common["file"][name]
+            del common["file"][name], self.common_files[name]
             self._leave("[settings]", f"user_data_file_{name}", f"user_data_option_{name} is there as well")
         given = {
             "machinefeatures_options": features,
@@ -262,7 +269,6 @@ class _Conversion:
             "user_data_files": common["file"],
         }
         self.made.update({key: value for key, value in given.items() if value})
-        self._copies("each machinetype", copies)
         if "shutdown_time" in self.made:
             self.notes.append(
                 "[settings] shutdown_time: look whether it is still meant. Vac forgets one in /var/run/vac.conf when"
@@ -300,62 +306,52 @@ class _Conversion:
                 others.append(full)
         if others:
             self.made["factories"] = list(dict.fromkeys(others))
-        if others and not self.host:
-            self.notes.append(
-                "[settings] factories: here these are the others; take out the host's own name, which Vac wants there."
-            )
 
     # -- [machinetype X] and [vacuum_pipe X]
 
-    def _machinetype(self, name: str, options: t.Mapping[str, str], pipes: t.Container[str]) -> None:
+    def _machinetype(self, name: str, options: t.Mapping[str, str]) -> None:
         where = f"machinetype {name}"
         options = self._renamed(where, options, _OLD_KEYS)
-        prefix = next((name[:at] for at, one in enumerate(name) if one == "-" and name[:at] in pipes), "")
-        if prefix and "root_image" not in options:
-            self._leave(
-                f"[{where}]", "as a whole",
-                f"it changes a machinetype of the vacuum pipe {prefix}, of which options can be set for all its"
-                f" machinetypes together only. Its options: {', '.join(options) or 'none'}",
-            )  # fmt: skip
-            return
-        model = options.get("machine_model", "cernvm3")
+        carried = self.made.get("vacuum_pipes", {})
+        prefix = next((name[:at] for at, one in enumerate(name) if one == "-" and name[:at] in carried), "")
+        # What it does not say of a pipe's machinetype, the pipe does.
+        model = options.get("machine_model", "" if prefix else "cernvm3")
         if model in keys.VIRTUAL_MACHINES:
             said = model if "machine_model" in options else f"{model}, which is what no machine_model means,"
             self._leave(f"[{where}]", "as a whole", f"{said} is a virtual machine, and this factory makes containers")
             return
-        copies: dict[str, str] = {}
-        values = self._keys(where, options, copies)
-        why = self._why_not({"machinetypes": {name: values}}) if values is not None else "of what is said above"
+        values = self._keys(where, options)
+        others = {"vacuum_pipes": carried} if carried else {}
+        why = self._why_not({"machinetypes": {name: values}, **others}) if values is not None else _SAID_ABOVE
         if why:
             self._leave(f"[{where}]", "as a whole", why)
             return
         self.made.setdefault("machinetypes", {})[name] = values
-        self._copies(name, copies, bool(values and values.get("user_data_proxy")))
+        self._files(prefix or name, options)
         if prefix:
-            self.notes.append(f"[{where}]: look whether the vacuum pipe {prefix} has a machinetype of this name too.")
+            self.notes.append(
+                f"[{where}] changes what the vacuum pipe {prefix} says of this machinetype; look whether it brings one"
+                " of this name."
+            )
         if model == "singularity" and "apptainer_account" not in self.made:
             self.notes.append(f"[{where}] is run by Apptainer, as an account that apptainer_account has to name.")
 
     def _pipe(self, prefix: str, options: t.Mapping[str, str]) -> None:
         where = f"vacuum_pipe {prefix}"
         options = self._renamed(where, options, _OLD_KEYS)
-        copies: dict[str, str] = {}
         url = options.pop("vacuum_pipe_url", "")
-        values = self._keys(where, options, copies)
+        values = self._keys(where, options)
         entry = {"vacuum_pipe_url": url, **(values or {})}
         pipes = {**self.made.get("vacuum_pipes", {}), prefix: entry}
-        why = self._why_not({"vacuum_pipes": pipes}) if values is not None else "of what is said above"
+        why = self._why_not({"vacuum_pipes": pipes}) if values is not None else _SAID_ABOVE
         if why:
             self._leave(f"[{where}]", "as a whole", why)
             return
         self.made["vacuum_pipes"] = pipes
-        self._copies(prefix, copies, bool(entry.get("user_data_proxy")))
+        self._files(prefix, options)
 
-    def _keys(self, where: str, options: t.Mapping[str, str], copies: dict[str, str]) -> t.Optional[dict[str, t.Any]]:
-        """The keys of a machinetype; None if one is refused, which is noted.
-
-        :param copies: gets the files of the site that are meant, with where Vac has them.
-        """
+    def _keys(self, where: str, options: t.Mapping[str, str]) -> t.Optional[dict[str, t.Any]]:
+        """The keys of a machinetype; None if one is refused, which is noted."""
         values: dict[str, t.Any] = {}
         good = True
         for name, text in options.items():
@@ -368,14 +364,14 @@ class _Conversion:
                 else:
                     self.days[where] = days
             elif keys.substitution(name):
-                found = self._substitution(where, name, text, copies)
+                found = self._substitution(where, name, text)
                 good = good and found is not None
                 if found:
                     values[f"user_data_{found[0]}_{found[1]}"] = found[2]
             elif name not in keys.KEYS:
                 self._leave(f"[{where}]", name, "neither Vac nor this factory knows it")
             else:
-                values[name] = self._value(where, name, text, copies)
+                values[name] = self._value(name, text)
                 try:
                     keys.check(name, values[name])
                 except keys.Unfit as exc:
@@ -383,7 +379,8 @@ class _Conversion:
                     self.notes.append(f"[{where}] {name}: got {text!r}, expected {exc}.")
         return values if good else None
 
-    def _value(self, where: str, name: str, text: str, copies: dict[str, str]) -> t.Any:
+    @staticmethod
+    def _value(name: str, text: str) -> t.Any:
         if name in _FLAGS:
             return text.lower() == "true"
         if name in _LISTS:
@@ -391,12 +388,10 @@ class _Conversion:
         if name == "machine_model":
             return "apptainer" if text == "singularity" else text
         if name == "user_data" and "://" not in text:
-            return self._file(where, text, copies)
+            return posixpath.basename(text)
         return _number(text) if name.endswith(("_seconds", "_processors", "_share", "_per_processor")) else text
 
-    def _substitution(
-        self, where: str, name: str, text: str, copies: dict[str, str]
-    ) -> t.Optional[tuple[str, str, str]]:
+    def _substitution(self, where: str, name: str, text: str) -> t.Optional[tuple[str, str, str]]:
         """``option`` or ``file``, name and value of a substitution; None if it is refused, which is noted."""
         kind = keys.substitution(name)
         if kind is None:
@@ -408,25 +403,30 @@ class _Conversion:
         except keys.Unfit as exc:  # without the value, which may be a password
             self.notes.append(f"[{where}] {name}: got a value that is not shown, expected {exc}.")
             return None
-        if kind[0] == "file":
-            self._file(where, text, copies)
         return (*kind, value)
 
-    @staticmethod
-    def _file(where: str, path: str, copies: dict[str, str]) -> str:
-        """The name of a file that the site has for a machinetype; Vac also takes paths."""
-        name = posixpath.basename(path)
-        section = where.partition(" ")[2] or "NAME"
-        copies[name] = path if path.startswith("/") else f"{_VAC_FILES}/{section}/files/{path}"
-        return name
-
-    def _copies(self, whose: str, copies: t.Mapping[str, str], proxy: bool = False) -> None:
-        """Say which files have to come along."""
-        found = [f"{path} as {name}" for name, path in sorted(copies.items())]
-        if proxy:
-            found += [f"{_VAC_FILES}/{whose}/{name} as {name}" for name in ("x509cert.pem", "x509key.pem")]
-        if found:
-            self.notes.append(f"Copy to the files of {whose} here: {', '.join(found)}.")
+    def _files(self, owner: str, options: t.Mapping[str, str]) -> None:
+        """Which files of the site have to come along with a machinetype or a pipe. Vac also takes paths."""
+        substituted = {kind[1]: (kind[0], options[name]) for name in options if (kind := keys.substitution(name))}
+        common = {name: ("file", path) for name, path in self.common_files.items()}
+        wanted = [path for kind, path in {**common, **substituted}.values() if kind == "file"]
+        if "://" not in options.get("user_data", "://"):
+            wanted.append(options["user_data"])
+        for path in wanted:
+            there = path if path.startswith("/") else f"{_VAC_FILES}/{owner}/files/{path}"
+            here = f"{owner}/files/{posixpath.basename(path)}"
+            if self.files.setdefault(here, there) != there:
+                self.notes.append(f"{here} would be of two files, {self.files[here]} and {there}: rename one of them.")
+        image = options.get("root_image", "")
+        if image.endswith(".sif") and "/" not in image:
+            self.notes.append(
+                f"Copy by hand {_VAC_FILES}/{owner}/files/{image} to machinetypes/{owner}/files/{image} in the"
+                " factory's state_folder: it is an image."
+            )
+        if options.get("user_data_proxy", "").lower() == "true":
+            self.files.update(
+                {f"{owner}/{name}": f"{_VAC_FILES}/{owner}/{name}" for name in ("x509cert.pem", "x509key.pem")}
+            )
 
     # -- what concerns all of it
 
@@ -448,6 +448,12 @@ class _Conversion:
             self.notes.append(
                 "Vac uses the volume group vac_volume_group if the host has it. To use one here, set work_space: lvm"
                 " and volume_group."
+            )
+        sections = [*self.made.get("machinetypes", {}).values(), *self.made.get("vacuum_pipes", {}).values()]
+        if any("cvmfs_repositories" in one for one in sections):
+            self.notes.append(
+                "With any cvmfs_repositories a machine of Vac's sees all of /cvmfs. Here it sees the repositories that"
+                " are named: add those that its jobs use beside."
             )
         self.notes.append(
             "Vac answers whoever knows the space's name. Here the other factories of the list may ask, and who is in"

@@ -15,6 +15,7 @@ import typing as t
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import Report
 from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import printable
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import UNMEASURED
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
     RUNNING,
     SHUT_DOWN,
@@ -265,11 +266,12 @@ def explain(report: Report) -> str:
         )
     if report.orders_problem:
         lines.append(f"Orders are refused; those before are obeyed, and with none it drains: {report.orders_problem}")
+    lines += report.records_unreadable
     lines += [f"By order, {sentence}." for sentence in report.orders.sentences(_utc)]
     for prefix, pipe in sorted(report.pipes.items()):
         if pipe.problem:
             lines.append(f"Vacuum pipe {prefix}: {pipe.problem}")
-        lines += pipe.dropped
+        lines += [f"Vacuum pipe {one}" for one in pipe.warnings]  # each begins with the prefix
         if pipe.unused_share > 0:
             lines.append(
                 f"Vacuum pipe {prefix}: {pipe.unused_share:g} of its share is of machinetypes not started here."
@@ -280,14 +282,22 @@ def explain(report: Report) -> str:
                 f"CVMFS repository {repository}, since {_utc(seen.since)}: {seen.problem} Machinetypes that want it are"
                 " not started."
             )
-    for machinetype, image in sorted(report.images.items()):
-        if not image.present:
-            lines.append(f"{machinetype}: its image is not here{f': {image.problem}' if image.problem else '.'}")
     for machinetype, failures in sorted(report.failures_in_a_row.items()):
         if failures:
             lines.append(f"{machinetype}: its last {failures} machines fizzled or did not start.")
+    for slot, times in sorted(report.unmeasured.items()):
+        lines.append(
+            f"{slot}: what its machine has written outside its work space could not be measured in time, {times} in a"
+            f" row. After {UNMEASURED} it has to end."
+        )
     if report.decision is None:
         lines += ["", "Nothing has been decided yet."]
+        for pipe in report.pipes.values():
+            told = (*pipe.dropped, *pipe.dropped_without_share, *pipe.not_here, *pipe.not_brought)
+            lines += [f"  {sentence}" for sentence in told]
+        for machinetype, image in sorted(report.images.items()):
+            if not image.present:
+                lines.append(f"  {machinetype}: its image is not here{f': {image.problem}' if image.problem else '.'}")
     else:
         lines += ["", f"Decided on {_utc(report.decided)}:", str(report.decision.get("factory", ""))]
         lines += [f"  {one.get('slot')}: {one.get('reason')}" for one in report.decision.get("waiting") or ()]

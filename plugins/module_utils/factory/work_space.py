@@ -48,6 +48,8 @@ _OPTIONS = {"ext4": "nosuid,nodev,noinit_itable", "xfs": "nosuid,nodev"}
 
 #: Seconds for mkfs, mount and umount; the last writes what is not on the disk yet.
 _SECONDS = 120
+#: Seconds for whoever looks into a work space to leave it, before it is in use.
+_BUSY_SECONDS = 2
 #: Seconds that LVM's word counts how much room there is, while this factory makes and removes nothing.
 _KNOWN_SECONDS = 60
 #: Seconds for removing a folder's files: some million of them.
@@ -197,6 +199,14 @@ class WorkSpaces:
             room = self._volumes.room()
         return volumes.size_for(room, processors, disk_bytes_per_processor, total_processors)
 
+    def share(self, processors: int, disk_bytes_per_processor: t.Optional[int], total_processors: int) -> int:
+        """Bytes that a machine may count on where nothing limits its work space: what is fixed, else its processors'
+        share of what is free now."""
+        if disk_bytes_per_processor is not None:
+            return processors * disk_bytes_per_processor
+        with _told(_LOOKING):
+            return shutil.disk_usage(self._state_folder).free * processors // total_processors
+
     # ---- make and remove --------------------------------------------------------------------------------------------
 
     def make(self, machine: Machine, folder: str, size: t.Optional[int]) -> str:
@@ -240,6 +250,21 @@ class WorkSpaces:
         options = _OPTIONS[self._file_system] + (",loop" if self._kind == "file" else "")
         command.run(f"Mounting {device}", ["mount", "-t", self._file_system, "-o", options, device, point], _SECONDS)
 
+    def places(self, folder: str, machine_uuid: str) -> list[str]:
+        """Files and folders that a machine's work space takes room with; those that are not there are of another kind.
+
+        :param folder: the machine's.
+        """
+        return [f"{folder}/mnt", self._files.path(machine_uuid)]
+
+    def empty(self, folder: str) -> None:
+        """Remove what a machine that has ended has in its work folders; fine if that is nothing.
+
+        :raises GridboxError: if that fails.
+        """
+        with _told(f"Emptying the work folders in {folder}"):
+            _empty(f"{folder}/mnt/tmp")
+
     def remove(self, folder: str, machine_uuid: str) -> None:
         """Remove whatever there is of a machine's work space; fine if that is nothing. The machine has ended.
 
@@ -266,7 +291,8 @@ class WorkSpaces:
 
         Waits for commands that a factory which was killed had begun.
 
-        :param alive: folders and UUIDs of the machines whose work space is to stay.
+        :param alive: folders and UUIDs of the machines whose work space is to stay; the first eight characters of a
+            UUID are enough.
         :raises WaitError: if such a command does not end.
         """
         with _told("Looking for work spaces that are left over"):
@@ -279,7 +305,7 @@ class WorkSpaces:
         found = [
             LeftOver("", volume.uuid, f"the volume {volume.name} of a machine that is not alive")
             for volume in [*self._files.find(), *self._logical.find()]
-            if volume.uuid not in uuids
+            if volume.uuid not in uuids and volume.uuid[:8] not in uuids
         ]
         machines = f"{self._state_folder}/{MACHINES}"
         names = sorted(os.listdir(machines)) if os.path.isdir(machines) else []
@@ -317,13 +343,26 @@ def _unmount(volume: Volume, mounts: t.Sequence[mount_table.Mount]) -> None:
             raise GridboxError(
                 f"The work space {point} is not removed: {seen.source} is mounted over it. Unmount that."
             )
-        try:
-            command.run(f"Unmounting {point}", ["umount", "--", point], _SECONDS)
-        except GridboxError as exc:
-            seen = mount_table.at(mount_table.read(), point)
-            if seen and seen.device in volume.devices:
-                who = holders.told(seen.device)
-                raise GridboxError(f"The work space {point} is not removed, for it is in use: {who}. {exc}") from exc
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while not _is_unmounted(volume, point, deadline):
+            time.sleep(0.1)
+
+
+def _is_unmounted(volume: Volume, point: str, deadline: float) -> bool:
+    """Try it; False: it is in use, and who uses it may be about to leave.
+
+    :raises GridboxError: if it is in use after the deadline, with by whom.
+    """
+    try:
+        command.run(f"Unmounting {point}", ["umount", "--", point], _SECONDS)
+    except GridboxError as exc:
+        seen = mount_table.at(mount_table.read(), point)
+        if seen and seen.device in volume.devices:
+            if time.monotonic() < deadline:
+                return False
+            who = holders.told(seen.device)
+            raise GridboxError(f"The work space {point} is not removed, for it is in use: {who}. {exc}") from exc
+    return True
 
 
 def _empty(point: str) -> None:

@@ -101,9 +101,13 @@ class FileVolumes:
                 free -= max(0, file.st_size - file.st_blocks * 512)
         return Room(free, taken, _UNIT, kept=max(0, free + taken) // _KEPT)
 
+    def path(self, uuid: str) -> str:
+        """The file that a machine's volume is, if there is one."""
+        return f"{self._folder}/{uuid}.img"
+
     def make(self, uuid: str, size: int) -> str:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        path = f"{self._folder}/{uuid}.img"
+        path = self.path(uuid)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(file, size)

@@ -19,11 +19,13 @@ class Control:
     :ivar id: what switches and reports call it.
     :ivar title: what is to be.
     :ivar reason: why.
+    :ivar reported: whether it is looked at only, and the host left as it is.
     """
 
     id: str
     title: str
     reason: str
+    reported: bool = False
 
 
 CONTROLS = (
@@ -35,8 +37,10 @@ CONTROLS = (
     Control("keys", "Kernel keys per user", "each container start takes one; past the quota none starts"),
     Control("neighbours", "Neighbour tables", "all namespaces share one; when it is full, peers become unreachable"),
     Control("systemd_limits", "Open files of systemd's services", "limits.d is for logins only; services take these"),
-    Control("forwarding", "Forwarding is left to the engine", "a hardening that switches it off cuts containers off"),
-    Control("user_namespaces", "User namespaces are available", "unprivileged pilots (Apptainer) need them"),
+    Control(
+        "forwarding", "Forwarding is left to the engine", "a hardening that switches it off cuts containers off", True
+    ),
+    Control("user_namespaces", "User namespaces are available", "unprivileged pilots (Apptainer) need them", True),
     Control("autofs", "autofs is off", "what it mounts on demand, containers do not see"),
     Control("time_sync", "The clock is synchronised", "tokens and certificates are refused by a clock that is wrong"),
     Control("sshd_passwords", "No ssh login by password", "it is guessed from the whole world"),
@@ -59,9 +63,40 @@ SSHD = {
     "sshd_log": {"LogLevel": "VERBOSE"},
 }
 
+#: Values of settings of sshd, the laxest first, as sshd -T prints them. More in the log is on the safe side here.
+_NO = ("yes", "no")
+_ORDERS = {
+    "PasswordAuthentication": _NO,
+    "KbdInteractiveAuthentication": _NO,
+    "PermitRootLogin": ("yes", "prohibit-password", "forced-commands-only", "no"),
+    "PermitEmptyPasswords": _NO,
+    "X11Forwarding": _NO,
+    "AllowAgentForwarding": _NO,
+    "LogLevel": ("QUIET", "FATAL", "ERROR", "INFO", "VERBOSE", "DEBUG", "DEBUG1", "DEBUG2", "DEBUG3"),
+}
+
+#: sshd -T prints prohibit-password by its old name.
+_SAME = {"without-password": "prohibit-password"}
+
 #: What is kept from being loaded. Not sctp, which containers may publish ports of; not usb-storage, by which the remote
 #: console of a server brings its rescue medium.
 MODULES = ("dccp", "rds", "tipc", "firewire-core")
+
+
+def strictness(name: str, value: str) -> float:
+    """How strict a value of a setting of sshd is: the stricter, the higher. One that is not known is the laxest of all.
+
+    >>> strictness("PermitRootLogin", "no") > strictness("PermitRootLogin", "without-password")
+    True
+    """
+    order = _ORDERS.get(name)
+    if order is not None:
+        value = _SAME.get(value, value)
+        return order.index(value) if value in order else float("-inf")
+    # The others are numbers of which less is stricter; no grace time at all is no limit (sshd_config(5)).
+    if not value.isdigit() or (name == "LoginGraceTime" and int(value) == 0):
+        return float("-inf")
+    return -int(value)
 
 
 def waivers(switches: t.Mapping[str, t.Any]) -> dict[str, str]:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 import typing as t
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.hardening.limits impor
 from ansible_collections.hep.gridbox.plugins.module_utils.host import record
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.host.text_file import read_text
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 
@@ -130,7 +130,12 @@ def texts(wish: Wish, host: Host) -> dict[str, str]:
         found[host_state.LIMITS_FILE] = HEADER + logins
     if host.systemd and "systemd_limits" not in wish.waived:
         found[host_state.SYSTEMD_FILE] = f"{HEADER}[Manager]\nDefaultLimitNOFILE={soft}:{hard}\n"
-    settings = sshd_wanted(wish)
+    # sshd takes the first value that it finds, so what the host has stricter is left to it.
+    settings = {
+        name: value
+        for name, value in sshd_wanted(wish).items()
+        if controls.strictness(name, host.sshd_without.get(name.lower(), "")) <= controls.strictness(name, value)
+    }
     if host.sshd is not None and settings:
         found[host_state.SSHD_FILE] = HEADER + "".join(f"{name} {value}\n" for name, value in settings.items())
     if "kernel_modules" not in wish.waived:
@@ -209,6 +214,15 @@ class ControlsWork:
             )
         if wish.absent:
             return
+        for control in controls.CONTROLS:
+            if control.reported and control.id not in wish.waived:
+                good, found = judge.judge(control.id, observed, wish.need(observed), wish.max_offset)
+                if not good:
+                    raise RefusedError(
+                        f"control {control.id}",
+                        f"{found}, and {control.reason}",
+                        f"It is the site's to correct; or switch the control {control.id} off with the reason.",
+                    )
         if wish.nofile[1] > observed.nr_open and not {"nofile", "systemd_limits"} <= set(wish.waived):
             raise RefusedError(
                 f"nofile_hard: {wish.nofile[1]}",
@@ -246,17 +260,16 @@ class ControlsWork:
                 "/etc/ssh/sshd_config does not begin with Include /etc/ssh/sshd_config.d/*.conf, so it would not count",
                 "Put the line there, or switch the controls sshd_... off.",
             )
-        if "sshd_passwords" not in self.wish.waived and not host.keys:
+        # The whole configuration as it would be, for a real connection: Match blocks may override a drop-in.
+        settings = host_state.sshd_settings_of(text + host_state.sshd_text_without_ours())
+        keys = set(host.keys) - ({"root"} if settings.get("permitrootlogin") == "no" else set())
+        if "sshd_passwords" not in self.wish.waived and not keys:
             raise RefusedError(
                 "control sshd_passwords",
                 "no account can log in with a key, so without passwords nobody could log in any more",
                 "Put a key into an authorized_keys first, or switch the control sshd_passwords off.",
             )
-        # The whole configuration as it would be, for a real connection: Match blocks may override a drop-in.
-        with tempfile.NamedTemporaryFile("w", prefix="sshd_config.", encoding="utf-8") as file:
-            file.write(text + (host_state.read_text("/etc/ssh/sshd_config") or ""))
-            file.flush()
-            wrong = judge.differing(host_state.sshd_settings(file.name) or {}, sshd_wanted(self.wish))
+        wrong = judge.differing(settings, sshd_wanted(self.wish))
         if wrong:
             raise RefusedError(
                 f"writing {host_state.SSHD_FILE}",
@@ -267,10 +280,10 @@ class ControlsWork:
     def do(self, step: Step, journal: Journal) -> None:
         if step.action == "arm_way_back":
             journal.will_do("the timer that takes the change of sshd back", "arm_way_back")
-            way_back.arm(host_state.read_text(step.target), self.wish.proof_timeout)
+            way_back.arm(read_text(step.target, "surrogateescape"), self.wish.proof_timeout)
             self._armed = True
         elif step.action in ("write", "remove"):
-            text = host_state.read_text(step.target)
+            text = read_text(step.target, "surrogateescape")
             journal.will_do(f"{step.target} as it was", "file", path=step.target, text=text)
             self._put(step.target, step.details.get("text"))
         else:
@@ -299,7 +312,7 @@ class ControlsWork:
                 os.rmdir(folder)  # no distribution brings it
         else:
             os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-            write_atomically(path, text.encode(), 0o644)
+            write_atomically(path, text.encode(errors="surrogateescape"), 0o644)
 
     def _read_again(self, reader: str) -> None:
         if reader == "load_sysctls":
@@ -335,6 +348,7 @@ class ControlsWork:
             "nofile": {"soft": need.nofile[0], "hard": need.nofile[1]},
             "nproc": need.nproc,
             "waived": dict(self.wish.waived),
+            "warnings": [] if self.wish.absent else judge.warnings(observed, self.wish.waived),
         }
 
 
@@ -356,6 +370,7 @@ def info(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             status: sum(finding.status == status for finding in findings) for status in ("pass", "fail", "waived")
         },
         "table": table(findings),
+        "warnings": judge.warnings(host, wish.waived),
     }
 
 
@@ -397,7 +412,7 @@ def _tell_sshd() -> bool:
                 run("Reloading sshd", ["systemctl", "reload", unit])
                 return True
         return False  # socket activation, or not running: the next connection reads it
-    pid = (host_state.read_text("/run/sshd.pid") or "").strip()
+    pid = (read_text("/run/sshd.pid") or "").strip()
     if pid:
         try:
             os.kill(int(pid), 1)

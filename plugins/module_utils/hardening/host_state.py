@@ -12,12 +12,14 @@ import pwd
 import re
 import resource
 import shutil
+import tempfile
 import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening import controls, limits
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
+from ansible_collections.hep.gridbox.plugins.module_utils.host.text_file import read_text
 
 SYSCTL_FILE = "/etc/sysctl.d/90-hep.gridbox.conf"
 LIMITS_FILE = "/etc/security/limits.d/90-hep.gridbox.conf"
@@ -51,10 +53,12 @@ class Host:
     :ivar default_nofile: soft and hard limit that systemd gives its services; None without systemd.
     :ivar forwarding_off: files that switch forwarding off.
     :ivar userns: what keeps user namespaces from being made, in words; empty if nothing does.
+    :ivar userns_confined: what lets only programs with an AppArmor profile for it make them, in words; empty likewise.
     :ivar autofs: ``LoadState/ActiveState`` of autofs; empty if it is not installed or there is no systemd.
     :ivar automount: whether an automount daemon runs.
     :ivar clock: what tells about the clock.
     :ivar sshd: effective settings, lower-case names; None if there is no sshd.
+    :ivar sshd_without: the same without our drop-in, and outside of all ``Match`` blocks.
     :ivar sshd_includes: whether sshd reads drop-ins.
     :ivar keys: accounts that can log in with a key.
     :ivar loaded: kernel modules that the control ``kernel_modules`` forbids and that are loaded.
@@ -71,10 +75,12 @@ class Host:
     default_nofile: t.Optional[tuple[int, int]] = None
     forwarding_off: tuple[str, ...] = ()
     userns: str = ""
+    userns_confined: str = ""
     autofs: str = ""
     automount: bool = False
     clock: t.Mapping[str, t.Any] = field(default_factory=dict)
     sshd: t.Optional[t.Mapping[str, str]] = None
+    sshd_without: t.Mapping[str, str] = field(default_factory=dict)
     sshd_includes: bool = False
     keys: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
@@ -104,11 +110,14 @@ def read_host() -> Host:
         systemd=systemd,
         default_nofile=_systemd_nofile() if systemd else None,
         forwarding_off=tuple(_forwarding_off()),
-        userns=_userns_problem(),
+        userns=_first_set({"user.max_user_namespaces": "0", "kernel.unprivileged_userns_clone": "0"}),
+        # Ubuntu sets it, from 23.10 on.
+        userns_confined=_first_set({"kernel.apparmor_restrict_unprivileged_userns": "1"}),
         autofs=_autofs() if systemd else "",
         automount=_runs("automount"),
         clock=_clock(),
         sshd=sshd_settings("/etc/ssh/sshd_config"),
+        sshd_without=_sshd_without(),
         sshd_includes=sshd_reads_drop_ins(read_text("/etc/ssh/sshd_config") or ""),
         keys=tuple(_accounts_with_keys()),
         loaded=tuple(name for name in controls.MODULES if os.path.exists(f"/sys/module/{name.replace('-', '_')}")),
@@ -116,17 +125,55 @@ def read_host() -> Host:
     )
 
 
-def sshd_settings(config: str) -> t.Optional[dict[str, str]]:
+def sshd_settings(config: str, connection: t.Optional[str] = CONNECTION) -> t.Optional[dict[str, str]]:
     """sshd's effective settings with a configuration file; None if there is no sshd.
 
+    :param connection: the connection for which they are asked; None for those outside of all ``Match`` blocks.
     :raises GridboxError: with sshd's words, if it does not take the file.
     """
     program = shutil.which("sshd", path=SYSTEM_PATH)
     if program is None or not os.path.exists(config):
         return None
     os.makedirs("/run/sshd", 0o755, exist_ok=True)  # sshd refuses even to check a configuration without it
-    lines = run(f"Checking {config}", [program, "-T", "-C", CONNECTION, "-f", config]).splitlines()
+    asked = ["-C", connection] if connection else []
+    lines = run(f"Checking {config}", [program, "-T", *asked, "-f", config]).splitlines()
     return {name.lower(): value for name, _blank, value in (line.partition(" ") for line in lines)}
+
+
+def sshd_settings_of(text: str, connection: t.Optional[str] = CONNECTION) -> dict[str, str]:
+    """As :func:`sshd_settings`, of a main configuration that is in no place yet."""
+    with tempfile.NamedTemporaryFile("w", prefix="sshd_config.", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        return sshd_settings(file.name, connection) or {}
+
+
+def sshd_text_without_ours() -> str:
+    """sshd's main configuration, with the drop-ins beside ours named one by one in the place of their folder.
+
+    What the host would have without our drop-in is not in its effective settings once the drop-in counts.
+    """
+    text = read_text("/etc/ssh/sshd_config", "surrogateescape") or ""
+    return "".join(f"{_include_others(line)}\n" for line in text.splitlines())
+
+
+def _include_others(line: str) -> str:
+    """A line of the main configuration; one that includes our drop-in includes the others of the folder instead."""
+    words = line.split()
+    if not words or words[0].lower() != "include":
+        return line
+    paths: list[str] = []
+    for word in words[1:]:
+        found = sorted(glob.glob(word.strip('"')))
+        paths += [f'"{path}"' for path in found if path != SSHD_FILE] if SSHD_FILE in found else [word]
+    return f"Include {' '.join(paths)}" if paths else ""
+
+
+def _sshd_without() -> dict[str, str]:
+    if not os.path.exists("/etc/ssh/sshd_config"):
+        return {}
+    # Outside of Match blocks: what is stricter in one of them for this connection is not so for all others.
+    return sshd_settings_of(sshd_text_without_ours(), None)
 
 
 def sshd_reads_drop_ins(text: str) -> bool:
@@ -137,17 +184,6 @@ def sshd_reads_drop_ins(text: str) -> bool:
             continue
         return words[0].lower() == "include" and "/etc/ssh/sshd_config.d/*.conf" in words[1:]
     return False
-
-
-def read_text(path: str) -> t.Optional[str]:
-    """A text file; None if there is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise GridboxError(f"{path} cannot be read ({exc}).") from exc
 
 
 def switches_forwarding_off(text: str) -> bool:
@@ -189,14 +225,11 @@ def _forwarding_off() -> t.Iterator[str]:
             yield path
 
 
-def _userns_problem() -> str:
-    for path, bad in (
-        ("/proc/sys/user/max_user_namespaces", "0"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
-    ):
-        if (read_text(path) or "").strip() == bad:
-            return f"{path[len('/proc/sys/') :].replace('/', '.')} is {bad}"
+def _first_set(bad: t.Mapping[str, str]) -> str:
+    """The first sysctl that has the value given, in words; empty if none has."""
+    for name, value in bad.items():
+        if (read_text(sysctl_path(name)) or "").strip() == value:
+            return f"{name} is {value}"
     return ""
 
 

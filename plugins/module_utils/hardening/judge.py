@@ -11,7 +11,12 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening import host_state
-from ansible_collections.hep.gridbox.plugins.module_utils.hardening.controls import CONTROLS, MODULES, SSHD
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening.controls import (
+    CONTROLS,
+    MODULES,
+    SSHD,
+    strictness,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.host_state import Host
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.limits import Need
 
@@ -68,7 +73,7 @@ def judge(control: str, host: Host, need: Need, max_offset: float) -> tuple[bool
             not host.forwarding_off,
             f"switched off by {', '.join(host.forwarding_off)}" if host.forwarding_off else "no file switches it off",
         ),
-        "user_namespaces": lambda: (not host.userns, host.userns or "nothing forbids them"),
+        "user_namespaces": lambda: _user_namespaces(host),
         "autofs": lambda: _autofs(host),
         "core_dumps": lambda: _core_dumps(host),
         "kernel_modules": lambda: _modules(host),
@@ -136,6 +141,25 @@ def _systemd(host: Host, need: Need) -> tuple[bool, str]:
     return good, f"services are given {soft} (soft) and {hard} (hard){expected}"
 
 
+def _user_namespaces(host: Host) -> tuple[bool, str]:
+    if host.userns:
+        return False, host.userns
+    if host.userns_confined:
+        return True, f"{host.userns_confined}: only programs with an AppArmor profile that allows it may make them"
+    return True, "nothing forbids them"
+
+
+def warnings(host: Host, waived: t.Container[str]) -> list[str]:
+    """What holds, and may still not do for every VO-box. Whether it does, only the site knows."""
+    if not host.userns_confined or host.userns or "user_namespaces" in waived:
+        return []
+    advice = (
+        "Apptainer's package has such a profile, an Apptainer in /cvmfs has none. If pilots in VO-boxes need it, load a"
+        " profile for it or set the sysctl to 0; if none does, switch the control user_namespaces off with the reason."
+    )
+    return [f"control user_namespaces: {_user_namespaces(host)[1]}. {advice}"]
+
+
 def _autofs(host: Host) -> tuple[bool, str]:
     if host.automount:
         return False, "an automount daemon runs"
@@ -161,16 +185,14 @@ def _sshd(host: Host, wanted: t.Mapping[str, str]) -> tuple[bool, str]:
     wrong = differing(host.sshd, wanted)
     if wrong:
         return False, "; ".join(f"{name} is {now}, expected {value}" for name, now, value in wrong)
-    return True, "; ".join(f"{name} is {value}" for name, value in wanted.items())
+    return True, "; ".join(f"{name} is {host.sshd[name.lower()]}" for name in wanted)
 
 
 def differing(settings: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Name, effective and wanted value of the settings that are not as wanted."""
-    # sshd -T prints prohibit-password by its old name.
-    same = {"without-password": "prohibit-password"}
+    """Name, effective and wanted value of the settings that are laxer than wanted."""
     found = []
     for name, value in wanted.items():
         now = settings.get(name.lower(), "not known to this sshd")
-        if same.get(now, now) != value:
+        if strictness(name, now) < strictness(name, value):
             found.append((name, now, value))
     return found

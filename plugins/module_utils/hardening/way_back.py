@@ -68,7 +68,7 @@ def arm(before: t.Optional[str], seconds: int) -> None:
     shutil.rmtree(new, ignore_errors=True)  # half made by a run that was killed
     os.mkdir(new, 0o700)
     if before is not None:
-        write_atomically(f"{new}/before", before.encode(), 0o644)
+        write_atomically(f"{new}/before", before.encode(errors="surrogateescape"), 0o644)
     write_atomically(f"{new}/clock", clock.encode(), 0o600)
     write_atomically(f"{new}/put_back", SCRIPT.encode(), 0o600)
     os.rename(new, FOLDER)

@@ -23,6 +23,7 @@ def run(
     ok: t.Container[int] = (0,),
     environment: t.Optional[t.Mapping[str, str]] = None,
     inside: t.Sequence[str] = (),
+    with_errors: bool = False,
 ) -> str:
     """Run ``argv`` and return its standard output.
 
@@ -31,6 +32,7 @@ def run(
     :param ok: exit codes that are fine.
     :param environment: variables beside the caller's own.
     :param inside: the command that runs ``argv``, if another one does.
+    :param with_errors: whether to return its standard error too, after its output.
     :raises GridboxError: if the program is missing or ends with another code; with its last words.
     :raises WaitError: if it does not end in time.
     """
@@ -49,12 +51,12 @@ def run(
     except BaseException:
         _kill(process)
         raise
-    output = stdout.decode(errors="replace")
+    output, errors = stdout.decode(errors="replace"), stderr.decode(errors="replace")
     if process.returncode not in ok:
-        words = stderr.decode(errors="replace").strip() or output.strip()
+        words = errors.strip() or output.strip()
         last = " ".join(words.splitlines()[-5:]) or "nothing"
         raise GridboxError(f"{request} failed. {argv[0]} ended with {process.returncode} and says: {last}")
-    return output
+    return output + errors if with_errors else output
 
 
 def run_alone(

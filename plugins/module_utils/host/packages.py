@@ -215,8 +215,12 @@ class Dnf:
         self._timeout = wish.wait_timeout
 
     def states(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Names of the installed packages; rpm knows no package that is half there."""
-        return frozenset(run("Listing packages", ["rpm", "-qa", "--qf", "%{NAME}\\n"]).split()), frozenset()
+        """Names of the installed packages; rpm knows no package that is half there.
+
+        The keys that rpm trusts are listed as packages, all of one name. They are the site's, and no package.
+        """
+        names = run("Listing packages", ["rpm", "-qa", "--qf", "%{NAME}\\n"]).split()
+        return frozenset(names) - {"gpg-pubkey"}, frozenset()
 
     def interrupted(self) -> bool:
         """Nothing that was cut short keeps dnf from its work."""
@@ -232,16 +236,17 @@ class Dnf:
             ``--allowerasing`` it fails instead.
         :raises GridboxError: if a package is not to be had.
         """
-        # With --assumeno it ends with 1 whether or not it would work; only its words tell.
+        # With --assumeno it ends with 1 whether or not it would work; only its words tell, and it says them on standard
+        # error: "Operation aborted." (dnf 4), "Operation aborted by the user." (dnf 5).
         output = run(
             f"Working out the installation of {' '.join(names)}",
             ["dnf", "--assumeno", "--setopt=install_weak_deps=False", "install", *names],
             self._timeout,
             ok=(0, 1),
+            with_errors=True,
         )
         if "Operation aborted" not in output:
-            last = " ".join(output.strip().splitlines()[-3:])
-            raise GridboxError(f"Installing {' '.join(names)} would fail. dnf says: {last}")
+            raise GridboxError(f"Installing {' '.join(names)} would fail. dnf says: {_last_words(output)}")
         return list(names), []
 
     def install(self, names: t.Sequence[str]) -> None:
@@ -250,13 +255,25 @@ class Dnf:
         run(f"Installing {' '.join(names)}", argv, self._timeout)
 
     def preview_remove(self, names: t.Sequence[str]) -> list[str]:
-        """Other packages that a removal would break."""
-        output = run("Working out the removal", ["rpm", "-e", "--test", *names], self._timeout, ok=(0, 1))
-        return sorted(set(re.findall(r"is needed by \(installed\) (\S+)", output)))
+        """Other packages that a removal would break.
+
+        :raises GridboxError: with rpm's words, if it cannot be done for another reason.
+        """
+        # It ends with 1 if one is needed, else with the number of those that it could not remove. Its words tell.
+        argv = ["rpm", "-e", "--test", *names]
+        output = run("Working out the removal", argv, self._timeout, ok=range(256), with_errors=True)
+        others = sorted(set(re.findall(r"is needed by \(installed\) (\S+)", output)))
+        if not others and "error:" in output:
+            raise GridboxError(f"Removing {' '.join(names)} would fail. rpm says: {_last_words(output)}")
+        return others
 
     def remove(self, names: t.Sequence[str]) -> None:
         """Remove packages."""
         run(f"Removing {' '.join(names)}", ["rpm", "-e", *names], self._timeout)
+
+
+def _last_words(output: str) -> str:
+    return " ".join(output.strip().splitlines()[-3:])
 
 
 class PackagesWork:

@@ -26,6 +26,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 
 FOLDER = "/var/lib/hep.gridbox"
 
+#: Characters of a file's name that are in the one of the neighbour by which it is written.
+_BEGINNING = 50
+
 
 @dataclass(frozen=True)
 class Record:
@@ -109,7 +112,7 @@ def write_atomically(path: str, content: t.Union[bytes, t.Iterable[bytes]], mode
     # By process and thread. One that is there already is what a process of this number left when it was killed.
     # Of the name only its beginning: it may be as long as names can be.
     folder, name = os.path.split(path)
-    neighbour = os.path.join(folder, f"{name[:50]}.{os.getpid()}.{threading.get_ident()}.new")
+    neighbour = os.path.join(folder, f"{name[:_BEGINNING]}.{os.getpid()}.{threading.get_ident()}.new")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(neighbour)
     descriptor = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -125,12 +128,21 @@ def write_atomically(path: str, content: t.Union[bytes, t.Iterable[bytes]], mode
         raise
 
 
+def remove_neighbours(path: str) -> None:
+    """Remove what :func:`write_atomically` has left beside a file where it was killed. For whoever alone writes it."""
+    folder, name = os.path.split(path)
+    unfinished = re.compile(re.escape(name[:_BEGINNING]) + r"\.\d+\.\d+\.new")
+    for other in filter(unfinished.fullmatch, os.listdir(folder)):
+        os.unlink(os.path.join(folder, other))
+
+
 @dataclass(frozen=True)
 class Wish:
     """What is asked of the record.
 
     :ivar role: whose record.
     :ivar remove: take away what is recorded, instead of recording.
+    :ivar unmounted: what is mounted at or below these paths is not in the way, for it will be gone by then.
     """
 
     role: str
@@ -138,6 +150,7 @@ class Wish:
     trees: tuple[str, ...] = ()
     settings: t.Mapping[str, t.Mapping[str, t.Any]] = field(default_factory=dict)
     remove: bool = False
+    unmounted: tuple[str, ...] = ()
 
     @classmethod
     def from_params(cls, params: t.Mapping[str, t.Any]) -> Wish:
@@ -160,6 +173,7 @@ class Wish:
             tuple(params["trees"]),
             params["settings"],
             params["state"] == "absent",
+            tuple(params["unmounted"]),
         )
 
 
@@ -225,7 +239,10 @@ class RecordWork:
     def observe(self) -> Observed:
         record = read(self.wish.role)
         concerned = {*record.paths, *record.trees, *self.wish.paths, *self.wish.trees}
-        mounted = [mount.point for mount in mount_table.read()]
+        mounted = [
+            mount.point for mount in mount_table.read()
+            if not any(_is_inside(mount.point, path) for path in self.wish.unmounted)
+        ]  # fmt: skip
         recorded = {*record.paths, *record.trees}
         return Observed(
             record=record,

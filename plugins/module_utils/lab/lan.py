@@ -62,12 +62,14 @@ class Wish:
 
     :ivar name: of the LAN, and of the namespace of its bridge.
     :ivar mtu: of the bridge and of every link on it, in bytes.
+    :ivar vacated: processes in its namespaces are not in the way of a removal.
     """
 
     name: str
     ports: tuple[Port, ...]
     mtu: int
     absent: bool
+    vacated: bool = False
 
     @property
     def mark(self) -> str:
@@ -117,7 +119,7 @@ class Wish:
                         f"ports[{index}].addresses", text, f"each address once; {holders[host]} has it already"
                     )
                 holders[host] = port
-        return cls(params["name"], tuple(ports), params["mtu"], params["state"] == "absent")
+        return cls(params["name"], tuple(ports), params["mtu"], params["state"] == "absent", params["vacated"])
 
 
 def _check_name(option: str, name: str) -> None:
@@ -280,7 +282,9 @@ class LanWork:
         kept = {name: found for name, found in links.items() if name in concerned}
         kept[""] = read_links("")
         leaving = own if wish.absent else own - set(wish.namespaces)
-        return Observed(kept, own, {name: netns.processes_in(name) for name in sorted(leaving)})
+        if wish.absent and wish.vacated:
+            leaving = frozenset()
+        return Observed(kept, own, {name: netns.staying_in(name) for name in sorted(leaving)})
 
     def plan(self, observed: Observed) -> Plan:
         return plan(self.wish, observed)

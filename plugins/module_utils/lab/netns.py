@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.host.netns import FOLDER
+
+#: How long processes are in a namespace before they count as living there, in seconds.
+VISIT_SECONDS = 2
 
 
 def path_of(name: str) -> str:
@@ -78,6 +82,19 @@ def processes_in(name: str) -> list[str]:
         except FileNotFoundError:
             continue  # it has ended meanwhile
     return found
+
+
+def staying_in(name: str) -> list[str]:
+    """The processes in a namespace, if it is not empty at any time within :data:`VISIT_SECONDS`.
+
+    Whoever looks at all namespaces, as another LAN does before it changes its own, is in this one for a moment.
+    """
+    deadline = time.monotonic() + VISIT_SECONDS
+    there = processes_in(name)
+    while there and time.monotonic() < deadline:
+        time.sleep(0.05)
+        there = processes_in(name)
+    return there
 
 
 def ip(request: str, name: str, *arguments: str) -> str:

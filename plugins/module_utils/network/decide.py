@@ -590,8 +590,9 @@ def _boot_steps(seen: Observed, wanted: t.Mapping[str, str]) -> list[Step]:
 
 
 def _plan_absent(wish: Wish, seen: Observed) -> Plan:
-    if seen.endpoints:
-        names = ", ".join(f"{one.container}{'' if one.running else ' (not running)'}" for one in seen.endpoints)
+    staying = [one for one in seen.endpoints if one.container not in wish.leaving]
+    if staying:
+        names = ", ".join(f"{one.container}{'' if one.running else ' (not running)'}" for one in staying)
         raise RefusedError(
             "state: absent",
             f"attached to the network {wish.name}: {names}",

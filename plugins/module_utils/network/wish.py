@@ -55,6 +55,7 @@ ARGUMENTS: dict[str, t.Any] = {
     },
     "recreate": {"type": "str", "choices": ["never", "when_unused", "move_endpoints"], "default": "never"},
     "probe_seconds": {"type": "float", "default": 1.0},
+    "leaving": {"type": "list", "elements": "str", "default": []},
 }
 
 #: The name under which a network reserves its shim's address.
@@ -114,7 +115,10 @@ class BridgeWish:
 
 @dataclass(frozen=True)
 class Wish:
-    """The options, checked and in canonical form."""
+    """The options, checked and in canonical form.
+
+    :ivar leaving: names of containers that are not in the way, for they will be gone by then.
+    """
 
     name: str
     present: bool
@@ -128,6 +132,7 @@ class Wish:
     bridge: t.Optional[BridgeWish] = None
     recreate: str = "never"
     probe_seconds: float = 1.0
+    leaving: frozenset[str] = frozenset()
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -146,7 +151,7 @@ def wish_from(params: t.Mapping[str, t.Any]) -> Wish:
             "name", name, "a network name: letters, digits, '_', '.' and '-', and not one the engine has itself"
         )
     if params["state"] == "absent":
-        return Wish(name, present=False)
+        return Wish(name, present=False, leaving=frozenset(params["leaving"]))
     parent = _link("parent", params["parent"])
     if parent == "lo":
         raise InputError("parent", parent, "a link to a LAN", "The loopback link leads nowhere.")

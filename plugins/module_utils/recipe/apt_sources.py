@@ -97,7 +97,7 @@ def read(folder: str = FOLDER) -> list[Source]:
 def own_suite(path: str = "/etc/os-release") -> str:
     """The release of this host's distribution, for instance ``bookworm``; empty if it is not a Debian or Ubuntu."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             fields = dict(line.rstrip("\n").split("=", 1) for line in file if "=" in line)
     except FileNotFoundError:
         return ""

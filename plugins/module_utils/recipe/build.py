@@ -42,6 +42,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.recipe import apt_sour
 RECIPE_LABEL = "hep.gridbox.image.recipe"
 #: Label of a bootstrapped base, and of each build: the image it was made for. It finds what has lost its name since.
 BASE_LABEL = "hep.gridbox.image.base_of"
+#: Label of a built image: the revision of its recipe, if it has one.
+REVISION_LABEL = "hep.gridbox.image.revision"
 #: Counted into every recipe's hash: raise it when this file makes another image of the same recipe.
 FORMAT = 1
 
@@ -72,6 +74,7 @@ class Recipe:
     :ivar suite: the distribution's release; empty for that of the host.
     :ivar mirrors: lines of ``sources.list``; empty for those of the host.
     :ivar commands: run in the image, one layer, as argument lists.
+    :ivar revision: only told apart; another one takes in the packages of another day.
     """
 
     base: str
@@ -84,18 +87,27 @@ class Recipe:
     ports: tuple[str, ...]
     volumes: tuple[str, ...]
     labels: tuple[tuple[str, str], ...]
+    revision: str = ""
 
     def digest(self) -> str:
         """SHA-256 of the recipe, in hexadecimal."""
-        return _digest({"format": FORMAT, **json.loads(json.dumps(self, default=vars))})
+        return self._digest(json.loads(json.dumps(self, default=vars)))
 
     def base_digest(self) -> str:
         """SHA-256 of what a bootstrapped base depends on."""
-        return _digest({"format": FORMAT, "suite": self.suite, "mirrors": self.mirrors, "packages": self.packages})
+        depends = {"suite": self.suite, "mirrors": self.mirrors, "packages": self.packages, "revision": self.revision}
+        return self._digest(depends)
+
+    def _digest(self, data: dict[str, t.Any]) -> str:
+        if not self.revision:
+            del data["revision"]  # images that were made before there was one are still what they are
+        return hashlib.sha256(json.dumps({"format": FORMAT, **data}, sort_keys=True).encode()).hexdigest()
 
     def dockerfile(self, base: str) -> str:
         """The builder's input. Every value is in JSON form or was checked, so none is taken for syntax."""
         lines = [f"FROM {base}"]
+        if self.revision:  # first, so that the builder takes no layer of another revision from its cache
+            lines.append(f"LABEL {REVISION_LABEL}={json.dumps(self.revision)}")
         if self.packages:
             lines.append("RUN " + json.dumps(["/bin/sh", "-c", _INSTALL, "install", *self.packages]))
         if self.files:
@@ -107,10 +119,6 @@ class Recipe:
             lines.append("VOLUME " + json.dumps(list(self.volumes)))
         lines.append("CMD " + json.dumps(list(self.command)))
         return "\n".join(lines) + "\n"
-
-
-def _digest(data: t.Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,8 @@ def _recipe(params: t.Mapping[str, t.Any]) -> Recipe:
     for path in params["volumes"]:
         if not re.fullmatch(r"/[A-Za-z0-9._/-]+", path):
             raise InputError("volumes", path, "an absolute path of letters, digits, dots, - and _")
+    if not re.fullmatch(r"[A-Za-z0-9._-]*", params["revision"]):
+        raise InputError("revision", params["revision"], "letters, digits, dots, - and _, such as 2026-12")
     return Recipe(
         base=params["base"] or "",
         suite=params["suite"] or "",
@@ -194,6 +204,7 @@ def _recipe(params: t.Mapping[str, t.Any]) -> Recipe:
         ports=tuple(params["ports"]),
         volumes=tuple(params["volumes"]),
         labels=tuple(sorted((str(key), str(value)) for key, value in params["labels"].items())),
+        revision=params["revision"],
     )
 
 
@@ -261,8 +272,17 @@ class ImageWork:
 
     @classmethod
     def from_params(cls, params: dict[str, t.Any]) -> ImageWork:
-        """From a module's arguments."""
-        return cls(Wish.from_params(params), engine_from(params))
+        """From a module's arguments.
+
+        :raises InputError: for a value that cannot be right, on this host either.
+        """
+        wish = Wish.from_params(params)
+        if wish.state == "present" and not wish.recipe.base and not wish.recipe.suite and not apt_sources.own_suite():
+            raise InputError(
+                "suite", None, "a release of Debian or Ubuntu, such as bookworm, for this host is neither",
+                "Set suite and mirrors, or take an image of a registry (in the role vobox: vobox_image_pull).",
+            )  # fmt: skip
+        return cls(wish, engine_from(params))
 
     def observe(self) -> Observed:
         wish, engine = self.wish, self.engine

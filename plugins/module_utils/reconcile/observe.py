@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import typing as t
 
@@ -89,14 +90,22 @@ def _cvmfs(container: Json, unit_folder: str) -> t.Optional[Cvmfs]:
 
 
 def _promised(root: str, unit_folder: str) -> list[str]:
-    """Where this host is to have mounts, at a folder and below it, by the units of ``cvmfs_mounts``."""
+    """Where this host is to have mounts, at a folder and below it, by the units of ``cvmfs_mounts``.
+
+    One that nobody wants at boot was there before the site dropped its repository.
+    """
     promised = []
     for name in sorted(os.listdir(unit_folder)) if os.path.isdir(unit_folder) else ():
         path = f"{unit_folder}/{name}"
-        if name.endswith(".mount") and os.path.isfile(path):
+        if name.endswith(".mount") and os.path.isfile(path) and _at_boot(name, unit_folder):
             with open(path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
             point = point_of(text)
             if point is not None and (point == root or point.startswith(f"{root}/")):
                 promised.append(point)
     return sorted(promised)
+
+
+def _at_boot(name: str, unit_folder: str) -> bool:
+    """Whether a unit is enabled: something wants it at boot."""
+    return bool(glob.glob(f"{glob.escape(unit_folder)}/*.wants/{glob.escape(name)}"))

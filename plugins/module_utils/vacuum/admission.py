@@ -59,8 +59,8 @@ def _empty_slots(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> list[
 
 def veto(factory: FactorySettings, own: t.Sequence[OwnMachine], host: HostLoad, now: int) -> t.Optional[Refusal]:
     """Why this factory starts nothing at all; None: it may. The first that holds."""
-    if factory.shutdown_time is not None and now >= factory.shutdown_time:
-        return Refusal("shutdown_time", f"the factory's shutdown_time was {now - factory.shutdown_time} s ago")
+    if factory.last_limit is not None and now >= factory.last_limit:
+        return Refusal("shutdown_time", factory.shutdown_text(now))
     if factory.draining:
         return Refusal("draining", "the factory is draining")
     running = occupied(own)

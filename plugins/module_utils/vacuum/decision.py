@@ -7,10 +7,11 @@
 :func:`decide` takes one decision, :func:`decide_all` as many as there is room for. The result holds the explanation:
 one sentence about the factory and one about each machinetype, in the order in which they were tried.
 
-Where it differs from Vac: usage of groups is a ratio of sums; a fizzle and a failed start mean back-off; an empty space
-follows shares; the order is drawn, so that factories which look at the same time do not all take the same
-(``ranking.py``); memory and disk are judged (``admission.py``); the factory's ``shutdown_time`` limits a machine from
-the beginning; the own machines are counted once, from what is known here; a wrong clock elsewhere stops nothing here.
+Where it differs from Vac: usage of groups is a ratio of sums; a fizzle and a failed start mean back-off; a factory on
+which a machinetype fails again and again waits longer than the others (``history.py``); an empty space follows shares;
+the order is drawn, so that factories which look at the same time do not all take the same (``ranking.py``); memory and
+disk are judged (``admission.py``); the factory's ``shutdown_time`` limits a machine from the beginning; the own
+machines are counted once, from what is known here; a wrong clock elsewhere stops nothing here.
 
 A slot for which somebody has ordered a machinetype is filled first, and with nothing else. Shares and back-off do not
 count for it; what protects the host does.
@@ -33,6 +34,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype imp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import outcome
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import (
     UNSEEN,
+    Member,
     Standing,
     Tie,
     horizon,
@@ -48,7 +50,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation impor
     Refusal,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import Fit, Room, place, room
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, of_space, with_own
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE, Space, of_space, with_own
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,49 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Unstartable:
+    """A machinetype of which no machine can be made here now, whatever room there is: it is not judged, but named.
+
+    :ivar target_share: None: not known.
+    :ivar group: its machinegroup, in whose sums it counts all the same; empty: not known.
+    """
+
+    machinetype: str
+    target_share: t.Optional[float]
+    refusal: Refusal
+    group: str = ""
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        share = f" (share {self.target_share:g})" if self.target_share is not None else ""
+        return f"{self.machinetype}{share}: {self.refusal.text}"
+
+    def as_data(self) -> dict[str, t.Any]:
+        """As JSON types, with the keys of a candidate."""
+        nothing = ("usage", "score", "machinegroup", "group_usage", "group_share", "groupscore", "num_before_fizzle")
+        return {
+            "machinetype": self.machinetype,
+            "target_share": self.target_share,
+            **dict.fromkeys(nothing),
+            "chance": 0.0,
+            "chosen": False,
+            "refusal": self.refusal.code,
+            "reason": self.text,
+        }
+
+
+@dataclass(frozen=True)
 class Decision:
     """What to start, and why that or why nothing.
 
     :ivar start: None: nothing.
     :ivar veto: why the factory as a whole starts nothing; None: it may.
     :ivar factory: one sentence about the factory.
-    :ivar candidates: all machinetypes, in the order in which they were tried; then those that may not be started.
+    :ivar candidates: machinetypes in the order in which they were tried; then those that may not be started.
     :ivar ignored: what peers said and cannot be, one sentence each.
     :ivar waiting: slots that a machinetype was ordered for and cannot be started in, each with the reason.
+    :ivar unstartable: the other machinetypes that the factory knows, each with the reason.
     """
 
     start: t.Optional[Start]
@@ -135,12 +171,18 @@ class Decision:
     candidates: tuple[Candidate, ...]
     ignored: tuple[str, ...] = ()
     waiting: tuple[tuple[str, Refusal], ...] = ()
+    unstartable: tuple[Unstartable, ...] = ()
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """The whole explanation, line by line."""
         waiting = (f"{slot} is not filled: {why.text}" for slot, why in self.waiting)
-        return (self.factory, *waiting, *(candidate.text for candidate in self.candidates), *self.ignored)
+        return (self.factory, *waiting, *(one.text for one in self.machinetypes), *self.ignored)
+
+    @property
+    def machinetypes(self) -> tuple[t.Union[Candidate, Unstartable], ...]:
+        """All that the factory knows."""
+        return (*self.candidates, *self.unstartable)
 
     def as_data(self) -> dict[str, t.Any]:
         """As JSON types."""
@@ -148,7 +190,7 @@ class Decision:
             "start": dict(self.start.__dict__) if self.start is not None else None,
             "veto": self.veto.code if self.veto is not None else None,
             "factory": self.factory,
-            "machinetypes": [candidate.as_data() for candidate in self.candidates],
+            "machinetypes": [one.as_data() for one in self.machinetypes],
             "ignored": list(self.ignored),
             "waiting": [{"slot": slot, "refusal": why.code, "reason": why.text} for slot, why in self.waiting],
         }
@@ -162,35 +204,40 @@ def decide(
     host: HostLoad,
     now: int,
     tie: Tie,
+    unstartable: t.Sequence[Unstartable] = (),
 ) -> Decision:
     """What to start next.
 
-    :param machinetypes: their names differ.
+    :param machinetypes: those of which machines can be made here now; their names differ.
     :param own: machines of this factory, and those that have ended and could still mean back-off.
     :param peers: the other factories' answers, or their sum, which is better where there are many of them.
     :param now: Unix seconds.
     :param tie: random numbers; ``random.Random(seed).random`` for a decision that can be repeated.
+    :param unstartable: the other machinetypes that the factory knows.
     """
     space = peers if isinstance(peers, Space) else of_space(peers, factory.name, now)
     usage = with_own(space, factory, machinetypes, own, now)
     by_memory = processors_by_memory(factory, own, host)
     room_here = room(factory, own, now)
     at_once = min(room_here.free, by_memory) + sum(
-        machine.processors for machine in own if machine.occupies and now < machine.created + UNSEEN
+        machine.processors for machine in own if machine.occupies and abs(now - machine.created) < UNSEEN
     )
-    ranked = rank(factory, machinetypes, usage, horizon(factory, usage, space.others, at_once), space.others, now, tie)
+    amount = horizon(factory, usage, space.others, at_once)
+    absent = _absent(factory, machinetypes, own, space, unstartable)
+    ranked = rank(factory, machinetypes, usage, amount, space.others, now, tie, absent)
     against = veto(factory, own, host, now)
     start: t.Optional[Start] = None
     waiting: list[tuple[str, Refusal]] = []
     lacking: dict[str, Refusal] = {}
     if against is None:
         known = {machinetype.name: machinetype for machinetype in machinetypes}
+        away = {one.machinetype: one.refusal for one in unstartable}
 
         def most(machinetype: Machinetype) -> int:
             return min(by_memory, processors_by_disk(factory, machinetype, own, host, known))
 
         for slot in forced_slots(factory, own):
-            found = _ordered(factory, slot, known, own, room_here, most, now)
+            found = _ordered(factory, slot, known, away, own, room_here, most, now)
             if isinstance(found, Fit):
                 start = Start(slot, found.machinetype, found.processors, found.shutdown_time)
                 break
@@ -210,13 +257,32 @@ def decide(
         for standing in ranked
     )
     text = _factory_text(factory, own, start, against, now)
-    return Decision(start, against, text, candidates, space.ignored, tuple(waiting))
+    return Decision(start, against, text, candidates, space.ignored, tuple(waiting), tuple(unstartable))
+
+
+def _absent(
+    factory: FactorySettings,
+    machinetypes: t.Sequence[Machinetype],
+    own: t.Sequence[OwnMachine],
+    space: Space,
+    unstartable: t.Sequence[Unstartable],
+) -> list[Member]:
+    """What machinetypes of which no machine can be made here have and are due. Other hosts make them, and this one may
+    have before: without them a group would have another balance here than in the space."""
+    known = {machinetype.name for machinetype in machinetypes}
+    members = {one.machinetype: one for one in unstartable if one.group and one.machinetype not in known}
+    usage = {name: space.usage[name].hs06 if name in space.usage else 0.0 for name in members}
+    for machine in own if members else ():
+        if machine.occupies and machine.machinetype in usage:
+            usage[machine.machinetype] += factory.usage(machine.processors)
+    return [Member(one.group, one.target_share or 0.0, usage[name]) for name, one in members.items()]
 
 
 def _ordered(
     factory: FactorySettings,
     slot: str,
     known: t.Mapping[str, Machinetype],
+    away: t.Mapping[str, Refusal],
     own: t.Sequence[OwnMachine],
     space: Room,
     most: t.Callable[[Machinetype], int],
@@ -226,8 +292,8 @@ def _ordered(
     forced = factory.forced[slot]
     machinetype = known.get(forced.machinetype)
     if machinetype is None:
-        needs = "it is not known, or its image or one of its repositories is not here"
-        return Refusal("not_startable", f"{forced.machinetype} cannot be started here: {needs}")
+        why = away[forced.machinetype].text if forced.machinetype in away else "the factory knows no such machinetype"
+        return Refusal("not_startable", f"{forced.machinetype} cannot be started here: {why}")
     against = unfit(factory, machinetype, now) or _failed_there(slot, forced, machinetype, own, now)
     if against is None:
         fit, lacking = place(factory, [machinetype], space, most, now)
@@ -241,13 +307,15 @@ def _failed_there(
     slot: str, forced: Forced, machinetype: Machinetype, own: t.Sequence[OwnMachine], now: int
 ) -> t.Optional[Refusal]:
     """An order is no reason to start what fails again and again without a pause: after an abort there, since then,
-    its own ``backoff_seconds`` pass."""
+    its own ``backoff_seconds`` pass. An order that lies ahead is of a clock that was set back: nobody knows what was
+    before it."""
+    since = forced.since if forced.since <= now + CLOCK_TOLERANCE else 0
     ends = [
         end
         for machine in own
-        if machine.slot == slot and machine.machinetype == machinetype.name and machine.created >= forced.since
+        if machine.slot == slot and machine.machinetype == machinetype.name and machine.created >= since
         for end in [outcome(machine, machinetype)]
-        if end is not None
+        if end is not None and end.time <= now + CLOCK_TOLERANCE
     ]
     last = max(ends, key=lambda end: end.time, default=None)
     if last is None or not last.abort or now > last.time + machinetype.backoff_seconds:
@@ -265,6 +333,7 @@ def decide_all(
     now: int,
     tie: Tie,
     at_most: t.Optional[int] = None,
+    unstartable: t.Sequence[Unstartable] = (),
 ) -> tuple[Decision, ...]:
     """What to start in all the room there is: each choice counts as a machine that starts when the next is made.
 
@@ -275,7 +344,7 @@ def decide_all(
     machines = list(own)
     made: list[Decision] = []
     while at_most is None or len(made) < at_most:
-        decision = decide(factory, machinetypes, machines, space, host, now, tie)
+        decision = decide(factory, machinetypes, machines, space, host, now, tie, unstartable)
         made.append(decision)
         start = decision.start
         if start is None:

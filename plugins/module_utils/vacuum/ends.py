@@ -12,20 +12,22 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, OwnMachine
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import limit_of
 
 #: Code and shutdown message of a machine that was ended by order. 100 to 199 is the host's doing (spec 4.7).
 STOPPED, STOPPED_MESSAGE = "stopped", "100 Stopped by order"
 
+#: Measurements in a row that may take too long until a machine has to end for it.
+UNMEASURED = 5
+
 
 @dataclass(frozen=True)
 class End:
     """A machine that has to end.
 
-    :ivar code: ``stopped``, ``time_limit``, ``shutdown_time``, ``heartbeat_missing``, ``heartbeat_old`` or
-        ``disk_limit``.
+    :ivar code: ``stopped``, ``time_limit``, ``shutdown_time``, ``heartbeat_missing``, ``heartbeat_old``,
+        ``disk_limit`` or ``disk_unknown``.
     :ivar reason: for people, with the figures.
     :ivar message: its shutdown message, if it leaves none itself. 100 to 199 is an end that the host asks for and no
         abort; 700 is one.
@@ -38,6 +40,22 @@ class End:
     message: str
 
 
+@dataclass(frozen=True)
+class Heartbeat:
+    """The file by which a machine shows that it works, with what was said of it when the machine was made.
+
+    :ivar file: its name in joboutputs.
+    :ivar written: when it was written last, Unix seconds; None: it is not there.
+    :ivar patience: seconds from the start in which it need not be there: ``fizzle_seconds``; 0: it need never be.
+    :ivar largest: its largest age in seconds: ``heartbeat_seconds``; 0: it has to be there, however old.
+    """
+
+    file: str
+    written: t.Optional[int]
+    patience: int
+    largest: int
+
+
 def lowered(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> dict[str, int]:
     """New time limits by slot, of machines that the factory's ``shutdown_time`` ends earlier than they know."""
     limits = {machine.slot: (machine, limit_of(factory, machine)) for machine in own if machine.occupies}
@@ -46,27 +64,24 @@ def lowered(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> dict[str, 
 
 def ends(
     factory: FactorySettings,
-    machinetypes: t.Sequence[Machinetype],
     own: t.Iterable[OwnMachine],
-    heartbeats: t.Mapping[str, t.Optional[int]],
+    heartbeats: t.Mapping[str, Heartbeat],
     now: int,
     watching_since: int,
 ) -> tuple[End, ...]:
     """Machines that have to end now. One that is being ended already is named until it has.
 
-    :param heartbeats: by slot, when the heartbeat file was written last; None: there is none. A slot that is not in it
-        could not be looked at, and its heartbeat is not judged.
+    :param heartbeats: by slot, of machines that have to have one. One that could not be looked at is not in it, and is
+        not judged by it.
     :param watching_since: when the factory began to look; machines get ``fizzle_seconds`` from then on, too.
     """
-    known = {machinetype.name: machinetype for machinetype in machinetypes}
     found = []
     for machine in own:
         if machine.state != "running":
             continue
         end = _by_order(factory, machine) or _by_time(factory, machine, now)
-        machinetype = known.get(machine.machinetype)
-        if end is None and machinetype is not None and machine.slot in heartbeats:
-            end = _by_heartbeat(machinetype, machine, heartbeats[machine.slot], now, watching_since)
+        if end is None and machine.slot in heartbeats:
+            end = _by_heartbeat(machine, heartbeats[machine.slot], now, watching_since)
         if end is not None:
             found.append(end)
     return tuple(found)
@@ -90,6 +105,23 @@ def wrote_too_much(
     )  # fmt: skip
 
 
+def not_measured(own: t.Iterable[OwnMachine], in_a_row: t.Mapping[str, int]) -> tuple[End, ...]:
+    """Machines that have to end for what they wrote outside their work space takes too long to measure, time and again:
+    so many files are one way round the limit.
+
+    :param in_a_row: by slot, how often.
+    """
+    return tuple(
+        End(
+            machine.slot, machine.machinetype, "disk_unknown",
+            f"what it wrote outside its work space could not be measured in time, {in_a_row[machine.slot]} times in a"
+            " row", "700 Disk use cannot be measured",
+        )
+        for machine in own
+        if machine.state == "running" and in_a_row.get(machine.slot, 0) >= UNMEASURED
+    )  # fmt: skip
+
+
 def _by_order(factory: FactorySettings, machine: OwnMachine) -> t.Optional[End]:
     forced = factory.forced.get(machine.slot)
     if machine.slot in factory.stopped_slots:
@@ -106,22 +138,17 @@ def _by_time(factory: FactorySettings, machine: OwnMachine, now: int) -> t.Optio
     if now < limit:
         return None
     # A machine that has been told of an earlier shutdown_time has it for its own limit, and ends because of it.
-    if factory.shutdown_time == limit:
-        reason = f"the factory's shutdown_time was {now - limit} s ago"
+    if factory.last_limit == limit:
+        reason = factory.shutdown_text(now)
         return End(machine.slot, machine.machinetype, "shutdown_time", reason, "100 Factory shutdown_time reached")
     reason = f"its time limit, {limit - machine.created} s after it was made, was {now - limit} s ago"
     return End(machine.slot, machine.machinetype, "time_limit", reason, "100 Time limit reached")
 
 
-def _by_heartbeat(
-    machinetype: Machinetype, machine: OwnMachine, written: t.Optional[int], now: int, watching_since: int
-) -> t.Optional[End]:
-    patience = machinetype.fizzle_seconds
-    if not machinetype.heartbeat_file or patience <= 0 or machine.started is None:
+def _by_heartbeat(machine: OwnMachine, heartbeat: Heartbeat, now: int, watching_since: int) -> t.Optional[End]:
+    name, written, patience, largest = heartbeat.file, heartbeat.written, heartbeat.patience, heartbeat.largest
+    if patience <= 0 or machine.started is None or now <= max(machine.started, watching_since) + patience:
         return None
-    if now <= max(machine.started, watching_since) + patience:
-        return None
-    name, largest = machinetype.heartbeat_file, machinetype.heartbeat_seconds
     if written is None:
         reason = f"heartbeat file {name} is not there {now - machine.started} s after the start"
         message = "700 Heartbeat file not created"

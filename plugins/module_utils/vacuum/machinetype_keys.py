@@ -105,6 +105,17 @@ def substitution(key: str) -> t.Optional[tuple[str, str]]:
     return (match[1], match[2]) if match else None
 
 
+def sets(values: t.Mapping[str, t.Any], key: str) -> bool:
+    """Whether values leave nothing to say of a key: ``user_data_option_NAME`` and ``user_data_file_NAME`` are one."""
+    kind = substitution(key)
+    return any(f"user_data_{what}_{kind[1]}" in values for what in ("option", "file")) if kind else key in values
+
+
+def over(values: t.Mapping[str, t.Any], below: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Values, and of those below them the ones that they do not set."""
+    return {**{key: value for key, value in below.items() if not sets(values, key)}, **values}
+
+
 def check(key: str, value: t.Any) -> t.Any:
     """A value of a known key, normalised.
 
@@ -222,7 +233,8 @@ def _root_image(value: t.Any) -> str:
         if "@" in reference or (reference and is_name(reference)):  # an id is one of this host's own images
             return text
     elif text.startswith("/cvmfs/"):
-        if _is_normal(text) and _is_repository(text.split("/")[2]):
+        # In unpacked.cern.ch the name of an image has its tag: .../library/almalinux:9.
+        if _is_normal(text.replace(":", "_")) and _is_repository(text.split("/")[2]):
             return text
     elif text:
         try:
@@ -300,6 +312,9 @@ def _work_folders(value: t.Any) -> tuple[str, ...]:
         raise Unfit(expected)
     return tuple(dict.fromkeys(paths))
 
+
+#: The two families of substitutions, as people are told of them.
+SUBSTITUTIONS = ("user_data_option_NAME", "user_data_file_NAME")
 
 #: Every key of a machinetype but ``suffix`` and the two families of substitutions.
 KEYS: dict[str, Check] = {

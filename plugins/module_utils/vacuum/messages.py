@@ -117,6 +117,8 @@ class MachineStatus:
     :ivar machine: the slot's name.
     :ivar state: ``Shut down``, ``Starting`` or ``Running``.
     :ivar heartbeat_time: when it was last seen running.
+    :ivar cpu_percentage: of a processor, lately; not since its start.
+    :ivar machine_model: in Vac's words: ``docker``, ``singularity``, or a virtual machine's.
     :ivar shutdown_message: only if it is shut down; with ``shutdown_time``.
     """
 
@@ -141,6 +143,7 @@ class MachineStatus:
 class FactoryStatus:
     """One factory. Memory, swap and disks in KiB, times in Unix seconds. None: the peer does not say.
 
+    :ivar running_machines: without those that start, as with the processors and HS06 of them.
     :ivar load_average: of 15 minutes.
     :ivar max_machines: for Vac the number of processors; a factory of ours gives its slots.
     """

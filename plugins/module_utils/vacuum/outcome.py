@@ -15,6 +15,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation impor
 #: The smallest code that means back-off. 300 to 799 are named in HSF-TN-2016-04; up to 999 Vac takes all for aborts.
 FIRST_ABORT = 300
 
+#: What the message begins with that the factory gives a machine which has fizzled.
+FIZZLE = "300 Ended after "
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -59,6 +62,6 @@ def outcome(machine: OwnMachine, machinetype: Machinetype) -> t.Optional[Outcome
         return Outcome(at, machine.shutdown_message, is_abort(machine.shutdown_message))
     lived = at - machine.started
     if lived < machinetype.fizzle_seconds:
-        fizzle = f"300 Ended after {lived} s without a message, fizzle_seconds is {machinetype.fizzle_seconds}"
+        fizzle = f"{FIZZLE}{lived} s without a message, fizzle_seconds is {machinetype.fizzle_seconds}"
         return Outcome(at, fizzle, True)
     return Outcome(at, None, False)

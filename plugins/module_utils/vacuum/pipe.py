@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinetype_keys as keys
@@ -39,11 +39,13 @@ class NotHere:
 
     :ivar machine_model: the model in the pipe's words.
     :ivar reason: a sentence.
+    :ivar target_share: its share of the space.
     """
 
     name: str
     machine_model: str
     reason: str
+    target_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,17 @@ class Dropped:
     """A machinetype that something is wrong with.
 
     :ivar name: ``PREFIX-SUFFIX``; ``PREFIX machinetypes[N]`` if the suffix is what is wrong, N counted from 0.
+    :ivar target_share: its share of the space; None: it is to have one, and nobody can tell which.
     """
 
     name: str
     problems: tuple[Problem, ...]
+    target_share: t.Optional[float] = None
+
+    @property
+    def has_share(self) -> bool:
+        """Whether machines of it would be started if it were right."""
+        return self.target_share is None or self.target_share > 0
 
     @property
     def sentence(self) -> str:
@@ -68,7 +77,7 @@ class Pipe:
 
     :ivar cache_seconds: how long it is good for, in s.
     :ivar machinetypes: those that this factory may start, in the pipe's order, with their shares of the space.
-    :ivar unused_share: what of the section's share belongs to machinetypes that are dropped or not for this factory. It
+    :ivar unused_share: what of the shares belongs to machinetypes that are dropped or not for this factory. It
         is nobody's: the others must have the shares here that they have on every factory of the space.
     :ivar warnings: sentences about what is ignored.
     """
@@ -80,6 +89,12 @@ class Pipe:
     dropped: tuple[Dropped, ...] = ()
     unused_share: float = 0.0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all that it brings, whatever becomes of it here."""
+        found: tuple[t.Union[Machinetype, NotHere, Dropped], ...] = (*self.machinetypes, *self.not_here, *self.dropped)
+        return frozenset(one.name for one in found)
 
 
 def parse(content: bytes, section: Section) -> Pipe:
@@ -105,7 +120,7 @@ def parse(content: bytes, section: Section) -> Pipe:
         if isinstance(outcome, Machinetype):
             machinetypes.append(outcome)
         else:
-            unused.append(share)
+            unused.append(outcome.target_share or 0.0)
             if isinstance(outcome, NotHere):
                 not_here.append(outcome)
             else:
@@ -204,33 +219,53 @@ def _machinetype(
 ) -> t.Union[Machinetype, NotHere, Dropped]:
     """What one object of a pipe makes.
 
+    :param share: its part of the section's.
     :param names: of the objects before; the first object with a suffix has it.
     """
     place = f"{section.prefix} machinetypes[{index}]"
     if not isinstance(one, dict):
-        return Dropped(place, (Problem("", shown(one), "an object with the keys of a machinetype"),))
+        # Whether it was to have a share nobody can tell; in a section without one it has none.
+        return Dropped(place, (Problem("", shown(one), "an object with the keys of a machinetype"),), _unread(section))
     try:
         name = keys.machinetype_name(section.prefix, one.get("suffix"))
     except Unfit as exc:
         given = shown(one["suffix"]) if "suffix" in one else ""
-        return Dropped(place, (Problem("suffix", given, str(exc)),))
+        return Dropped(place, (Problem("suffix", given, str(exc)),), share)
     if name in names:
-        return Dropped(place, (Problem("suffix", shown(one["suffix"]), "a suffix that no object before it has"),))
+        twice = Problem("suffix", shown(one["suffix"]), "a suffix that no object before it has")
+        return Dropped(place, (twice,), share)
     names.add(name)
+    own, site = section.machinetypes.get(name, {}), section.said_of(name)
+    share = own.get("target_share", share)
     model = one.get("machine_model", "cernvm3")
-    if not section.overrides("machine_model") and isinstance(model, str) and model in keys.VIRTUAL_MACHINES:
+    if not keys.sets(site, "machine_model") and isinstance(model, str) and model in keys.VIRTUAL_MACHINES:
         given = "" if "machine_model" in one else ", which is what no machine_model means,"
-        return NotHere(name, model, f"{name} is not for this factory: {model}{given} is a virtual machine.")
+        return NotHere(name, model, f"{name} is not for this factory: {model}{given} is a virtual machine.", share)
     values: dict[str, t.Any] = {}
     problems = []
     for key, value in one.items():
-        if section.overrides(key) or key == "suffix" or key in keys.OF_VIRTUAL_MACHINES or not _is_read(key):
+        if keys.sets(site, key) or key == "suffix" or key in keys.OF_VIRTUAL_MACHINES or not _is_read(key):
             continue
         try:
             values[key] = keys.check(key, value)
         except Unfit as exc:
             problems.append(Problem(key, shown(value), str(exc)))
     if problems:
-        return Dropped(name, tuple(problems))
-    made = keys.build(name, share, {**values, **section.options})
-    return made if isinstance(made, Machinetype) else Dropped(name, tuple(made))
+        wrong = any(problem.key == "target_share" for problem in problems)
+        return Dropped(name, tuple(problems), _unread(section) if wrong else share)
+    made = keys.build(name, share, {**values, **site})
+    if isinstance(made, Machinetype):
+        return made
+    return Dropped(name, tuple(_with_own(problem, name, own) for problem in made), share)
+
+
+def _unread(section: Section) -> t.Optional[float]:
+    """The share of what should have a number, and has none that can be read."""
+    return None if section.target_share > 0 else 0.0
+
+
+def _with_own(problem: Problem, name: str, own: t.Mapping[str, t.Any]) -> Problem:
+    """A problem of values that do not go together, with what the site says of the machinetype: it may be to blame."""
+    if not own:
+        return problem
+    return replace(problem, expected=f"{problem.expected} (machinetypes.{name} sets {', '.join(sorted(own))})")

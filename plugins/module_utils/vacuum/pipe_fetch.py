@@ -214,24 +214,13 @@ class _Http(urllib.request.AbstractHTTPHandler):
 class _Connection(http.client.HTTPConnection):
     def __init__(self, host: str, *, deadline: _Deadline, **options: t.Any) -> None:
         super().__init__(host, **options)
-        self._deadline = deadline
-
-    def connect(self) -> None:
-        super().connect()
-        self._deadline.watch(self.sock)
+        self._create_connection = deadline.connect
 
 
 class _SecuredConnection(http.client.HTTPSConnection):
-    def __init__(self, host: str, *, deadline: _Deadline, context: ssl.SSLContext, **options: t.Any) -> None:
-        super().__init__(host, context=context, **options)
-        self._deadline = deadline
-        self._tls = context
-
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)  # and through a proxy, if there is one
-        self._deadline.watch(self.sock)  # before the handshake, which may hang as well
-        name = getattr(self, "_tunnel_host", None) or self.host
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=name)
+    def __init__(self, host: str, *, deadline: _Deadline, **options: t.Any) -> None:
+        super().__init__(host, **options)
+        self._create_connection = deadline.connect
 
 
 class _Deadline:
@@ -252,7 +241,35 @@ class _Deadline:
         """Whether the time is over."""
         return time.monotonic() >= self._end
 
-    def watch(self, sock: socket.socket) -> None:
+    def connect(
+        self, address: tuple[str, int], timeout: float, _source: t.Optional[tuple[str, int]] = None
+    ) -> socket.socket:
+        """Connect, as ``socket.create_connection`` does, which would wait for each address of a name as long as for
+        all. The time left is shared out, so that one that does not answer leaves some to the next.
+
+        :param timeout: for each wait afterwards.
+        """
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        trouble: OSError = OSError("the server's name has no address")
+        for index, (family, kind, protocol, _name, where) in enumerate(found):
+            share = (self._end - time.monotonic()) / (len(found) - index)
+            if share <= 0:
+                raise TimeoutError
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(share)
+                sock.connect(where)
+                sock.settimeout(timeout)
+                # Now: a proxy may hang before it is one, and so may the handshake of TLS.
+                self._watch(sock)
+            except OSError as exc:
+                sock.close()
+                trouble = exc
+            else:
+                return sock
+        raise trouble
+
+    def _watch(self, sock: socket.socket) -> None:
         """Remember a connection, by a descriptor of our own: TLS takes the socket's away from it."""
         with self._lock:
             self._watched.append(sock.dup())

@@ -20,6 +20,7 @@ import typing as t
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access, Buckets, address_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import (
     FRAME,
@@ -45,6 +46,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import (
     SocketAddress,
     Way,
     ask_for_destinations,
+    missing_family,
     open_socket,
     receive,
 )
@@ -54,6 +56,9 @@ REQUEST_LIMIT = 1024
 
 #: Datagrams a second to one address, and at once: six rounds of the largest answer are not slowed down.
 RATE, BURST = 1000.0, 4000.0
+
+#: All addresses of the host, over IPv6.
+_ANY = "::"
 
 #: Datagrams that are read before other tasks of the loop have their turn.
 _TURN = 64
@@ -109,6 +114,7 @@ class Responder:
     :ivar answered: by message type, requests that got an answer. These three only grow: they are for metrics.
     :ivar dropped: by reason, requests that got none, and replies that could not be sent.
     :ivar sent: datagrams of answers.
+    :ivar without_ipv6: why it answers over IPv4 alone, on a host without IPv6; empty: it does not.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class Responder:
         self.answered: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.sent = 0
+        self.without_ipv6 = ""
         self._tails: dict[str, list[bytes]] = {}
         self._tails_are_of: t.Optional[Snapshot] = None
         self._sockets: list[socket.socket] = []
@@ -186,8 +193,8 @@ class Responder:
 
     # -- the sockets
 
-    def open(self, port: int = PORT, ipv4: t.Optional[str] = "", ipv6: t.Optional[str] = "::") -> int:
-        """Bind. Everything is bound, or nothing.
+    def open(self, port: int = PORT, ipv4: t.Optional[str] = "", ipv6: t.Optional[str] = _ANY) -> int:
+        """Bind. Everything is bound, or nothing; but all IPv6 addresses of a host that has none are nothing to bind.
 
         :param port: 0: any that is free, the same for both families.
         :param ipv4: address to listen on; empty: all; None: not over IPv4. Likewise ``ipv6``.
@@ -197,14 +204,23 @@ class Responder:
         try:
             for family, address in ((socket.AF_INET, ipv4), (socket.AF_INET6, ipv6)):
                 if address is not None:
-                    found = open_socket(family, address, port)
-                    self._sockets.append(found)
-                    ask_for_destinations(found)
-                    port = found.getsockname()[1]
+                    port = self._bind(family, address, port)
         except BaseException:
             self.close()
             raise
         return port
+
+    def _bind(self, family: int, address: str, port: int) -> int:
+        try:
+            found = open_socket(family, address, port)
+        except RefusedError as exc:
+            self.without_ipv6 = missing_family(exc) if address == _ANY and self._sockets else ""
+            if not self.without_ipv6:
+                raise
+            return port
+        self._sockets.append(found)
+        ask_for_destinations(found)
+        return int(found.getsockname()[1])
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer from now on, whenever the loop runs. Call it after ``open``, in the loop's thread."""

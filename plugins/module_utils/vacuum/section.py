@@ -10,7 +10,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, unknown_option
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinetype_keys as keys
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import Unfit
 
@@ -22,11 +22,13 @@ class Section:
     :ivar prefix: machinetypes are called ``PREFIX-SUFFIX``.
     :ivar target_share: what the machinetypes of the pipe are to have of the space together.
     :ivar options: by key, checked values for every machinetype of the pipe. They precede the pipe's (spec 2.4).
+    :ivar machinetypes: by name, likewise for one of them, the share among them. These precede all others.
     """
 
     prefix: str
     target_share: float = 0.0
     options: t.Mapping[str, t.Any] = field(default_factory=dict)
+    machinetypes: t.Mapping[str, t.Mapping[str, t.Any]] = field(default_factory=dict)
 
     @classmethod
     def checked(
@@ -45,10 +47,7 @@ class Section:
         values = {}
         for key, value in (options or {}).items():
             if not isinstance(key, str) or key == "target_share" or not keys.is_key(key):
-                can = ", ".join(sorted(set(keys.KEYS) - {"target_share"}))
-                raise InputError(
-                    f"{where}.{key}", "an option", f"one of {can}, user_data_option_NAME and user_data_file_NAME"
-                )
+                raise unknown_option(f"{where}.{key}", {*keys.KEYS, *keys.SUBSTITUTIONS} - {"target_share"})
             values[key] = cls._check(where, key, value)
         for problem in keys.conflicts(values):
             raise InputError(f"{where}.{problem.key}", values[problem.key], problem.expected)
@@ -63,9 +62,6 @@ class Section:
             told = "a value that is not shown" if key.startswith("user_data_option_") else value
             raise InputError(f"{where}.{key}", told, str(exc)) from None
 
-    def overrides(self, key: str) -> bool:
-        """Whether a pipe's value of a key counts for nothing, because the site has its own."""
-        kind = keys.substitution(key)
-        if kind:
-            return f"user_data_option_{kind[1]}" in self.options or f"user_data_file_{kind[1]}" in self.options
-        return key in self.options
+    def said_of(self, name: str) -> dict[str, t.Any]:
+        """What the site says of a machinetype. A pipe's values of these keys count for nothing."""
+        return keys.over(self.machinetypes.get(name, {}), self.options)

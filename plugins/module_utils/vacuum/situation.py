@@ -33,6 +33,7 @@ class FactorySettings:
     :ivar hs06_per_processor: HS06 of a processor; None: usage is counted in processors.
     :ivar overload_per_processor: load per processor above which nothing is started.
     :ivar shutdown_time: when all machines have to be gone, Unix seconds; None: never.
+    :ivar grace_seconds: from telling a machine to end (TERM) to killing it.
     :ivar draining: start nothing, let what runs end by itself.
     :ivar disk_bytes_per_processor: work space for each processor; None: disk is judged only for machinetypes that set
         it themselves.
@@ -49,11 +50,26 @@ class FactorySettings:
     hs06_per_processor: t.Optional[float] = None
     overload_per_processor: float = 1.25
     shutdown_time: t.Optional[int] = None
+    grace_seconds: int = 0
     draining: bool = False
     disk_bytes_per_processor: t.Optional[int] = None
     closed_slots: frozenset[str] = frozenset()
     stopped_slots: frozenset[str] = frozenset()
     forced: t.Mapping[str, Forced] = field(default_factory=dict)
+
+    @property
+    def last_limit(self) -> t.Optional[int]:
+        """The latest time limit that a machine can have, Unix seconds; None: there is none.
+
+        At its limit a machine is told to end, and killed after its grace: so that it is gone by ``shutdown_time``.
+        """
+        return None if self.shutdown_time is None else self.shutdown_time - self.grace_seconds
+
+    def shutdown_text(self, now: int) -> str:
+        """When ``shutdown_time`` is, for people."""
+        left = (self.shutdown_time or 0) - now
+        when = f"is in {left} s" if left > 0 else f"was {-left} s ago"
+        return f"the factory's shutdown_time {when} (grace_seconds {self.grace_seconds})"
 
     def usage(self, processors: int) -> float:
         """What so many processors count: HS06, or 1.0 for each where HS06 is not set, as Vac has it."""
@@ -128,6 +144,17 @@ class HostLoad:
     memory_total_mb: t.Optional[int] = None
     memory_available_mb: t.Optional[int] = None
     disk_free_bytes: t.Optional[int] = None
+
+
+#: Codes of refusals, of machinetypes of which no machine can be made: it is not for this factory; something is wrong
+#: with it; something is said of it, and its pipe does not bring it, or has never been read; it has no share, and so it
+#: is not got ready; one of its repositories does not answer; its image is not here.
+NOT_HERE, DROPPED, NOT_BROUGHT, PIPE_UNREAD, NO_SHARE, NO_REPOSITORY, NO_IMAGE = (
+    "not_here", "dropped", "not_brought", "pipe_unread", "no_share", "no_repository", "no_image",
+)  # fmt: skip
+
+#: And of machinetypes that are judged, and too large for every superslot.
+TOO_LARGE = "too_large"
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,10 @@ class Room:
 
 
 def limit_of(factory: FactorySettings, machine: OwnMachine) -> int:
-    """When a machine has to end: its own time limit, or the factory's ``shutdown_time`` if that comes first."""
-    if factory.shutdown_time is None:
+    """When a machine is told to end: its own time limit, or the factory's ``last_limit`` if that comes first."""
+    if factory.last_limit is None:
         return machine.shutdown_time
-    return min(machine.shutdown_time, factory.shutdown_time)
+    return min(machine.shutdown_time, factory.last_limit)
 
 
 def room(factory: FactorySettings, own: t.Sequence[OwnMachine], now: int) -> Room:
@@ -97,8 +97,8 @@ def place(
         processors = min(space.free, machinetype.max_processors, size, limit[machinetype.name])
         if processors >= max(1, machinetype.min_processors):
             end = now + machinetype.max_wallclock_seconds
-            if factory.shutdown_time is not None:
-                end = min(end, factory.shutdown_time)
+            if factory.last_limit is not None:
+                end = min(end, factory.last_limit)
             return Fit(machinetype.name, processors, end), {}
     return None, {machinetype.name: _why_not(machinetype, space, limit[machinetype.name], now) for machinetype in order}
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -29,6 +30,9 @@ _ROOM_FOR_PKTINFO = 64
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _ERROR = struct.Struct("=I")
 _ROOM_FOR_ERROR = 512
+
+#: What a host answers that has not the family: its kernel, or no address of it while it is turned off (sysctl).
+_NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 #: A socket's name of a peer: host, port, and for IPv6 two more.
 SocketAddress = tuple[t.Any, ...]
@@ -59,6 +63,12 @@ def open_socket(family: int, address: str, port: int) -> socket.socket:
         found.close()
         raise _refused(shown, exc) from exc
     return found
+
+
+def missing_family(refused: RefusedError) -> str:
+    """Why :func:`open_socket` could not bind to all addresses, if this host has not the family; empty: it has."""
+    cause = refused.__cause__
+    return os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno in _NO_FAMILY else ""
 
 
 def ask_for_destinations(found: socket.socket) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.history import histories
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort, outcome
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
@@ -22,7 +23,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation impor
 )
 
 #: Seconds that an abort may lie in the future. One further ahead is a wrong clock or a lie and is not taken: with Vac
-#: one such answer stopped a machinetype in the whole space for as long as it lay ahead (spec 9.1, item 6).
+#: one such answer stopped a machinetype in the whole space for as long as it lay ahead (spec 9.1, item 6). Likewise
+#: what was noted here before the own clock was set back.
 CLOCK_TOLERANCE = 60
 
 #: HS06 or machines of one machinetype on one factory that are still believed; a thousand times what any host has.
@@ -43,17 +45,33 @@ class Abort:
 
 
 @dataclass(frozen=True)
+class Row:
+    """Tries in a row that failed on this factory.
+
+    :ivar last: when the last failed, Unix seconds.
+    :ivar under_way: when the newest machine of it was made that has not run for ``fizzle_seconds`` yet; None: there is
+        none.
+    """
+
+    tries: int
+    last: int
+    under_way: t.Optional[int] = None
+
+
+@dataclass(frozen=True)
 class Usage:
     """What a machinetype has.
 
     :ivar hs06: HS06, or processors in a space that does not count in HS06.
     :ivar before_fizzle: machines that start, or have not run for ``fizzle_seconds`` yet.
     :ivar abort: the newest.
+    :ivar row: of this factory alone; None: the last try did not fail.
     """
 
     hs06: float = 0.0
     before_fizzle: int = 0
     abort: t.Optional[Abort] = None
+    row: t.Optional[Row] = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +100,14 @@ def of_space(
     :param peers: in the order they came; of two answers of one factory about one machinetype the later counts.
     :param own_factory: its own answer is left out, for the own machines are counted from what is known here.
     :param remembered: ``aborts`` of the sum before. An answer tells the newest end only, so a success that came after
-        an abort would hide it (spec 4.7).
+        an abort would hide it (spec 4.7). Those of a clock that was set back since are forgotten.
     """
     answers = {(peer.factory, peer.machinetype): peer for peer in peers}
     own = own_factory.lower()
     others: set[str] = set()
     amount: dict[str, float] = {}
     unproven: dict[str, int] = {}
-    aborts: dict[str, Abort] = dict(remembered or {})
+    aborts = {name: abort for name, abort in (remembered or {}).items() if abort.time <= now + CLOCK_TOLERANCE}
     ignored: list[str] = []
     for (factory, name), peer in answers.items():
         if factory.lower() == own:
@@ -122,8 +140,14 @@ def with_own(
 ) -> dict[str, Usage]:
     """What each of the machinetypes has in the whole space. Machinetypes that only others have are left out."""
     known = {machinetype.name: machinetype for machinetype in machinetypes}
+    history = histories(
+        ((one, known[one.machinetype].fizzle_seconds) for one in own if one.machinetype in known),
+        now,
+        now + CLOCK_TOLERANCE,
+    )
     amount = dict.fromkeys(known, 0.0)
     unproven = dict.fromkeys(known, 0)
+    under_way: dict[str, int] = {}
     aborts: dict[str, Abort] = {}
     for machine in own:
         machinetype = known.get(machine.machinetype)
@@ -133,16 +157,23 @@ def with_own(
             amount[machinetype.name] += factory.usage(machine.processors)
             young = machine.started is None or now < machine.started + machinetype.fizzle_seconds
             unproven[machinetype.name] += young
+            if young and machine.created <= now + CLOCK_TOLERANCE:
+                under_way[machinetype.name] = max(machine.created, under_way.get(machinetype.name, 0))
             continue
         end = outcome(machine, machinetype)
         newest = aborts.get(machinetype.name)
-        if end is not None and end.abort and (newest is None or end.time > newest.time):
+        if end is None or not end.abort or end.time > now + CLOCK_TOLERANCE:
+            continue
+        if newest is None or end.time > newest.time:
             aborts[machinetype.name] = Abort(end.time, str(end.message), factory.name)
     total = {}
     nothing = Usage()
     for name in known:
         peers = space.usage.get(name, nothing)
-        both = [abort for abort in (peers.abort, aborts.get(name)) if abort is not None]
+        both = [one for one in (peers.abort, aborts.get(name)) if one is not None and one.time <= now + CLOCK_TOLERANCE]
         newest = max(both, key=lambda abort: abort.time) if both else None
-        total[name] = Usage(peers.hs06 + amount[name], peers.before_fizzle + unproven[name], newest)
+        row = None
+        if name in history and history[name].failed:
+            row = Row(history[name].tries, history[name].last, under_way.get(name))
+        total[name] = Usage(peers.hs06 + amount[name], peers.before_fizzle + unproven[name], newest, row)
     return total

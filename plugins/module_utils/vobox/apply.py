@@ -40,6 +40,7 @@ class Actor:
     """Does and undoes. An undo may run in another process than the doing, with nothing but names and plain data.
 
     :ivar swap: how the swap went, for the result; None without one.
+    :ivar found: sentences about what an earlier run, or a power cut, had left and what became of it.
     """
 
     def __init__(self, engine: DockerApi, wish: Wish, seen: Observed) -> None:
@@ -48,6 +49,7 @@ class Actor:
         self.seen = seen
         self.folder = Folder(folder_of(wish.files, wish.name))
         self.swap: t.Optional[Json] = None
+        self.found: list[str] = []
 
     def do(self, step: Step, journal: Journal) -> None:
         """Carry out one step."""
@@ -277,7 +279,7 @@ class Actor:
     def _do_clear_leftovers(self, step: Step, journal: Journal) -> None:
         from ansible_collections.hep.gridbox.plugins.module_utils.vobox import handover
 
-        handover.recover(self.engine, step.target)
+        self.found += handover.recover(self.engine, step.target)
         self._drop_old_launch_folders()
 
     def _drop_old_launch_folders(self) -> None:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.host.plain_file import plain_file
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Service, sha256
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.runner import RUNNER, START
 
@@ -36,6 +37,9 @@ _OURS = re.compile(
 #: A file that is being written, or that a killed run left, for the one that it would have become.
 _BEING_WRITTEN = re.compile(r"(^|/)\.([^/]+)\.new\Z")
 
+#: What the runner says: version, state, status. The longest is shorter than this, in bytes.
+_WORD = re.compile(r"([0-9a-f]{64}) (running|done|failed|stopping|stopped)(?: ([0-9]{1,3}))?\n")
+_LONGEST_WORD = 128
 #: How often, and after how many seconds, a runner's word is read again that is just being written.
 _EMPTY_TRIES, _EMPTY_PAUSE = 50, 0.01
 
@@ -284,23 +288,25 @@ class Folder:
 
 
 def read_launch(folder: t.Optional[str]) -> Launch:
-    """What the runner says in a launch folder; nothing if it said nothing yet."""
-    words = _launch_words(Path(folder) / "state") if folder else []
-    if not folder or len(words) < 2:
-        return Launch()
-    # The container may write there what it likes.
-    status = int(words[2]) if words[2:] and words[2].isdecimal() else None
-    return Launch(words[0], words[1], status, os.stat(os.path.join(folder, "state")).st_mtime)
+    """What the runner says in a launch folder; nothing if it said nothing yet.
 
-
-def _launch_words(path: Path) -> list[str]:
-    """The runner empties the file before it writes: a shell has no other way that every image knows."""
+    The container may have put there what it likes: only what can be a runner's word is taken for one.
+    """
+    path = os.path.join(folder, "state") if folder else ""
     for _try in range(_EMPTY_TRIES):
-        text = _text(path)
-        if text != "":
-            break
-        time.sleep(_EMPTY_PAUSE)
-    return (text or "").split()
+        with plain_file(path) as file:
+            if file is None:
+                return Launch()
+            said_at, text = os.fstat(file.fileno()).st_mtime, file.read(_LONGEST_WORD)
+        if text:
+            found = _WORD.fullmatch(text.decode(errors="replace"))
+            if not found:
+                return Launch()
+            return Launch(found[1], found[2], int(found[3]) if found[3] else None, said_at)
+        time.sleep(
+            _EMPTY_PAUSE
+        )  # the runner empties it before it writes: a shell has no other way that every image knows
+    return Launch()
 
 
 def _link(path: Path) -> t.Optional[str]:

@@ -72,10 +72,11 @@ class VoboxWork:
             result = predicted(self.wish, observed, decide(self.wish, observed))
         if "init_script" in result:
             result["init_script"]["drift"] = self._drift
-        if self._actor is not None and self._actor.swap is not None:
-            result["swap"] = self._actor.swap
-            if self._actor.swap["remark"]:
-                result["warnings"] = [self._actor.swap["remark"]]
+        if self._actor is not None:
+            result["warnings"] = list(self._actor.found)
+            if self._actor.swap is not None:
+                result["swap"] = self._actor.swap
+                result["warnings"] += filter(None, [self._actor.swap["remark"]])
         return result
 
     def _acting(self) -> t.Any:

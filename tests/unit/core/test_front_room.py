@@ -70,6 +70,8 @@ class Wall:
                 self.state["coat"] = True
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
+        if self.faults.get("signals_meanwhile"):
+            os.kill(os.getpid(), signal.SIGHUP)
         if self.faults.get("dry"):
             raise RuntimeError("the paint is dry")
         before: dict[str, dict[str, t.Any]] = {"paint": {"colour": "grey"}, "varnish": {"coat": False}}
@@ -209,6 +211,16 @@ def test_being_told_to_end_unwinds_through_the_undo(
     result = run(wall, monkeypatch, capfd)
     assert wall.state == {"colour": "grey", "coat": False}
     assert "SIGTERM" in result["msg"]
+
+
+@pytest.mark.parametrize("why", [{"signal": True}, {"error": EngineError("Varnishing", "no varnish")}])
+def test_who_is_told_to_end_while_it_undoes_undoes_all(
+    why: dict[str, t.Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wall = Wall(signals_meanwhile=True, **why)
+    result = run(wall, monkeypatch, capfd)
+    assert wall.state == {"colour": "grey", "coat": False}
+    assert result["rolled_back"] == ["unvarnish the wall", "unpaint the wall"]
 
 
 def test_a_host_that_still_differs_afterwards_is_a_failure(

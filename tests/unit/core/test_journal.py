@@ -64,6 +64,8 @@ with Journal(undo, lambda: (folder / "connections-dropped").touch()) as journal:
     journal.will_do("two", "two", mark="?")
     if sys.argv[2] == "settle":
         journal.settle()
+    if sys.argv[2] == "raise":
+        raise KeyboardInterrupt
     if sys.argv[2] != "leave":
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -86,6 +88,11 @@ def test_the_guard_undoes_when_the_process_is_killed(tmp_path: Path) -> None:
     time.sleep(0.2)
     assert (tmp_path / "undone").read_text() == "two?\none!\n"
     assert (tmp_path / "connections-dropped").exists()
+
+
+def test_the_guard_undoes_what_an_exception_has_left_written_down(tmp_path: Path) -> None:
+    assert run_killed(tmp_path, "raise") != 0
+    assert (tmp_path / "undone").read_text() == "two?\none!\n"
 
 
 @pytest.mark.parametrize("how", ["settle", "leave"])

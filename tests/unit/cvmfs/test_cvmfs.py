@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import mounts, units
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import client, mounts, units
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.client import LOCAL, Parameter
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import Observed, Unit, missing_helper
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
@@ -230,6 +231,120 @@ def test_a_changed_unit_is_written_and_its_mount_left_alone() -> None:
         ("write_unit", names[3]),  # its time-out follows from that of a mount
         ("reload_systemd", "systemd"),
     ]
+
+
+def dropped(mounted: bool, enabled: str = "enabled", active: str = "active") -> tuple[Wish, Observed]:
+    """A host that had two repositories, of which one is not wanted any more."""
+    before = all_there(make())
+    units_then = dict(before.units)
+    gone = "cvmfs-alice.cern.ch.mount"
+    units_then[gone] = Unit(units_then[gone].text, "loaded", active, enabled)
+    wish = make(repositories=[{"repository": CONFIG, "source": "client"}])
+    for name, text in units.units(wish).items():
+        units_then[name] = Unit(text, "loaded", "active", "enabled")
+    table = tuple(mount for mount in before.mounts if mounted or mount.point != f"/cvmfs/{ALICE}")
+    return wish, Observed(table, frozenset(), units_then)
+
+
+def test_a_repository_that_is_dropped_is_not_waited_for_and_its_mount_is_left_alone() -> None:
+    gone = "cvmfs-alice.cern.ch.mount"
+    wish, seen = dropped(mounted=True)
+    assert actions(wish, seen) == [("disable", gone)]
+    assert mounts.left_mounted(wish, seen) == [f"/cvmfs/{ALICE}"]
+    wish, seen = dropped(mounted=True, enabled="disabled")
+    assert actions(wish, seen) == []
+    wish, seen = dropped(mounted=False, active="failed")
+    assert actions(wish, seen) == [("disable", gone), ("remove_unit", gone), ("reload_systemd", "systemd")]
+    assert gone not in mounts.plan(wish, seen).after["units"] and gone in mounts.plan(wish, seen).before["units"]
+    assert mounts.left_mounted(wish, seen) == []
+    # Whose unit is not ours is not ours to disable.
+    foreign = Observed(seen.mounts, frozenset(), {**seen.units, gone: Unit("[Unit]\n", "loaded", "active", "enabled")})
+    assert actions(wish, foreign) == []
+
+
+def test_the_folder_behind_a_dropped_repository_stays_as_long_as_it_is_seen() -> None:
+    staging = "run-hep.gridbox.cvmfs-cvmfs-alice.cern.ch.mount"
+    then = folder_wish()
+    seen = {name: Unit(text, "loaded", "active", "enabled") for name, text in units.units(then).items()}
+    seen[staging] = Unit(seen[staging].text, "loaded", "active", "static")
+    wish = make(repositories=[], config_repository=None)
+    root, point = Mount("/cvmfs", "ext4", "/dev/a", True), Mount(f"/cvmfs/{ALICE}", "ext4", "/dev/a", True)
+    behind = Mount(f"/run/hep.gridbox.cvmfs/cvmfs/{ALICE}", "ext4", "/dev/a", True)
+    found = actions(wish, Observed((root, behind, point), frozenset(), seen))
+    assert ("remove_unit", staging) not in found and ("disable", staging) not in found
+    # Nothing is left to heal.
+    timer = "gridbox-cvmfs-heal.timer"
+    assert found.index(("stop", timer)) < found.index(("disable", timer)) < found.index(("remove_unit", timer))
+    assert ("remove_unit", staging) in actions(wish, Observed((root,), frozenset(), seen))
+
+
+SETTINGS = {
+    "CVMFS_HTTP_PROXY": "http://squid1:3128;http://squid2:3128", "CVMFS_QUOTA_LIMIT": "4000",
+    "CVMFS_CACHE_BASE": "/var/lib/cvmfs", "CVMFS_REPOSITORIES": "alice.cern.ch",
+}  # fmt: skip
+#: As cvmfs_talk prints it.
+RUNNING = """\
+CVMFS_CACHE_BASE=/var/lib/cvmfs    # from /etc/cvmfs/default.local
+CVMFS_CONFIG_REPOSITORY=cvmfs-config.cern.ch    # from /etc/cvmfs/default.d/50-cern.conf
+CVMFS_HTTP_PROXY='http://squid1:3128;http://squid2:3128'    # from /etc/cvmfs/default.local
+CVMFS_QUOTA_LIMIT=4000    # from /etc/cvmfs/default.local
+CVMFS_REPOSITORIES=atlas.cern.ch    # from /etc/cvmfs/default.local
+CVMFS_SERVER_URL='http://a/cvmfs/@fqrn@;it\\'s'    # from /etc/cvmfs/domain.d/cern.ch.conf
+CVMFS_TIMEOUT=5    # from /etc/cvmfs/default.conf
+"""
+
+
+def test_what_a_client_runs_with() -> None:
+    found = client.parse(RUNNING)
+    assert found["CVMFS_HTTP_PROXY"] == Parameter("http://squid1:3128;http://squid2:3128", LOCAL)
+    assert found["CVMFS_SERVER_URL"].value == "http://a/cvmfs/@fqrn@;it's"
+    assert found["CVMFS_TIMEOUT"] == Parameter("5", "/etc/cvmfs/default.conf")
+    assert client.parse("Seems like CernVM-FS is not running\n") == {}
+
+
+def test_what_the_role_has_written() -> None:
+    text = '# Written by hep.gridbox (role cvmfs).\nCVMFS_A="x;y"\nCVMFS_B=""\n'
+    assert client.written(text) == {"CVMFS_A": "x;y", "CVMFS_B": ""}
+    assert client.written("CVMFS_A=x\n") is None and client.written(None) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "running", "words"),
+    [
+        ({}, {}, []),
+        ({"CVMFS_QUOTA_LIMIT": "50000"}, {}, ["CVMFS_QUOTA_LIMIT is 4000, not 50000"]),
+        ({"CVMFS_NEW": "1"}, {}, ["CVMFS_NEW is not set, not 1"]),
+        ({"CVMFS_TIMEOUT": "7"}, {}, ["CVMFS_TIMEOUT is 5, not 7"]),  # of a file that counts less
+        ({}, {"CVMFS_OLD": Parameter("1", LOCAL)}, [f"CVMFS_OLD is 1, which {LOCAL} does not say any more"]),
+        # Of files that count more, and of the client itself.
+        ({"CVMFS_X": "9"}, {"CVMFS_X": Parameter("4", "/etc/cvmfs/config.d/alice.cern.ch.local")}, []),
+        ({"CVMFS_X": "9"}, {"CVMFS_X": Parameter("4", "/cvmfs/c/etc/cvmfs/domain.d/cern.ch.conf")}, []),
+        ({"CVMFS_X": "9"}, {"CVMFS_X": Parameter("4", "@INTERNAL@")}, []),
+        ({"CVMFS_X": "/a/@org@/@fqrn@"}, {"CVMFS_X": Parameter("/a/alice/alice.cern.ch", LOCAL)}, []),
+        ({"CVMFS_X": " a  b "}, {"CVMFS_X": Parameter("a b", LOCAL)}, []),  # a shell has expanded it
+        ({"CVMFS_CACHE_BASE": "/srv/cache", "CVMFS_QUOTA_LIMIT": "9"}, {}, []),  # it cannot be asked then
+    ],
+)  # fmt: skip
+def test_what_a_client_would_have_otherwise(
+    changes: dict[str, str], running: dict[str, Parameter], words: list[str]
+) -> None:
+    assert client.differing({**SETTINGS, **changes}, {**client.parse(RUNNING), **running}, ALICE) == words
+
+
+def test_clients_are_reloaded_together_for_what_one_has_otherwise() -> None:
+    there = all_there(make())
+    same = client.parse(RUNNING)
+    stale = {**same, "CVMFS_QUOTA_LIMIT": Parameter("1000", LOCAL)}
+    seen = Observed(there.mounts, frozenset(), there.units, {CONFIG: same, ALICE: stale}, SETTINGS)
+    plan = mounts.plan(make(), seen)
+    assert [(step.action, step.target) for step in plan.steps] == [("reload_clients", ALICE)]
+    assert plan.disruption == Disruption.reload
+    assert plan.steps[0].reason == f"{ALICE}: CVMFS_QUOTA_LIMIT is 1000, not 4000"
+    # What the file is going to say counts, where that is told; without either nobody knows.
+    assert actions(make(client_settings={**SETTINGS, "CVMFS_QUOTA_LIMIT": 4000}), seen) == [("reload_clients", ALICE)]
+    both = actions(make(client_settings={**SETTINGS, "CVMFS_QUOTA_LIMIT": 2000}), seen)
+    assert both == [("reload_clients", f"{CONFIG}, {ALICE}")]
+    assert actions(make(), Observed(there.mounts, frozenset(), there.units, {ALICE: stale}, None)) == []
 
 
 def test_taking_the_folder_from_a_running_autofs_costs_the_service() -> None:

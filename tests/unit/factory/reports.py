@@ -21,6 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
     Report,
     of_slots,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 
 NOW = 1_795_187_700
@@ -98,8 +99,13 @@ REPORT = Report(
     sent=63,
     failures_in_a_row={"exp-dc-prod": 0, "local": 2},
     orders=Orders(slots={SLOTS[2]: SlotOrder("drained", since=NOW - 60)}),
+    factories=(
+        Peer("factory1.example.com", "127.0.0.1"), Peer("factory2.example.com"),
+        Peer("factory3.example.com", "192.0.2.3", 9953),
+    ),
+    metrics_file="/var/lib/prometheus/node-exporter/gridbox.prom",
     fixed=CONFIGURATION.fixed,
     configuration_stamp="11:1795187000123456789:500",
     program_stamp="12:1795187000123456789:90000",
     key_stamp="13:1795187000123456789:65",
-)
+)  # fmt: skip

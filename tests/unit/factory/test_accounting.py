@@ -17,12 +17,16 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.accounting import (
+    SYNCED,
     is_outgoing,
     month_of,
+    months_due,
+    noon,
     record,
     record_name,
     sync,
     write,
+    write_due,
     write_sync,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
@@ -89,6 +93,10 @@ def account(folder: Path, machine: Machine, outgoing: bool = True, site: str = "
 
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def outgoing(folder: Path) -> list[str]:
+    return [name for name in files(folder) if name.startswith("apel-outgoing/")]
 
 
 # ---- the record --------------------------------------------------------------------------------------------------
@@ -186,13 +194,14 @@ def test_a_daemon_that_is_killed_between_the_files_writes_both_and_one_of_each(
 
     def killed(path: str, content: bytes, mode: int) -> None:
         if next(counter) == writes:
+            Path(f"{path}.17.140000.new").write_bytes(content[:7])
             raise Killed
         write_atomically(path, content, mode)
 
     monkeypatch.setattr(accounting, "write_atomically", killed)
     with pytest.raises(Killed):
         account(tmp_path, ENDED_MACHINE)
-    assert len(files(tmp_path)) == writes
+    assert len(files(tmp_path)) == writes + 1
     account(tmp_path, ENDED_MACHINE)
     name = record_name(ENDED_MACHINE)
     assert files(tmp_path) == [f"apel-archive/{name}", f"apel-outgoing/{name}"]
@@ -286,6 +295,121 @@ def test_what_is_no_month_is_refused(tmp_path: Path, month: str) -> None:
 )
 def test_the_month_that_is_synced_is_that_of_yesterday(now: int, month: str) -> None:
     assert month_of(now) == month
+
+
+# ---- each day ----------------------------------------------------------------------------------------------------
+
+#: 1 December 2026, noon.
+FIRST = NOON + 16 * DAY
+
+
+@pytest.mark.parametrize(
+    ("synced", "now", "months"),
+    [
+        (None, NOON, ["202611"]),
+        (None, NOON - 1, ["202611"]),  # that of yesterday noon
+        (NOON, NOON, []),
+        (NOON, NOON + DAY - 1, []),
+        (NOON + DAY - 1, NOON + DAY, ["202611"]),
+        (NOON - 1, NOON + 3600, ["202611"]),
+        # The first of a month tells of the month before to its end; the second, of the new one.
+        (FIRST - DAY, FIRST, ["202611"]),
+        (FIRST, FIRST + DAY, ["202612"]),
+        # It did not work on the first, or for two months.
+        (FIRST - DAY, FIRST + DAY, ["202611", "202612"]),
+        (FIRST - 90 * DAY, FIRST + DAY, ["202609", "202610", "202611", "202612"]),
+        # A clock that was ahead, and a file that says what cannot be.
+        (FIRST, NOON, ["202611"]),
+        (-5, NOON, ["202611"]),
+    ],
+)
+def test_when_sync_records_are_due(synced: t.Optional[float], now: float, months: list[str]) -> None:
+    assert months_due(synced, now) == months
+
+
+def test_the_last_noon() -> None:
+    assert [noon(NOON + seconds) for seconds in (-1, 0, 1, DAY - 1, DAY)] == [
+        NOON - DAY, NOON, NOON, NOON, NOON + DAY
+    ]  # fmt: skip
+
+
+def synced(tmp_path: Path, now: float) -> list[tuple[str, str, str]]:
+    """Month, number of jobs and file of the sync records that are written at a time."""
+    found = []
+    for path in write_due(str(tmp_path), now):
+        told = fields(Path(path).read_text())
+        found.append((told["Month"], told["NumberOfJobs"], str(Path(path).relative_to(tmp_path))))
+    return found
+
+
+def test_a_year_of_looks_each_hour_is_one_sync_record_a_day_and_each_month_to_its_end(tmp_path: Path) -> None:
+    """As the daemon looks, over the end of two months, with a machine that ends each day at midnight less a second."""
+    told: list[tuple[str, str, str]] = []
+    for hour in range(24 * 40):
+        now = NOON - NOON % DAY + hour * 3600 + 60
+        if hour % 24 == 0:
+            account(tmp_path, ended(int(now) - 61, hour))
+        told += synced(tmp_path, now)
+    days = [path.split("/")[1] for _month, _jobs, path in told]
+    assert len(days) == len(set(days)) == 41  # the first look is before a noon, and tells of the noon before
+    last = {month: int(jobs) for month, jobs, _path in told}
+    assert last == {"11": 17, "12": 23}
+    assert len({path for _month, _jobs, path in told}) == len(told)
+
+
+def test_a_daemon_that_comes_after_the_end_of_a_month_tells_of_both(tmp_path: Path) -> None:
+    account(tmp_path, ended(NOON, 1))
+    assert [one[:2] for one in synced(tmp_path, FIRST - DAY)] == [("11", "1")]
+    account(tmp_path, ended(FIRST - DAY // 2 - 1, 2))
+    account(tmp_path, ended(FIRST, 3))
+    found = synced(tmp_path, FIRST + DAY + 5)
+    assert [one[:2] for one in found] == [("11", "2"), ("12", "1")]
+    assert len(outgoing(tmp_path)) == 3 + 3
+    assert synced(tmp_path, FIRST + DAY + 10) == []
+
+
+def test_one_that_is_killed_before_it_is_remembered_is_not_told_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(path: str, content: bytes, mode: int) -> None:
+        if path.endswith(SYNCED):
+            raise Killed
+        write_atomically(path, content, mode)
+
+    account(tmp_path, ended(), outgoing=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(accounting, "write_atomically", killed)
+        with pytest.raises(Killed):
+            write_due(str(tmp_path), NOON + 7)
+    before = outgoing(tmp_path)
+    assert len(before) == 1
+    assert [one[2] for one in synced(tmp_path, NOON + 99)] == before
+    assert outgoing(tmp_path) == before
+    assert synced(tmp_path, NOON + 199) == []
+
+
+def test_a_month_without_records_is_not_told_and_not_an_error(tmp_path: Path) -> None:
+    assert write_due(str(tmp_path), NOON) == []
+    account(tmp_path, ended(NOON + 60, 1), outgoing=False)
+    assert write_due(str(tmp_path), NOON + 120) == [], "the next noon is time enough"
+    assert [one[:2] for one in synced(tmp_path, NOON + DAY)] == [("11", "1")]
+
+
+@pytest.mark.parametrize("text", ["", "x", "9" * 40, "-1", "nan", "\xff"])
+def test_a_damaged_memory_means_never(tmp_path: Path, text: str) -> None:
+    account(tmp_path, ended(), outgoing=False)
+    (tmp_path / SYNCED).write_text(text, encoding="latin-1")
+    assert len(write_due(str(tmp_path), NOON)) == 1
+    assert write_due(str(tmp_path), NOON) == []
+
+
+def test_a_sync_record_that_cannot_be_remembered_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / SYNCED).mkdir()
+    with pytest.raises(GridboxError, match="apel-synced cannot be written"):
+        write_due(str(tmp_path), NOON)
 
 
 def test_a_sync_record_is_laid_out_for_sending(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_host_on_which_nothing_can_be_made_is_an_engine_that_does_not_answer(
 
     monkeypatch.setattr(engine, "check", refuse)
     with pytest.raises(EngineError, match="this host has no apptainer") as found:
-        next(iter(engine.ends(0)))
+        next(iter(engine.events(0)))
     assert found.value.status is None
 
 
@@ -123,6 +123,22 @@ def test_images_of_this_host_are_files_and_folders(engine: ApptainerEngine, tmp_
     Path(image).touch()
     assert engine.image(image) == image
     engine.pull(image)
+
+
+def test_an_image_of_a_repository_is_in_a_repository(tmp_path: Path) -> None:
+    root, cvmfs = tmp_path / "repositories", tmp_path / "cvmfs"
+    (root / "a.example.org/.flat/1").mkdir(parents=True)
+    cvmfs.symlink_to(root)
+    for name, target in (("tag", ".flat/1"), ("other", "../b.example.org"), ("away", str(tmp_path)), ("up", "../..")):
+        (root / "a.example.org" / name).symlink_to(target)
+    engine = ApptainerEngine(str(tmp_path), "vacsing", str(cvmfs), lambda *_: None)
+    assert engine.image("/cvmfs/a.example.org/tag") == f"{cvmfs}/a.example.org/.flat/1"
+    assert engine.image("/cvmfs/a.example.org/other") is None
+    for name in ("away", "up"):
+        with pytest.raises(
+            RefusedError, match=f"^root_image: /cvmfs/a.example.org/{name}: it leads out of {cvmfs}, to "
+        ):
+            engine.image(f"/cvmfs/a.example.org/{name}")
 
 
 def test_an_image_from_elsewhere_has_one_place(engine: ApptainerEngine, tmp_path: Path) -> None:

@@ -89,6 +89,11 @@ def test_limits_are_those_of_any_machine() -> None:
     assert request.nofile == 1000
 
 
+def test_its_network_is_its_own_unless_the_site_says_so() -> None:
+    assert made().network == "bridge"
+    assert made(network="host").network == "host"
+
+
 def test_nothing_of_the_daemons_environment_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "x")
     monkeypatch.setenv("APPTAINER_BIND", "/root")
@@ -121,7 +126,11 @@ def test_what_an_image_is_made_from(reference: str, asked: str) -> None:
 def test_a_request_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text(made().as_json())
     assert load(str(tmp_path)) == replace(made(), shown=dict(made().shown))
-    assert "SECRET" not in json.loads(made().as_json())["environment"]
+    written = json.loads(made().as_json())
+    assert "SECRET" not in written["environment"]
+    del written["network"]  # as a version that knew no other than the host's has it
+    (tmp_path / "request.json").write_text(json.dumps(written))
+    assert load(str(tmp_path)).network == "host"
 
 
 # ---- its output ------------------------------------------------------------------------------------------------------

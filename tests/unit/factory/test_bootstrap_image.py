@@ -35,7 +35,15 @@ NAME = "hep.gridbox/bootstrap:1"
 
 
 def params(**changed: t.Any) -> dict[str, t.Any]:
-    return {"name": NAME, "script": SCRIPT, "root": ROOT, "busybox": None, "state": "present", **changed}
+    return {
+        "name": NAME,
+        "script": SCRIPT,
+        "root": ROOT,
+        "busybox": None,
+        "state": "present",
+        "leaving_factory": "",
+        **changed,
+    }
 
 
 WISH = Wish.from_params(params())

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImages
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_factory import Images
 from tests.unit.factory.test_mend import LIVE
@@ -71,7 +74,7 @@ class Refuses(MachineEngine):
 
 
 def test_a_machine_that_term_is_refused_for_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hand = ByHand(configuration(state_folder=str(tmp_path), grace_seconds=0))
+    hand = ByHand(configuration(state_folder=str(tmp_path)))
     hand.store.create(LIVE)
     over: list[t.Optional[Container]] = []
 
@@ -89,3 +92,20 @@ def test_a_machine_that_term_is_refused_for_is_killed(tmp_path: Path, monkeypatc
     hand.engine = Refuses("SIGTERM", "SIGKILL")
     with pytest.raises(EngineError, match="SIGKILL"):
         hand.stop(LIVE, end)
+
+
+def test_a_machine_whose_folder_could_not_be_made_has_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = ByHand(configuration(state_folder=str(tmp_path)))
+
+    def full(_machine: Machine) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hand.engine, "image", lambda _reference: "id")
+    monkeypatch.setattr(hand.engine, "remove", lambda _name: None)
+    monkeypatch.setattr(hand.store, "create", full)
+    slot = hand.configuration.settings.slots[0]
+    machine = hand.start(Start(slot, "a", 1, 9_000), Machinetype("a", root_image="r:1"))
+    assert (machine.state, machine.failed_start) == (ENDED, True)
+    assert "No space left" in machine.end_reason

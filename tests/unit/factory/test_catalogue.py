@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import typing as t
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PipeSource
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource, parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import folder_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
+from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.told import configuration
 from tests.unit.vacuum.web_server import Web, make_ca, serving
 
@@ -47,6 +50,23 @@ def test_sources_that_do_not_answer_are_waited_for_together(tmp_path: Path, monk
     ]
 
 
+def test_the_journal_is_told_of_a_pipe_when_something_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    made = configuration(state_folder=str(tmp_path), pipes=(PipeSource(Section("p", 2.0), path=str(path)),))
+
+    def read(before: t.Mapping[str, catalogue.PipeState]) -> tuple[t.Any, list[tuple[str, t.Any]]]:
+        found = catalogue.read(made, before).pipes
+        return found, [(event, facts.get("ok")) for event, facts in catalogue.news(before, found)]
+
+    found, told = read({})
+    assert told == [("pipe", False)]
+    assert read(found)[1] == []
+    path.write_text('{"machinetypes": [{"suffix": "a", "machine_model": "nonsense", "target_share": 1}]}')
+    found, told = read(found)
+    assert told == [("pipe", True), ("machinetype_dropped", None)]
+    assert read(found)[1] == []
+
+
 def test_what_another_source_said_is_not_kept_for_a_pipe(tmp_path: Path) -> None:
     """Who gives a prefix another URL does not want the first one's machinetypes any more, nor their share."""
     content = b"""{"machinetypes": [{"suffix": "a", "machine_model": "docker", "target_share": 1, "user_data": "run",
@@ -67,3 +87,66 @@ def test_what_another_source_said_is_not_kept_for_a_pipe(tmp_path: Path) -> None
         changed = catalogue.read(configuration(state_folder=str(tmp_path), pipes=(other,)), kept.pipes)
         assert changed.machinetypes == ()
         assert changed.pipes["p"].fetched_at is None
+
+
+# ---- what the operator says of a machinetype that has a pipe's prefix ----------------------------------------------
+
+PROD = {
+    "suffix": "prod", "machine_model": "docker", "target_share": 1, "user_data": "run", "max_processors": 2,
+    "root_image": "docker://registry.example.org/a:1",
+}  # fmt: skip
+
+
+def site(tmp_path: Path, machinetypes: dict[str, t.Any], *published: t.Any) -> Configuration:
+    """A factory with a pipe that holds these objects."""
+    path = tmp_path / "pipe"
+    path.write_text(json.dumps({"machinetypes": published}))
+    pipes = {"p": {"vacuum_pipe_path": str(path), "target_share": 2}}
+    return parse({**SMALL, "state_folder": str(tmp_path), "machinetypes": machinetypes, "vacuum_pipes": pipes})
+
+
+def test_one_machinetype_of_a_pipe_is_switched_off(tmp_path: Path) -> None:
+    made = site(tmp_path, {"p-prod": {"target_share": 0}}, PROD, {**PROD, "suffix": "test"})
+    found = catalogue.read(made, {})
+    assert [(one.name, one.target_share, one.max_processors) for one in found.machinetypes] == [
+        ("p-prod", 0.0, 2), ("p-test", 1.0, 2),
+    ]  # fmt: skip
+    assert found.not_brought == ()
+    assert folder_of(found.machinetypes[0], made) == str(tmp_path / "machinetypes" / "p"), "the files are the pipe's"
+
+
+def test_a_machinetype_that_is_complete_is_one_if_the_pipe_brings_none(tmp_path: Path) -> None:
+    own = {"root_image": "docker://registry.example.org/own:1", "user_data": "run", "target_share": 5}
+    alone = catalogue.read(site(tmp_path, {"p-own": own}, PROD), {})
+    assert [(one.name, one.root_image, one.max_processors) for one in alone.machinetypes] == [
+        ("p-own", "registry.example.org/own:1", 1), ("p-prod", "registry.example.org/a:1", 2),
+    ]  # fmt: skip
+    brought = catalogue.read(site(tmp_path, {"p-own": own}, {**PROD, "suffix": "own"}), {})
+    assert [(one.name, one.root_image, one.max_processors) for one in brought.machinetypes] == [
+        ("p-own", "registry.example.org/own:1", 2)
+    ]
+    assert alone.not_brought == brought.not_brought == ()
+
+
+def test_a_machinetype_that_no_pipe_brings_is_told(tmp_path: Path) -> None:
+    found = catalogue.read(site(tmp_path, {"p-prdo": {"target_share": 0}}, PROD), {})
+    assert [one.name for one in found.machinetypes] == ["p-prod"]
+    [told] = found.not_brought
+    assert told.sentence == (
+        "p-prdo is not brought by the vacuum pipe p, and machinetypes.p-prdo is none by itself: root_image: nothing is"
+        " given, expected the image that the machine is made from; user_data: nothing is given, expected what is to"
+        " run, for container_command is /user_data."
+    )
+
+
+@pytest.mark.parametrize("published", [{**PROD, "machine_model": "vm-raw"}, {**PROD, "min_processors": 4}])
+def test_what_a_pipe_brings_and_is_not_started_here_is_brought(tmp_path: Path, published: dict[str, t.Any]) -> None:
+    found = catalogue.read(site(tmp_path, {"p-prod": {"target_share": 3}}, published), {})
+    assert (found.machinetypes, found.not_brought) == ((), ())
+
+
+def test_before_a_pipe_has_been_read_nobody_can_tell(tmp_path: Path) -> None:
+    made = site(tmp_path, {"p-own": {"root_image": "docker://a:1", "user_data": "run"}, "p-b": {"target_share": 0}})
+    (tmp_path / "pipe").unlink()
+    found = catalogue.read(made, {})
+    assert (found.machinetypes, found.not_brought) == ((), ())

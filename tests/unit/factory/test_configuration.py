@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import typing as t
 
 import pytest
 import yaml
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import version
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import space, version
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import load, parse
 from tests.gate.tools import ROOT
 
@@ -37,6 +38,22 @@ def test_the_guides_example_is_a_factory() -> None:
     assert made.pipes[0].section.options == {"user_data_option_cvmfs_proxy": "http://squid.example.org:3128"}
 
 
+def test_signatures_are_demanded_of_all_factories_or_of_none() -> None:
+    listed = {"factories": ["f1.example.org", "f2.example.org"]}
+    options = {**SMALL, **listed, "key_file": "/etc/hep.gridbox/space.key"}
+    for wanted in (False, True):
+        made = parse({**options, "signed_only": wanted})
+        assert [one.signed for one in made.others] == [wanted]
+        assert [one.signed for one in space.of(made).factories] == [wanted, wanted]
+
+
+def test_who_cannot_sign_is_told_so_and_not_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = parse({**SMALL, "key_file": "/etc/hep.gridbox/space.key", "signed_only": True})
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(RefusedError, match=r"only root can read the key that they are signed with\. Ask as root\."):
+        space.ask(space.of(made), ["factory_query"], space.of(made).factories, 1)
+
+
 def test_more_than_a_hundred_slots_have_names_of_one_length() -> None:
     slots = parse({**SMALL, "total_processors": 128}).settings.slots
     assert (slots[0], slots[127]) == ("f1-0000.example.org", "f1-0127.example.org")
@@ -58,11 +75,19 @@ def test_more_than_a_hundred_slots_have_names_of_one_length() -> None:
         ({"factories": [{"factory": "f2.example.org", "prot": 1}]}, "factories: got"),
         ({"work_space": "lvm"}, "volume_group: got ''"),
         (
+            {"signed_only": True},
+            "signed_only: got True, expected false, for there is no key_file to sign and to check with. Name the",
+        ),
+        (
             {"vacuum_pipes": {name: {"vacuum_pipe_path": "/x"} for name in ("lhcb", "lhcb-test")}},
             "a machinetype lhcb-test-a could be of this pipe or of lhcb; rename one of them",
         ),
         ({"apptainer_account": "root"}, "apptainer_account: got 'root'"),
         ({"engine": "apptainer"}, "apptainer_account: got '', expected an account of its own"),
+        (
+            {"engine": "apptainer", "apptainer_account": "vacsing", "network": "podman"},
+            "network: got 'podman', expected bridge, a network of the machine's own, or host: with",
+        ),
         ({"engine": "lxc"}, "engine: got 'lxc', expected one of auto, docker, podman, apptainer"),
         (
             {"machinetypes": {"a": {"root_image": "x.sif", "user_data": "run"}}},
@@ -70,10 +95,52 @@ def test_more_than_a_hundred_slots_have_names_of_one_length() -> None:
         ),
         ({"state_folder": "relative"}, "state_folder: got 'relative'"),
         ({"cvmfs_root": "/cvmfs/"}, "cvmfs_root: got '/cvmfs/'"),
+        (
+            {"metrics_file": "/var/lib/gridbox"},
+            "metrics_file: got '/var/lib/gridbox', expected an absolute path",
+        ),
+        ({"metrics_file": "gridbox.prom"}, "metrics_file: got 'gridbox.prom'"),
         ({"ca_path": "ca.pem"}, "ca_path: got 'ca.pem'"),
         ({"vacmon_hostport": "no port"}, "vacmon_hostport"),
-        ({"no_such_option": 1}, "no_such_option: got 'an option'"),
-        ({"machinetypes": {"a": {"root_image": "docker://b:1", "fizzle": 1}}}, "machinetypes.a.fizzle"),
+        ({"no_such_option": 1}, "no_such_option: got 'an option', expected one of apptainer_account, benchmark, "),
+        (
+            {"total_procesors": 1},
+            "total_procesors: got 'an option', expected total_processors, which comes closest, or",
+        ),
+        (
+            {"machinetypes": {"a": {"root_image": "docker://b:1", "fizzle": 1}}},
+            "machinetypes.a.fizzle: got 'an option', expected fizzle_seconds, which comes closest, or another one of",
+        ),
+        (
+            {"machinetypes": {"a": {"targetshare": 1}}},
+            "machinetypes.a.targetshare: got 'an option', expected target_share, which comes closest",
+        ),
+        (
+            {"vacuum_pipes": {"a": {"vacuum_pipe_uri": "https://pipes.example.org/a"}}},
+            "vacuum_pipes.a.vacuum_pipe_uri: got 'an option', expected vacuum_pipe_url, which comes closest",
+        ),
+        (
+            {"machinetypes": {"lhcb-a": {"target_share": 0}}},
+            "made from. It has the prefix of no vacuum pipe (there is none), so it has to be complete.",
+        ),
+        (
+            {"machinetypes": {"lhcbx": {"target_share": 0}}, "vacuum_pipes": {"lhcb": {"vacuum_pipe_path": "/x"}}},
+            "of no vacuum pipe (lhcb), so it has to be complete",
+        ),
+        (
+            {
+                "machinetypes": {"lhcb-a": {"min_processors": 2, "max_processors": 1}},
+                "vacuum_pipes": {"lhcb": {"vacuum_pipe_path": "/x"}},
+            },
+            "machinetypes.lhcb-a.min_processors: got 2, expected no more than max_processors, which is 1",
+        ),
+        (
+            {
+                "machinetypes": {"lhcb-a": {"max_processors": "many"}},
+                "vacuum_pipes": {"lhcb": {"vacuum_pipe_path": "/x"}},
+            },
+            "machinetypes.lhcb-a.max_processors: got 'many'",
+        ),
         ({"machinetypes": {"A": {}}}, "machinetypes: got 'A'"),
         ({"machinetypes": []}, "machinetypes: got []"),
         ({"vacuum_pipes": {"a": {"target_share": 1}}}, "vacuum_pipes.a.vacuum_pipe_url"),
@@ -100,6 +167,46 @@ def test_a_machinetypes_own_substitution_precedes_the_common_one() -> None:
     made = parse({**SMALL, "user_data_options": {"proxy": "common", "b": "2"}, "machinetypes": {"a": kind}})
     assert made.machinetypes[0].user_data_options == {"b": "2"}
     assert made.machinetypes[0].user_data_files == {"proxy": "proxy"}
+
+
+def test_one_option_of_a_pipes_machinetype_is_enough() -> None:
+    made = parse(
+        {
+            **SMALL,
+            "user_data_options": {"proxy": "common"},
+            "machinetypes": {
+                "lhcb-dc-prod": {"target_share": 0},
+                "b": {"root_image": "docker://b:1", "user_data": "run"},
+            },
+            "vacuum_pipes": {"lhcb": {"vacuum_pipe_path": "/x"}, "alice": {"vacuum_pipe_path": "/y"}},
+        }
+    )
+    assert [one.name for one in made.machinetypes] == ["b"]
+    [said] = made.overrides
+    assert (said.name, said.prefix, said.values) == ("lhcb-dc-prod", "lhcb", {"target_share": 0.0})
+    assert [one.section.machinetypes for one in made.pipes] == [{}, {"lhcb-dc-prod": {"target_share": 0.0}}]
+
+
+def test_a_pipe_that_is_wrong_makes_no_machinetype_of_its_prefix_wrong() -> None:
+    text = refused(machinetypes={"lhcb-a": {"target_share": 0}}, vacuum_pipes={"lhcb": {"vacuum_pipe_url": "ftp://x"}})
+    assert text.startswith("vacuum_pipes.lhcb.vacuum_pipe_url") and "Wrong as well" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"user_data_files": {"key": "../key.pem"}},
+            "user_data_files: got 'a value that is not shown', expected a file's",
+        ),
+        (
+            {"user_data_options": {"key": "\x03"}},
+            "user_data_options: got 'a value that is not shown', expected text of",
+        ),
+    ],
+)
+def test_what_all_machinetypes_have_is_checked_once(options: dict[str, t.Any], told: str) -> None:
+    assert told in refused(**options) and "Wrong as well" not in refused(**options)
 
 
 def test_files_that_are_none(tmp_path: t.Any) -> None:

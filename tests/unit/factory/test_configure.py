@@ -142,7 +142,10 @@ def test_whatever_the_file_holds_can_be_shown(value: t.Any) -> None:
     ("given", "sentence"),
     [
         ({"data": {"port": 0}}, "port: got 0, expected a whole number from 1 to 65535."),
-        ({"data": {"drainning": True}}, "drainning: got 'an option', expected one that a factory has."),
+        (
+            {"data": {"drainning": True}},
+            "drainning: got 'an option', expected draining, which comes closest, or another one of apptainer_account, ",
+        ),
         ({"configuration": "{"}, "configuration: got 'a value that is not JSON'"),
         ({"configuration": "[]"}, "factory: got [], expected a JSON object"),
         ({"path": "factory.json"}, "path: got 'factory.json', expected an absolute path"),
@@ -272,10 +275,14 @@ def test_files_are_written_for_root_alone_and_taken_back_on_a_failure(
 
 
 def test_a_missing_user_data_is_a_warning(tmp_path: Path) -> None:
-    data = {"state_folder": str(tmp_path)}
+    data: dict[str, t.Any] = {"state_folder": str(tmp_path)}
     [told] = configure.missing_user_data(wish(data=data))
     assert f"{tmp_path}/machinetypes/local/files/run" in told
     assert configure.missing_user_data(wish(data=data, files={"local/files/run": "x"})) == []
+    pipes = {"lhcb": {"vacuum_pipe_path": "/x"}}
+    data = {**data, "machinetypes": {"lhcb-a": {"user_data": "run", "user_data_file_k": "k"}}, "vacuum_pipes": pipes}
+    [told] = configure.missing_user_data(wish(data=data, files={"lhcb/files/k": "x"}))
+    assert told.startswith(f"machinetypes.lhcb-a: there is no file {tmp_path}/machinetypes/lhcb/files/run,")
 
 
 @pytest.mark.parametrize(

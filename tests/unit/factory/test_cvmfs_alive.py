@@ -30,17 +30,27 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cvmfs"
 
 
+#: Processes of the test run that were there before the test.
+OTHERS: list[str] = []
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> t.Iterator[None]:
     """No process and no descriptor more than before."""
     before = descriptors()
+    OTHERS[:] = all_children()
     yield
     assert children() == []
     assert descriptors() == before
 
 
 def children() -> list[str]:
-    """Processes of ours, zombies too."""
+    """Processes of the test's, zombies too."""
+    return [one for one in all_children() if one not in OTHERS]
+
+
+def all_children() -> list[str]:
+    """Those of this process."""
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 

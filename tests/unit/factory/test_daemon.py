@@ -18,14 +18,35 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, orders
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.daemon import REPORT, Daemon, _Listener, end_all
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, host_facts, orders
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue, PipeState
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Override
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.daemon import (
+    REPORT,
+    Daemon,
+    _Listener,
+    _pipe_status,
+    end_all,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.image_store import Image
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Event
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import ImageStatus, PipeStatus
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import Problem
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Result
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, Usage
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Sender
+from tests.unit.factory.reports import ENDED_MACHINE
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE
 
@@ -87,6 +108,43 @@ def daemon_of(tmp_path: Path, **options: object) -> Daemon:
     path = tmp_path / "factory.json"
     path.write_text(json.dumps({**SMALL, "state_folder": str(tmp_path), "work_space": "folder", **options}))
     return Daemon(str(path))
+
+
+def test_what_the_last_other_factory_had_counts_no_more_when_it_has_left_the_space(tmp_path: Path) -> None:
+    async def test() -> None:
+        daemon = daemon_of(tmp_path)
+        daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
+        daemon.factory._changed = False
+        daemon.resolver, daemon.responder = Resolver(), Responder(Access())
+        await daemon._poll()
+        assert not vars(daemon.factory)["_changed"]
+        daemon._result = Result({}, 0.1, {})
+        daemon.factory.space = Space({"a": Usage(500.0)}, 1)
+        await daemon._poll()
+        assert vars(daemon)["_result"] is None
+        assert daemon.factory.space == Space()
+        assert daemon.factory._changed
+        await daemon.factory.close()
+
+    asyncio.run(test())
+
+
+def test_signatures_are_demanded_from_the_moment_it_is_configured(tmp_path: Path) -> None:
+    """By the same guard: it remembers which requests have come."""
+
+    async def test() -> None:
+        daemon = daemon_of(tmp_path, key_file="/etc/key")
+        daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
+        daemon.responder = Responder(Access(), guard := Guard(Key(b"0" * 32), "f1.example.org", required=False))
+        daemon.monitors = Sender((), Resolver())
+        for wanted in (True, False):
+            daemon._given = replace(daemon._given, signed_only=wanted)
+            daemon._use()
+            assert daemon.responder.guard is guard
+            assert guard.required is wanted
+        await daemon.factory.close()
+
+    asyncio.run(test())
 
 
 def test_a_daemon_that_begins_with_orders_it_cannot_read_drains_until_it_can(
@@ -168,6 +226,114 @@ def test_what_nobody_has_thought_of_is_told_and_stops_nothing(
     assert "can't start new thread" in events[0]["problem"]
 
 
+# ---- files for others --------------------------------------------------------------------------------------------
+
+
+def without_machines(daemon: Daemon) -> Daemon:
+    """One that can tell how it is."""
+    daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
+    daemon.responder = Responder(Access())
+    return daemon
+
+
+def test_metrics_are_where_node_exporter_reads_them_and_go_when_they_are_not_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "node-exporter" / "gridbox.prom", tmp_path / "other.prom"
+
+    async def test() -> None:
+        daemon = without_machines(daemon_of(tmp_path, metrics_file=str(first)))
+        await daemon._tell_metrics()
+        assert "No such file or directory" in daemon.report().metrics_problem
+        assert '"metrics_not_written"' in capsys.readouterr().out
+        first.parent.mkdir()
+        daemon.factory.failures, daemon.factory.catalogue = {"a": 3}, Catalogue((Machinetype("a"),))
+        await daemon._tell_metrics()
+        assert daemon.report().metrics_problem == ""
+        assert first.stat().st_mode & 0o777 == 0o644
+        assert 'gridbox_factory_failures_in_a_row{machinetype="a"} 3\n' in first.read_text()
+        assert [path.name for path in first.parent.iterdir()] == ["gridbox.prom"], "nothing unfinished is left"
+
+        reports.write(str(tmp_path), daemon.report())
+        await daemon.factory.close()
+        # The next daemon has another name for it, and knows of the one before.
+        daemon = without_machines(daemon_of(tmp_path, metrics_file=str(second)))
+        daemon._remember()
+        await daemon._tell_metrics()
+        assert second.exists()
+        assert not first.exists()
+        daemon.configuration = replace(daemon.configuration, metrics_file="")
+        await daemon._tell_metrics()
+        assert not second.exists()
+        assert (daemon.report().metrics_file, daemon.report().metrics_problem) == ("", "")
+        await daemon._tell_metrics()
+        assert daemon.report().metrics_problem == ""
+        await daemon.factory.close()
+
+    asyncio.run(test())
+
+
+def test_no_metrics_are_written_unless_they_are_wanted(tmp_path: Path) -> None:
+    async def test() -> None:
+        daemon = without_machines(daemon_of(tmp_path))
+        before = sorted(tmp_path.iterdir())
+        await daemon._tell_metrics()
+        assert sorted(tmp_path.iterdir()) == before
+        await daemon.factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(("hs06", "many"), [(10.0, 1), (None, 0)])
+def test_apel_is_told_each_day_how_many_records_it_should_have(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    hs06: t.Optional[float],
+    many: int,
+) -> None:
+    """If it gets records at all."""
+    now = [float(ENDED_MACHINE.ended or 0) + 86400]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    async def test() -> None:
+        daemon = without_machines(daemon_of(tmp_path, site="EXAMPLE", hs06_per_processor=hs06))
+        text = accounting.record(ENDED_MACHINE, daemon.configuration)
+        assert text is not None
+        accounting.write(str(tmp_path), text, ENDED_MACHINE, outgoing=False)
+        for _look in range(3):
+            await daemon._tell_apel()
+            now[0] += 300
+        assert len(list(tmp_path.glob("apel-outgoing/*/*"))) == many
+        now[0] += 86400
+        await daemon._tell_apel()
+        told = [path.read_text() for path in tmp_path.glob("apel-outgoing/*/*")]
+        assert len(told) == 2 * many
+        assert all("NumberOfJobs: 1\nMonth: 11\n" in one for one in told)
+        await daemon.factory.close()
+
+    asyncio.run(test())
+    assert capsys.readouterr().out.count('"apel_sync_written"') == 2 * many
+
+
+def test_a_report_says_where_the_factories_are_and_nothing_secret(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("s3cret" * 6)
+    key.chmod(0o600)
+    others = ["f1.example.org", {"factory": "f2.example.org", "host": "192.0.2.2", "port": 9952}]
+
+    async def test() -> None:
+        options = {"user_data_options": {"token": "s3cret"}, "key_file": str(key)}
+        daemon = without_machines(daemon_of(tmp_path, port=9951, factories=others, **options))
+        found = daemon.report()
+        assert found.factories == (Peer("f1.example.org", "127.0.0.1", 9951), Peer("f2.example.org", "192.0.2.2", 9952))
+        assert reports.from_json(found.to_json(), "x").factories == found.factories
+        assert "s3cret" not in found.to_json()
+        await daemon.factory.close()
+
+    asyncio.run(test())
+
+
 def test_a_machinetype_that_is_gone_is_no_trouble_any_more(tmp_path: Path) -> None:
     async def test() -> None:
         daemon = daemon_of(tmp_path)
@@ -188,15 +354,16 @@ def test_the_engine_is_listened_to_again_whatever_has_broken() -> None:
     class Engine:
         turns = 0
 
-        def ends(self, _since: float) -> t.Iterator[str]:
+        def events(self, _since: float) -> t.Iterator[Event]:
             self.turns += 1
             if self.turns == 1:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            yield "u1"
+            yield Event("u1")
             time.sleep(3600)
 
     async def test() -> None:
-        factory = types.SimpleNamespace(engine=Engine(), look=lambda: None, ended=told.append)
+        nothing = {name: lambda *_arguments: None for name in ("look", "hears", "deaf")}
+        factory = types.SimpleNamespace(engine=Engine(), ended=told.append, **nothing)
         listener = _Listener(t.cast("Factory", factory), asyncio.get_running_loop())
         listener.start()
         for _turn in range(100):
@@ -205,5 +372,87 @@ def test_the_engine_is_listened_to_again_whatever_has_broken() -> None:
                 break
         listener.stop()
         assert told == ["u1"]
+
+    asyncio.run(test())
+
+
+def test_what_the_engine_says_is_handed_on_in_its_order_and_when_it_was_not_heard() -> None:
+    told: list[tuple[t.Any, ...]] = []
+
+    class Engine:
+        turns = 0
+
+        def events(self, _since: float) -> t.Iterator[Event]:
+            self.turns += 1
+            if self.turns == 1:
+                raise EngineError("Listening", "no answer")
+            return self.those()
+
+        def those(self) -> t.Iterator[Event]:
+            yield from (Event("u1", 9), Event("u1"))
+            if self.turns == 2:
+                raise EngineError("Listening", "the connection ended")
+            time.sleep(3600)
+
+    async def test() -> None:
+        calls = {
+            name: lambda *arguments, name=name: told.append((name, *arguments))
+            for name in ("ended", "signalled", "deaf", "hears")
+        }
+        factory = types.SimpleNamespace(engine=Engine(), look=lambda: None, **calls)
+        listener = _Listener(t.cast("Factory", factory), asyncio.get_running_loop())
+        began = time.time()
+        listener.start()
+        for _turn in range(100):
+            await asyncio.sleep(0.05)
+            if len(told) >= 8:
+                break
+        listener.stop()
+        heard: list[tuple[t.Any, ...]] = [("signalled", "u1", 9), ("ended", "u1")]
+        assert [one for one in told if one[0] in ("signalled", "ended")] == heard * 2
+        turns = [one for one in told if one[0] in ("deaf", "hears")]
+        assert [one[0] for one in turns] == ["deaf", "hears", "deaf", "hears"]
+        times = [one[1] for one in turns]
+        assert began <= times[0] < times[1] <= times[2] < times[3] <= time.time()
+
+    asyncio.run(test())
+
+
+def test_the_report_has_all_that_a_pipe_brings() -> None:
+    kind = {"machine_model": "docker", "target_share": 1, "root_image": "docker://a:1", "user_data": "run"}
+    content = {
+        "colour": 1,
+        "machinetypes": [
+            {**kind, "suffix": "a"},
+            {**kind, "suffix": "vm", "machine_model": "vm-raw"},
+            {**kind, "suffix": "bad", "max_processors": 0},
+            {**kind, "suffix": "idle", "max_processors": 0, "target_share": 0},
+        ],
+    }
+    pipe = parse(json.dumps(content).encode(), Section("p", 3.0))
+    said = Override("p-typo", "p", {}, (Problem("root_image", "", "an image"),))
+    other = replace(said, name="q-typo", prefix="q")
+    found = _pipe_status("p", PipeState(pipe, 5.0, "down"), (said, other))
+    assert found == PipeStatus(
+        5.0, "down", ("p-a",),
+        ("p-bad is dropped: max_processors: got 0, expected a whole number from 1 to 4096.",), 2.0,
+        ("p-idle is dropped: max_processors: got 0, expected a whole number from 1 to 4096.",),
+        ("p-vm is not for this factory: vm-raw is a virtual machine.",),
+        (said.sentence,),
+        ("p: 'colour' in the document is no key of a vacuum pipe, and is ignored.",),
+    )  # fmt: skip
+    assert _pipe_status("p", PipeState(None, None, "down"), ()) == PipeStatus(None, "down")
+
+
+def test_nobody_misses_the_image_of_what_has_no_share(tmp_path: Path) -> None:
+    async def test() -> None:
+        daemon = daemon_of(tmp_path)
+        daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
+        daemon.responder = Responder(Access())
+        kinds = tuple(Machinetype(one, float(one == "a"), root_image=one) for one in ("a", "b", "c"))
+        daemon.factory.catalogue = Catalogue(kinds)
+        daemon.factory.images.here = {"a": Image(None, "No."), "b": Image(None, "No."), "c": Image("1")}
+        assert daemon.report().images == {"a": ImageStatus(False, "No."), "c": ImageStatus(True)}
+        await daemon.factory.close()
 
     asyncio.run(test())

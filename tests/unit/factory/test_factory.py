@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Image
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.image_store import Image
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import not_started
@@ -29,7 +29,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import FIZZLE
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
 from tests.unit.factory.reports import CONFIGURATION, REPORT
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, RUNS
@@ -78,6 +82,49 @@ def test_a_machine_that_runs_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
         await factory.measure()
         assert factory.machines[LIVE.uuid].cpu_seconds == 7
         assert factory.machines[other.uuid] == other
+        # The clock was set back by a day: what it has lived is not lost because of a measurement.
+        ahead = replace(LIVE, started=int(time.time()) + 86000, seen=int(time.time()) + 86400)
+        factory.machines[LIVE.uuid] = ahead
+        await factory.measure()
+        after = factory.machines[LIVE.uuid]
+        assert (after.seen or 0) - (after.started or 0) == 400
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_what_a_machine_uses_now_is_told_and_not_what_it_used_since_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was busy for an hour, and then it idles."""
+    now, used = [50_000.0], {1: 3600.0}
+    monkeypatch.setattr(factories, "cpu_seconds", used.get)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.machines[LIVE.uuid] = LIVE
+        factory._pids[LIVE.uuid] = 1
+
+        async def measured(seconds: float, of_them: float) -> float:
+            now[0] += seconds
+            used[1] += of_them
+            await factory.measure()
+            return factory.machines[LIVE.uuid].cpu_percentage
+
+        assert await measured(0, 0) == 0, "nobody can tell yet"
+        assert await measured(5, 10) == 200
+        assert await measured(0.1, 0.2) == 200, "too little for a figure of its own"
+        for _turn in range(11):
+            await measured(5, 10)
+        assert await measured(5, 0) == 183.4, "110.2 s of the last 60.1 s"
+        for _turn in range(11):
+            await measured(5, 0.05)
+        assert factory.machines[LIVE.uuid].cpu_percentage == 0.9
+        assert len(factory._used[LIVE.uuid]) == 13
+        factory._have_ended(replace(factory.machines[LIVE.uuid], state=ENDED))
+        assert factory._used == {}
+        monkeypatch.undo()
         await factory.close()
 
     asyncio.run(test())
@@ -137,6 +184,81 @@ def test_the_last_end_of_a_machinetype_is_kept_while_a_newer_machine_runs(tmp_pa
         factory.machines = {one.uuid: one for one in (over, older, LIVE, after)}
         factory._trim()
         assert set(factory.machines) == {over.uuid, LIVE.uuid, after.uuid}
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def failure(turn: int) -> Machine:
+    """A start that failed days ago, the next a quarter of a day later."""
+    over = replace(LIVE, state=STARTING, started=None, uuid=f"u-{turn}", created=1_000_000 + turn * 21_600)
+    return replace(not_started(over, "It broke.", over.created + 5), cleaned=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "count"),
+    [
+        ("500 Machine did not start", 3), (f"{FIZZLE}5 s without a message", 3), ("700 Memory limit reached", 3),
+        ("300 Nothing to do", 0), ("200 Success", 0),
+        ("600 Grid-wide trouble", 2), ("100 Stopped by order", 2),
+    ],
+)  # fmt: skip
+def test_a_failure_is_what_this_host_may_be_to_blame_for(tmp_path: Path, message: str, count: int) -> None:
+    """An experiment without work is not; its queue was a red check on every host."""
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.failures = {LIVE.machinetype: 2}
+        factory._count_failure(
+            replace(LIVE, state=ENDED, started=100, ended=105, fizzle_seconds=600, shutdown_message=message)
+        )
+        assert factory.failures == {LIVE.machinetype: count}
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_failures_in_a_row_are_remembered_and_found_again_until_a_machine_works(tmp_path: Path) -> None:
+    """The decision counts them, however long they are ago: a factory on which nothing works tries a few times a day."""
+    failures = [failure(turn) for turn in range(5)]
+    older = replace(failures[0], uuid="u-older", created=900_000, ended=900_005)
+    worked = replace(
+        LIVE, uuid="worked", state=ENDED, cleaned=True, created=950_000, started=950_000, ended=960_000
+    )  # fmt: skip
+    with_them = [older, worked, *failures]
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        for one in with_them:
+            factory.store.create(one)
+        factory.recover()
+        assert set(factory.machines) == {one.uuid for one in (worked, *failures)}
+        factory.catalogue = Catalogue((Machinetype("a", 1.0, backoff_seconds=3600, root_image="image:1"),))
+        factory.engine_problem = ""
+        factory.images.here = {"image:1": Image("id", 0.0)}
+        factory._fill(HostLoad(8), (failures[-1].ended or 0) + 20_000)
+        assert factory.decision is not None and factory.decision.start is None
+        assert (
+            "a (share 1, usage 0, score 0): not now: backing off for 1600 s more after 5 tries in a row"
+            in "\n".join(factory.decision.reasons)
+        )
+        # Another one works now.
+        now = int(time.time())
+        factory.machines["new"] = replace(LIVE, uuid="new", created=now - 3600, started=now - 3600)
+        factory._trim()
+        # The last end of the machinetype is what others are told of.
+        assert set(factory.machines) == {failures[-1].uuid, "new"}
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_of_very_many_failures_in_a_row_the_newest_are_remembered(tmp_path: Path) -> None:
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.machines = {one.uuid: one for one in map(failure, range(factories.FAILURES_KEPT + 20))}
+        factory._trim()
+        assert list(factory.machines) == [failure(turn).uuid for turn in range(20, factories.FAILURES_KEPT + 20)]
         await factory.close()
 
     asyncio.run(test())
@@ -222,6 +344,82 @@ def test_a_machine_that_wrote_too_much_is_told_to_end_once(tmp_path: Path, monke
     asyncio.run(test())
 
 
+def test_a_heartbeat_counts_by_what_was_said_when_the_machine_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that drops its machinetype, or says something else of it, says nothing of machines that run."""
+    now = int(time.time())
+    live = replace(LIVE, created=now - 900, started=now - 900, shutdown_time=now + 3600, fizzle_seconds=600)
+    told: list[tuple[str, str]] = []
+
+    async def tell(machine: Machine, end: End, _now: int) -> None:
+        told.append((machine.uuid, end.code))
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.engine_problem, factory.watching_since = "", now - 900
+        monkeypatch.setattr(factory, "_tell", tell)
+        asked = replace(live, uuid="asked", slot="f1-01.example.org", heartbeat_file="alive", heartbeat_seconds=60)
+        factory.machines = {one.uuid: one for one in (live, asked)}
+        assert factory.catalogue.machinetypes == ()
+        factory._limits(now)
+        await asyncio.sleep(0.05)
+        await factory.close()
+
+    asyncio.run(test())
+    assert told == [("asked", "heartbeat_missing")]
+
+
+def test_a_machine_that_cannot_be_measured_in_time_ends_after_some_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many files would be a way round the limit. That the engine does not answer is not the machine's doing."""
+    now = int(time.time())
+    live = {uuid: replace(LIVE, uuid=uuid, slot=f"f1-0{uuid[1]}.example.org", created=now, shutdown_time=now + 3600)
+            for uuid in ("u1", "u2")}  # fmt: skip
+    trouble: list[GridboxError] = []
+    told: list[tuple[str, str]] = []
+
+    def written(machines: t.Sequence[Machine]) -> dict[str, Written]:
+        if "u2" in [one.uuid for one in machines]:
+            raise trouble[0]
+        return {one.uuid: Written(5) for one in machines}
+
+    async def tell(machine: Machine, end: End, _now: int) -> None:
+        told.append((machine.uuid, end.code))
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.engine_problem, factory.machines = "", dict(live)
+        monkeypatch.setattr(factory.life, "written", written)
+        monkeypatch.setattr(factory, "_tell", tell)
+
+        async def weigh(problem: GridboxError, times: int) -> None:
+            trouble[:] = [problem]
+            for _turn in range(times):
+                await factory._weigh_all()
+            factory._limits(now)
+            await asyncio.sleep(0.05)
+
+        slow, silent = WaitError("du to end", 60), EngineError("Looking", "no answer")
+        await weigh(silent, 9)
+        assert factory.unmeasured == {}
+        await weigh(slow, 3)
+        await weigh(silent, 3)
+        await weigh(slow, 1)
+        assert factory.unmeasured == {"f1-02.example.org": 4}
+        assert told == []
+        monkeypatch.setattr(factory.life, "written", lambda machines: {one.uuid: Written(5) for one in machines})
+        await weigh(slow, 1)
+        assert factory.unmeasured == {}, "in a row"
+        monkeypatch.setattr(factory.life, "written", written)
+        await weigh(slow, 5)
+        assert told == [("u2", "disk_unknown")]
+        await factory.close()
+
+    asyncio.run(test())
+
+
 class Images(MachineEngine):
     """An engine that has images, by reference; of nothing else."""
 
@@ -257,24 +455,39 @@ class Images(MachineEngine):
 KINDS = {name: {"root_image": f"docker://{name}", "user_data": "run", "target_share": 1.0} for name in ("own", "other")}
 
 
+def use(factory: factories.Factory, engine: MachineEngine) -> None:
+    """Let it have another engine, which answers."""
+    factory.engine, factory.images.engine, factory.engine_problem = engine, engine, ""
+
+
+def pull(factory: factories.Factory) -> None:
+    """Let it begin to pull what it wants."""
+    factory.images.pull([one.root_image for one in factory.meant()], time.monotonic())
+
+
+def tidy(factory: factories.Factory) -> None:
+    """Let it begin to look for what nobody wants."""
+    factory.images.tidy(factory._wanted_images, lambda: 7, time.monotonic())
+
+
 async def with_images(tmp_path: Path, engine: MachineEngine, said: list[str], **kinds: t.Any) -> factories.Factory:
     """A factory that knows its machinetypes, and has pulled an image ``own`` long ago."""
     factory = made(tmp_path, said, machinetypes=kinds)
-    factory.engine, factory.engine_problem = engine, ""
-    factory._pulled.change(lambda _kept: (PulledImage("unix:///e", "own", "sha256:own", 1),))
+    use(factory, engine)
+    factory.images.pulled.change(lambda _kept: (PulledImage("unix:///e", "own", "sha256:own", 1),))
     await factory.read_catalogue()
     return factory
 
 
 async def pulled(factory: factories.Factory) -> None:
     """Wait until what is pulled is here; a factory that closes gives it up."""
-    while factory._pulling:
+    while factory.images._pulling:
         await asyncio.sleep(0.01)
 
 
 async def tidied(factory: factories.Factory) -> None:
     """Wait until the look for unwanted images is over; a factory that closes removes none any more."""
-    while factory._tidying:
+    while factory.images._tidying:
         await asyncio.sleep(0.01)
 
 
@@ -282,11 +495,11 @@ def test_what_the_factory_pulls_is_its_own_and_what_was_there_is_not(tmp_path: P
     async def test() -> None:
         engine = Images(other="sha256:other")
         factory = await with_images(tmp_path, engine, [], **KINDS)
-        factory._pull(time.monotonic())
+        pull(factory)
         await pulled(factory)
         await factory.close()
         assert engine.asked == ["pull own"]
-        assert [(one.reference, one.wanted > 1) for one in factory._pulled.load()] == [("own", True)]
+        assert [(one.reference, one.wanted > 1) for one in factory.images.pulled.load()] == [("own", True)]
 
     asyncio.run(test())
 
@@ -297,16 +510,20 @@ def test_an_image_that_nobody_wants_is_removed_and_is_not_here_from_then_on(tmp_
     async def test() -> None:
         engine = Images(own="sha256:own", other="sha256:other")
         factory = await with_images(tmp_path, engine, said, other=KINDS["other"])
-        factory.images = {
-            "own": factories.Image("sha256:own"), "other": factories.Image("sha256:other"),
-            "own@sha256:d": factories.Image("sha256:own"),
+        factory.images.here = {
+            "own": Image("sha256:own"), "other": Image("sha256:other"),
+            "own@sha256:d": Image("sha256:own"),
         }  # fmt: skip
-        factory._tidy(time.monotonic())
-        factory._pull(time.monotonic())
-        assert not factory._pulling, "it could find the image that is going"
+        tidy(factory)
+        pull(factory)
+        assert not factory.images._pulling, "it could find the image that is going"
         await tidied(factory)
         await factory.close()
-        assert (engine.asked, list(factory.images), factory._pulled.load()) == (["remove own"], ["other"], ())
+        assert (engine.asked, list(factory.images.here), factory.images.pulled.load()) == (
+            ["remove own"],
+            ["other"],
+            (),
+        )
 
     asyncio.run(test())
     assert "image_removed" in said
@@ -315,9 +532,9 @@ def test_an_image_that_nobody_wants_is_removed_and_is_not_here_from_then_on(tmp_
 def test_no_image_is_removed_while_images_are_pulled(tmp_path: Path) -> None:
     async def test() -> None:
         factory = await with_images(tmp_path, Images(own="sha256:own"), [])
-        factory._pulling["other"] = asyncio.create_task(asyncio.sleep(0))
-        factory._tidy(time.monotonic())
-        assert not factory._tidying
+        factory.images._pulling["other"] = asyncio.create_task(asyncio.sleep(0))
+        tidy(factory)
+        assert not factory.images._tidying
         await factory.close()
 
     asyncio.run(test())
@@ -328,7 +545,7 @@ def test_an_image_that_is_wanted_again_meanwhile_stays(tmp_path: Path) -> None:
         engine = Images(own="sha256:own")
         engine.go_on.clear()
         factory = await with_images(tmp_path, engine, [])
-        factory._tidy(time.monotonic())
+        tidy(factory)
         while not engine.looked.is_set():
             await asyncio.sleep(0.01)
         factory.configure(
@@ -338,7 +555,7 @@ def test_an_image_that_is_wanted_again_meanwhile_stays(tmp_path: Path) -> None:
         await tidied(factory)
         await factory.close()
         assert engine.asked == []
-        assert len(factory._pulled.load()) == 1
+        assert len(factory.images.pulled.load()) == 1
 
 
 def test_a_machine_that_is_younger_than_a_listing_has_not_vanished(
@@ -374,6 +591,57 @@ def test_a_machine_that_is_younger_than_a_listing_has_not_vanished(
         await factory.close()
         assert [one.state for one in factory.machines.values()] == [RUNNING] * 3
         assert "machine_ended" not in said
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_is_made_in_the_turn_in_which_a_look_begins_has_not_vanished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look may have its first step after the decision and before the first step of the start."""
+    started, said = threading.Event(), t.cast("list[str]", [])
+
+    def slow(_unless: t.Container[str]) -> list[Container]:
+        assert started.wait(10)
+        time.sleep(0.1)
+        return []  # what there was when it was asked
+
+    def start(machine: Machine, *_arguments: t.Any) -> Machine:
+        made = replace(machine, state=RUNNING, container="c1", started=machine.created)
+        factory_store.create(made)
+        started.set()
+        return made
+
+    factory_store = Store(str(tmp_path))
+
+    async def test() -> None:
+        factory = made(tmp_path, said, machinetypes={"a": KINDS["own"]})
+        kind = factory.configuration.machinetypes[0]
+        factory.catalogue, factory.images.here = Catalogue((kind,)), {kind.root_image: Image("id")}
+        monkeypatch.setattr(factory.engine, "listed", slow)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: replace(RUNS, uuid=next(iter(factory.machines))))
+        monkeypatch.setattr(factory.life, "start", start)
+        monkeypatch.setattr(factory.life, "clean", lambda machine: replace(machine, cleaned=True))
+        factory.look()
+        now = int(time.time())
+        factory._begin(Start("f1-00.example.org", kind.name, 1, now + 3600), now)
+        await factory.close()
+        assert [one.state for one in factory.machines.values()] == [RUNNING]
+        assert "machine_ended" not in said
+
+    asyncio.run(test())
+
+
+def test_a_start_whose_image_has_gone_meanwhile_leaves_its_machine_to_the_next_look(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def test() -> None:
+        factory = made(tmp_path, said, machinetypes={"a": KINDS["own"]})
+        kind = factory.configuration.machinetypes[0]
+        factory.catalogue = Catalogue((kind,))
+        factory._begin(Start("f1-00.example.org", kind.name, 1, int(time.time()) + 3600), int(time.time()))
+        await factory.close()
+        assert (said, factory._busy) == (["internal_error"], set())
 
     asyncio.run(test())
 
@@ -443,6 +711,165 @@ def test_a_machine_that_has_ended_is_not_told_to_end(tmp_path: Path, monkeypatch
     asyncio.run(test())
 
 
+def test_how_a_machine_has_ended_is_known_until_it_can_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its container may have been removed for room, and nobody could tell then."""
+    said: list[str] = []
+    there = [replace(RUNS, state="exited", finished=int(time.time()) - 2, exit_code=7)]
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        live = replace(LIVE, created=int(time.time()) - 50, started=int(time.time()) - 50, seen=int(time.time()) - 2)
+        factory.store.create(live)
+        factory.machines = {live.uuid: live}
+        monkeypatch.setattr(factory.engine, "listed", lambda _unless: list(there))
+        monkeypatch.setattr(factory.engine, "container", lambda _name: there[0] if there else None)
+        monkeypatch.setattr(factory.engine, "remove", lambda _name: there.clear())
+        monkeypatch.setattr(factory.engine, "output", lambda *_arguments: None)
+        monkeypatch.setattr(factory.life, "_fills", lambda _paths: True)
+        monkeypatch.setattr(factory.engine, "outside", lambda _name: None)
+
+        def full(_machine: Machine) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        async def look() -> None:
+            await factory._look()
+            while factory._tasks:
+                await asyncio.wait(list(factory._tasks))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(factory.store, "save", full)
+            await look()
+            await look()
+        assert there == []
+        assert said.count("record_not_written") == 2
+        assert factory.machines[live.uuid].state == RUNNING, "its slot stays taken"
+        await look()
+        over = factory.machines[live.uuid]
+        assert (over.end_code, over.exit_code, over.cleaned) == ("by_itself", 7, True)
+        assert said.count("machine_ended") == 1
+        await factory.close()
+
+    asyncio.run(test())
+
+
+KILLED = ("vanished", "100 Machine was killed by somebody else")
+FIZZLED = ("by_itself", "300 Ended after 48 s without a message, fizzle_seconds is 600")
+
+
+def end_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: t.Callable[[factories.Factory, Machine], t.Any],
+    exit_code: int = 137,
+) -> tuple[str, t.Optional[str]]:
+    """What is made of a young machine that ended two seconds ago, after something else had happened."""
+    now = int(time.time())
+
+    async def test() -> Machine:
+        factory = made(tmp_path)
+        factory._answers()
+        live = replace(LIVE, created=now - 50, started=now - 50, seen=now - 3)
+        factory.store.create(live)
+        factory.machines = {live.uuid: live}
+        over = replace(RUNS, state="exited", started=now - 50, finished=now - 2, exit_code=exit_code)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: over)
+        monkeypatch.setattr(factory.engine, "signal", lambda *_arguments: True)
+        monkeypatch.setattr(factory.life, "clean", lambda machine: replace(machine, cleaned=True))
+        told = before(factory, live)
+        if told is not None:
+            await told
+        factory.ended(live.uuid)
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
+        await factory.close()
+        assert factory._signals == {}
+        return factory.machines[live.uuid]
+
+    over = asyncio.run(test())
+    return over.end_code, over.shutdown_message
+
+
+def test_a_signal_that_somebody_else_sent_explains_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end_of(tmp_path, monkeypatch, lambda factory, live: factory.signalled(live.uuid, 9)) == KILLED
+
+
+def test_a_signal_to_another_machine_explains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end_of(tmp_path, monkeypatch, lambda factory, _live: factory.signalled("u2", 9)) == FIZZLED
+
+
+def test_a_signal_of_the_factory_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine tells of both alike, maybe after the request has failed: nobody knows then that it was told."""
+
+    async def tell(factory: factories.Factory, live: Machine) -> None:
+        def silent(*_arguments: str) -> bool:
+            raise EngineError("Sending a signal", "no answer")
+
+        end = End(live.slot, live.machinetype, "time_limit", "r", "100 Time limit reached")
+        with monkeypatch.context() as patched:
+            for name in ("signal", "container"):
+                patched.setattr(factory.engine, name, silent)
+            await factory._tell(live, end, int(time.time()))
+        factory.signalled(live.uuid, 15)
+
+    assert end_of(tmp_path, monkeypatch, tell) == FIZZLED
+
+
+@pytest.mark.parametrize(
+    ("gaps", "expected"),
+    [
+        ([], FIZZLED),
+        ([(-10, None)], KILLED),
+        ([(-10, -1)], KILLED),
+        # A try to listen that fails is no new time.
+        ([(-10, None), (-1, -1)], KILLED),
+        ([(-10, -5)], FIZZLED),
+        ([(-10, -1), (0, None)], KILLED),
+    ],
+)
+def test_an_end_that_nobody_could_hear_may_be_the_engines_doing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gaps: list[tuple[int, t.Optional[int]]],
+    expected: tuple[str, str],
+) -> None:
+    now = int(time.time())
+
+    def away(factory: factories.Factory, _live: Machine) -> None:
+        for begin, end in gaps:
+            factory.deaf(now + begin)
+            if end is not None:
+                factory.hears(now + end)
+
+    assert end_of(tmp_path, monkeypatch, away, 143) == expected
+
+
+def test_a_machine_whose_folder_could_not_be_made_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of it. It was tried to be cleaned away each minute until the daemon was restarted."""
+    said: list[str] = []
+
+    def full(_machine: Machine) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def test() -> None:
+        factory = made(tmp_path, said, machinetypes={"a": KINDS["own"]})
+        kind = factory.configuration.machinetypes[0]
+        factory.images.here = {kind.root_image: Image("id")}
+        monkeypatch.setattr(factory.store, "create", full)
+        monkeypatch.setattr(factory.engine, "image", lambda _reference: "id")
+        monkeypatch.setattr(factory.engine, "remove", lambda _name: None)
+        machine = replace(LIVE, state=STARTING, container="", started=None)
+        factory.machines = {machine.uuid: machine}
+        await factory._start(machine, kind)
+        await factory.close()
+        over = factory.machines[machine.uuid]
+        assert (over.state, over.end_code, over.cleaned) == (ENDED, "start_failed", True)
+        assert said == ["machine_ended"]
+
+    asyncio.run(test())
+
+
 def test_an_image_that_cannot_be_written_down_is_not_asked_for_again_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,16 +883,16 @@ def test_an_image_that_cannot_be_written_down_is_not_asked_for_again_at_once(
 
     async def test() -> None:
         factory = made(tmp_path, said, machinetypes={"a": {"root_image": "docker://a:1", "user_data": "run"}})
-        factory.engine_problem, factory._looked = "", time.monotonic()
+        factory._looked = time.monotonic()
         kind = replace(factory.configuration.machinetypes[0], target_share=1.0)
         factory.catalogue = Catalogue((kind,))
-        factory.engine = Images()
+        use(factory, Images())
         monkeypatch.setattr(factory.engine, "pull", full)
         for _turn in range(20):
-            factory._pull(time.monotonic())
+            pull(factory)
             await asyncio.sleep(0.01)
         assert asked == ["a:1"]
-        assert "No space left" in factory.images["a:1"].problem
+        assert "No space left" in factory.images.here["a:1"].problem
         assert said == ["image_wanted", "image_missing"]
         await factory.close()
 
@@ -544,7 +971,7 @@ def test_an_image_that_somebody_has_removed_is_fetched_again(
         factory = made(tmp_path, machinetypes={"a": {"root_image": f"docker://{reference}", "user_data": "run"}})
         kind = factory.configuration.machinetypes[0]
         factory.engine_problem, factory._looked = "", time.monotonic()
-        factory.images = {reference: looked_at}
+        factory.images.here = {reference: looked_at}
         machine = replace(LIVE, state=STARTING)
         factory.store.create(machine)
         monkeypatch.setattr(factory.life, "start", lambda *_arguments: not_started(machine, "no such image", 10_000))
@@ -552,7 +979,7 @@ def test_an_image_that_somebody_has_removed_is_fetched_again(
         monkeypatch.setattr(factory.engine, "image", lambda _reference: "id" if here else None)
         factory.machines = {machine.uuid: machine}
         await factory._start(machine, kind)
-        assert factory.images == ({reference: looked_at} if here else {})
+        assert factory.images.here == ({reference: looked_at} if here else {})
         await factory.close()
 
     asyncio.run(test())
@@ -674,8 +1101,8 @@ def test_who_cannot_tell_removes_nothing_and_says_so(damaged: bool, tmp_path: Pa
         factory = await with_images(tmp_path, engine, said)
         engine.silent = not damaged
         if damaged:
-            Path(factory._pulled.path).write_text("{")
-        factory._tidy(time.monotonic())
+            Path(factory.images.pulled.path).write_text("{")
+        tidy(factory)
         await tidied(factory)
         await factory.close()
         assert engine.asked == []
@@ -690,11 +1117,11 @@ def test_a_pull_that_cannot_be_written_down_has_succeeded_all_the_same(tmp_path:
     async def test() -> None:
         engine = Images()
         factory = await with_images(tmp_path, engine, said, own=KINDS["own"])
-        Path(factory._pulled.path).write_text("{")
-        factory._pull(time.monotonic())
+        Path(factory.images.pulled.path).write_text("{")
+        pull(factory)
         await pulled(factory)
         await factory.close()
-        assert factory.images["own"].id == "sha256:own"
+        assert factory.images.here["own"].id == "sha256:own"
 
     asyncio.run(test())
     assert "image_not_recorded" in said and "image_missing" not in said
@@ -711,11 +1138,11 @@ def test_a_factory_that_ends_does_not_wait_for_an_image(tmp_path: Path, monkeypa
     async def test() -> None:
         kind = {"root_image": "docker://a:1", "user_data": "run", "target_share": 1}
         factory = made(tmp_path, machinetypes={"a": kind})
-        factory.engine_problem, factory._looked = "", time.monotonic()
+        factory._looked = time.monotonic()
         factory.catalogue = Catalogue(factory.configuration.machinetypes)
-        factory.engine = Images()
+        use(factory, Images())
         monkeypatch.setattr(factory.engine, "pull", slow)
-        factory._pull(time.monotonic())
+        pull(factory)
         assert await asyncio.to_thread(asked.wait, 10)
         begun = time.monotonic()
         await factory.close()

@@ -21,12 +21,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.health import 
     health,
     unreadable,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders, SlotOrder
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import (
     ImageStatus,
     PipeStatus,
     Report,
 )
-from tests.unit.factory.reports import DECISION, NOW, REPORT
+from tests.unit.factory.reports import DECISION, NOW, REPORT, SLOTS
 
 #: As the plugin interface wants it: text without |, then figures 'label'=value[unit];[warn];[crit];[min];[max].
 _FIGURE = r"[a-z]+=[0-9]+s?;[0-9]*;[0-9]*;[0-9]*;[0-9]*"
@@ -35,6 +36,10 @@ OUTPUT = re.compile(rf"(OK|WARNING|CRITICAL|UNKNOWN): [^|\n]+( \| {_FIGURE}( {_F
 
 def candidates(*refusals: t.Optional[str], veto: t.Optional[str] = None) -> dict[str, t.Any]:
     return {**DECISION, "veto": veto, "machinetypes": [{"machinetype": "a", "refusal": one} for one in refusals]}
+
+
+def ordered(state: str, *slots: str) -> Orders:
+    return Orders(slots={slot: SlotOrder(state) for slot in slots})
 
 
 def test_a_factory_that_is_well() -> None:
@@ -66,7 +71,23 @@ def test_a_factory_that_is_well() -> None:
             CRITICAL,
             "The configuration is refused for 2.00 hours, the one before is in use: space: got ''",
         ),
+        (
+            {"metrics_problem": "metrics_file: /n/g.prom cannot be written (No such file)."},
+            WARNING,
+            "metrics_file: /n/g.prom cannot be written (No such file) (",
+        ),
         ({"pipes": {"exp": PipeStatus(NOW - 9000, "Down since then.")}}, WARNING, "Vacuum pipe exp: Down since then ("),
+        (
+            {"pipes": {"exp": PipeStatus(NOW - 90000, "Down since then.")}},
+            CRITICAL,
+            "Vacuum pipe exp, and its copy is in use for 25.00 hours: Down since then (",
+        ),
+        ({"pipes": {"exp": PipeStatus(NOW - 90000)}}, OK, "Factory ok"),
+        ({"decided": NOW - 600}, OK, "Factory ok"),
+        ({"decided": NOW - 1200}, CRITICAL, "The daemon works, but has decided nothing for 20 min: see its journal ("),
+        ({"decided": NOW - 1200, "host_problem": "x"}, CRITICAL, "Nothing is started, for what the host"),
+        ({"decided": None, "started": NOW - 1200}, CRITICAL, "The daemon works, but has decided nothing for 20 min"),
+        ({"decided": None, "started": NOW - 500}, OK, "Factory ok"),
         (
             {"pipes": {"exp": PipeStatus(None, "No route.")}},
             CRITICAL,
@@ -75,6 +96,13 @@ def test_a_factory_that_is_well() -> None:
         ({"pipes": {"exp": PipeStatus()}}, CRITICAL, "Vacuum pipe exp has never been read ("),
         ({"pipes": {"exp": PipeStatus()}, "started": NOW - 500}, OK, "Factory ok"),
         ({"pipes": {"exp": PipeStatus(NOW, dropped=("exp-a is dropped: x.",))}}, WARNING, "exp-a is dropped: x ("),
+        ({"pipes": {"exp": PipeStatus(NOW, dropped_without_share=("exp-a is dropped: x.",))}}, OK, "Factory ok"),
+        (
+            {"pipes": {"exp": PipeStatus(NOW, not_brought=("exp-a is not brought.",))}},
+            WARNING,
+            "exp-a is not brought (",
+        ),
+        ({"pipes": {"exp": PipeStatus(NOW, not_here=("exp-a is not for",), warnings=("exp: x",))}}, OK, "Factory ok"),
         (
             {"images": {"a": ImageStatus(False, "No such image.", NOW - 60)}},
             CRITICAL,
@@ -113,8 +141,37 @@ def test_a_factory_that_is_well() -> None:
         ({"decision": candidates("backing_off", None)}, OK, "Factory ok"),
         ({"decision": candidates("backing_off", "too_large")}, OK, "Factory ok"),
         ({"decision": candidates("backing_off", veto="draining")}, OK, "Factory ok"),
-        ({"decision": candidates("no_share")}, OK, "Factory ok"),
-        ({"decision": candidates()}, OK, "Factory ok"),
+        (
+            {"decision": candidates("backing_off", "not_here", "dropped", "no_image")},
+            WARNING,
+            "All machinetypes are back",
+        ),
+        (
+            {"decision": candidates("no_share", "no_share", "dropped")},
+            CRITICAL,
+            "started here, and the factory is not drained: its machinetypes are 2 without a share, 1 dropped (",
+        ),
+        (
+            {"decision": candidates("not_here", "too_large", "not_brought")},
+            CRITICAL,
+            "its machinetypes are 1 not for this factory, 1 not brought by a pipe, 1 too large for it (",
+        ),
+        ({"decision": candidates()}, CRITICAL, "and the factory is not drained: it has no machinetype ("),
+        ({"decision": candidates("no_share", veto="load")}, CRITICAL, "Nothing can be started here"),
+        ({"decision": candidates("no_share", veto="draining")}, OK, "Factory ok"),
+        ({"decision": candidates("no_share", veto="shutdown_time")}, OK, "Factory ok"),
+        ({"decision": candidates("no_share"), "orders": ordered("drained", *SLOTS)}, OK, "Factory ok"),
+        ({"decision": candidates("no_share"), "orders": ordered("drained", *SLOTS[1:])}, CRITICAL, "Nothing can be"),
+        ({"decision": candidates("no_share"), "orders": Orders(slots={"x": SlotOrder("", "a")})}, OK, "Factory ok"),
+        (
+            {"decision": candidates("dropped"), "orders": Orders(slots={"x": SlotOrder("", "a")})},
+            CRITICAL,
+            "Nothing can",
+        ),
+        ({"decision": candidates("pipe_unread"), "pipes": {"exp": PipeStatus()}, "started": NOW}, OK, "Factory ok"),
+        ({"decision": candidates(), "pipes": {"exp": PipeStatus()}, "started": NOW}, OK, "Factory ok"),
+        ({"decision": candidates("no_share", "no_image")}, OK, "Factory ok"),
+        ({"decision": candidates("no_share", None)}, OK, "Factory ok"),
         ({"decision": None}, OK, "Factory ok"),
     ],
 )

@@ -18,9 +18,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders,
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.info import collect, is_at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
-from tests.unit.factory.reports import REPORT
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Unstartable
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import Refusal
+from tests.unit.factory.reports import DECISION, REPORT
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE
+from tests.unit.factory.test_views import PIPE
 
 NOW = REPORT.written
 
@@ -67,7 +70,7 @@ def test_without_daemon_and_engine_nobody_can_tell_and_that_is_said(params: dict
 def test_with_a_daemon_its_report_counts_and_the_engine_is_not_asked(params: dict[str, t.Any], tmp_path: Path) -> None:
     Store(str(tmp_path)).create(replace(LIVE, slot="f1-01.example.org"))
     Store(str(tmp_path)).create(replace(LIVE, state=ENDED, ended=9_950, shutdown_message="200 Success"))
-    report.write(str(tmp_path), replace(REPORT, written=time.time(), pid=os.getpid()))
+    report.write(str(tmp_path), replace(REPORT, written=time.time(), decided=time.time(), pid=os.getpid()))
     orders.save(str(tmp_path), orders.Orders(slots={LIVE.slot: orders.SlotOrder("drained", since=5)}))
     found = collect(params)
     assert (found["factory"]["daemon"], found["factory"]["engine_problem"]) == (True, "")
@@ -76,6 +79,40 @@ def test_with_a_daemon_its_report_counts_and_the_engine_is_not_asked(params: dic
     assert (first["state"], first["order"], first["last_end"]["message"]) == ("empty", "drained", "200 Success")
     assert (second["state"], second["since"]) == ("running", LIVE.started)
     told = {one["name"]: one for one in found["machinetypes"]}
-    assert sorted(told) == ["a", "b", "exp-dc-idle", "exp-dc-prod", "lhcb-dc-prod"]
+    assert sorted(told) == ["a", "b", "exp-dc-idle", "exp-dc-prod", "lhcb-dc-prod", "local"]
     assert told["exp-dc-prod"]["backing_off"] is True
     assert told["a"]["running_machines"] == 1
+
+
+def test_pipes_are_told_with_what_of_them_is_not_for_this_factory(params: dict[str, t.Any], tmp_path: Path) -> None:
+    path = Path(params["configuration"])
+    url = "https://pipes.example.org/exp.pipe"
+    pipes = {"exp": {"vacuum_pipe_url": url}, "new": {"vacuum_pipe_path": "/x"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vacuum_pipes": pipes}))
+    nothing: dict[str, t.Any] = {
+        "prefix": "new", "source": "/x", "fetched_at": None, "problem": "", "machinetypes": [],
+        "not_for_this_factory": [], "dropped": [], "not_brought": [], "unused_share": 0.0, "remarks": [],
+    }  # fmt: skip
+    assert collect(params)["pipes"] == [{**nothing, "prefix": "exp", "source": url}, nothing]
+    bad = Unstartable("exp-a", 2.0, Refusal("dropped", "dropped: x")).as_data()
+    told = replace(
+        REPORT,
+        written=time.time(),
+        decided=time.time(),
+        pid=os.getpid(),
+        pipes={"exp": PIPE},
+        decision={**DECISION, "machinetypes": [bad]},
+    )
+    report.write(str(tmp_path), told)
+    found = collect(params)
+    assert found["pipes"] == [
+        {
+            "prefix": "exp", "source": url, "fetched_at": PIPE.fetched_at, "problem": "Its source is down.",
+            "machinetypes": [], "not_for_this_factory": list(PIPE.not_here),
+            "dropped": ["exp-a is dropped: x.", "exp-b is dropped: y."], "not_brought": list(PIPE.not_brought),
+            "unused_share": 0.5, "remarks": list(PIPE.warnings),
+        },
+        nothing,
+    ]  # fmt: skip
+    [kind] = [one for one in found["machinetypes"] if one["name"] == "exp-a"]
+    assert (kind["target_share"], kind["refusal"], kind["problem"]) == (2.0, "dropped", "exp-a (share 2): dropped: x")

@@ -5,11 +5,134 @@
 from __future__ import annotations
 
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import cpu_seconds
+from ansible_collections.hep.gridbox.plugins.module_utils.engine import find
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Platform
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import chosen_engine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import (
+    SOME,
+    Event,
+    MachineEngine,
+    cpu_seconds,
+    event,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from tests.unit.factory.test_configuration import SMALL
+from tests.unit.factory.test_mend import LIVE, NEW
+
+
+@pytest.fixture()
+def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Where Docker and Podman listen by default; none does yet, and no request is ever answered."""
+    found = {name: tmp_path / f"{name}.sock" for name in ("docker", "podman")}
+    monkeypatch.setattr(find, "DEFAULT_SOCKETS", {name: str(path) for name, path in found.items()})
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    return found
+
+
+def auto(tmp_path: Path) -> MachineEngine:
+    """The engine of a factory whose configuration leaves open which."""
+    made = engine_of(parse({**SMALL, "state_folder": str(tmp_path)}))
+    assert isinstance(made, MachineEngine)
+    return made
+
+
+def test_all_threads_have_the_same_engine(tmp_path: Path, sockets: dict[str, Path]) -> None:
+    """Else one whose first request comes while Docker's socket is missing would hear of Podman that nothing runs."""
+    for path in sockets.values():
+        path.touch()
+    engine = auto(tmp_path)
+    assert engine.where == f"unix://{sockets['docker']}"
+    sockets["docker"].unlink()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: engine.where).result() == f"unix://{sockets['docker']}"
+        with pytest.raises(EngineError) as silent:
+            pool.submit(engine.listed).result()
+    assert silent.value.status is None
+
+
+def test_an_engine_that_is_not_there_yet_is_found_later(tmp_path: Path, sockets: dict[str, Path]) -> None:
+    engine = auto(tmp_path)
+    with pytest.raises(RefusedError, match="no engine listens here"):
+        engine.listed()
+    sockets["podman"].touch()
+    assert engine.where == f"unix://{sockets['podman']}"
+
+
+def make_one(engine: MachineEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a machine's container."""
+    monkeypatch.setattr(DockerApi, "platform", Platform("podman", (5,), (1, 41)))
+    monkeypatch.setattr(DockerApi, "create_container", lambda *_arguments: "c1")
+    kind = Machinetype("a", root_image="image:1")
+    assert engine.create(NEW, kind, parse({**SMALL, "state_folder": str(tmp_path)}), "/f", "image:1") == "c1"
+
+
+def test_the_engine_of_the_machines_stays_over_a_restart(
+    tmp_path: Path, sockets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets["docker"].touch()
+    store = Store(str(tmp_path))
+    store.create(NEW)
+    make_one(auto(tmp_path), tmp_path, monkeypatch)
+    store.save(LIVE)
+    sockets["docker"].unlink()
+    for there in (False, True):
+        if there:
+            sockets["podman"].touch()
+        with pytest.raises(EngineError, match=f"no socket {sockets['docker']}.*remove {tmp_path}/engine") as silent:
+            auto(tmp_path).listed()
+        assert silent.value.status is None, "it is no answer: nobody can tell what runs"
+    sockets["docker"].touch()
+    assert auto(tmp_path).where == f"unix://{sockets['docker']}"
+    # And the other way round, where the one that is first in the order comes up later.
+    make_one(MachineEngine(f"unix://{sockets['podman']}", "f", state_folder=str(tmp_path)), tmp_path, monkeypatch)
+    assert auto(tmp_path).where == f"unix://{sockets['podman']}"
+
+
+def test_without_machines_whichever_listens_is_taken(
+    tmp_path: Path, sockets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets["docker"].touch()
+    make_one(auto(tmp_path), tmp_path, monkeypatch)
+    Store(str(tmp_path)).create(replace(LIVE, state=ENDED, ended=10_000, cleaned=True))
+    sockets["docker"].unlink()
+    with pytest.raises(RefusedError, match="no engine listens here"):
+        auto(tmp_path).listed()
+    sockets["podman"].touch()
+    assert auto(tmp_path).where == f"unix://{sockets['podman']}"
+
+
+def test_a_record_that_cannot_be_read_may_be_of_a_machine_that_runs(
+    tmp_path: Path, sockets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets["docker"].touch()
+    make_one(auto(tmp_path), tmp_path, monkeypatch)
+    folder = Path(Store(str(tmp_path)).create(LIVE))
+    (folder / "machine.json").write_bytes(b"\0" * 100)
+    sockets["docker"].unlink()
+    sockets["podman"].touch()
+    with pytest.raises(EngineError, match="no socket"):
+        auto(tmp_path).listed()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\0\0", b"\xff"])
+def test_which_engine_it_was_is_not_guessed(tmp_path: Path, sockets: dict[str, Path], damaged: bytes) -> None:
+    sockets["podman"].touch()
+    (tmp_path / chosen_engine.NAME).write_bytes(damaged)
+    with pytest.raises(GridboxError, match="cannot be told"):
+        auto(tmp_path).listed()
+    named = engine_of(parse({**SMALL, "state_folder": str(tmp_path), "engine": "podman"}))
+    assert named.where == f"unix://{sockets['podman']}"
 
 
 @pytest.mark.parametrize(
@@ -33,3 +156,23 @@ def test_what_a_machine_has_used(groups: str, expected: t.Optional[float], tmp_p
         (first / "cpuacct.usage").write_text(f"{share * 3 * 10**9}\n")
         (second / "cpu.stat").write_text(f"usage_usec {share * 2500000}\nuser_usec 1\n")
     assert cpu_seconds(7, str(tmp_path), str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("action", "more", "expected"),
+    [
+        ("die", {"exitCode": "137"}, Event("u1")),
+        ("died", {}, Event("u1")),
+        ("kill", {"signal": "15"}, Event("u1", 15)),
+        ("kill", {"signal": "9"}, Event("u1", 9)),
+        # USR1: what a machine makes of it is its own affair.
+        ("kill", {"signal": "10"}, None),
+        # Podman's.
+        ("kill", {"containerExitCode": "0"}, Event("u1", SOME)),
+        ("kill", {"signal": "SIGRTMIN+3"}, Event("u1", SOME)),
+    ],
+)
+def test_what_an_engine_tells(action: str, more: dict[str, str], expected: t.Optional[Event]) -> None:
+    attributes = {"name": "f1-00_u1", "hep.gridbox.machine": "u1", **more}
+    assert event({"Type": "container", "Action": action, "Actor": {"Attributes": attributes}}) == expected
+    assert event({"Type": "container", "Action": action, "Actor": {"Attributes": more}}) is None

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import typing as t
 from dataclasses import replace
 
@@ -17,8 +19,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     Machine,
     from_json,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import Found, compare, ended, not_started
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import SOME, Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import Found, Heard, compare, ended, not_started
 
 NOW, BOOT = 10_000, 1_000
 NEW = Machine("u1", "f1-00.example.org", "a", "docker", 1, 9_000, 20_000, 1 << 20, "image:1", 600)
@@ -115,8 +117,102 @@ def test_the_memory_limit_is_told() -> None:
     assert end(LIVE, replace(OVER, out_of_memory=True), "600 Mine").shutdown_message == "600 Mine"
 
 
+KILLED = ("vanished", "100 Machine was killed by somebody else")
+YOUNG = replace(LIVE, started=9_800)
+FIZZLE = ("by_itself", "300 Ended after 150 s without a message, fizzle_seconds is 600")
+
+
+def exited(code: int, **more: t.Any) -> Container:
+    return replace(OVER, started=9_800, exit_code=code, **more)
+
+
+@pytest.mark.parametrize(
+    ("heard", "code", "expected"),
+    [
+        (signal.SIGKILL, 137, KILLED),
+        (signal.SIGTERM, 143, KILLED),
+        # It ended as it was asked to, or has its own way to.
+        (signal.SIGTERM, 0, KILLED),
+        (signal.SIGHUP, 1, KILLED),
+        # Podman does not say which signal it was. It may have been one that says something.
+        (SOME, 137, KILLED),
+        (SOME, 0, FIZZLE),
+        # A payload may kill itself.
+        (None, 137, FIZZLE),
+        (None, 143, FIZZLE),
+    ],
+)
+def test_a_machine_that_somebody_else_killed_is_no_abort(
+    heard: t.Optional[int], code: int, expected: tuple[str, str]
+) -> None:
+    over = ended(YOUNG, exited(code), None, BOOT, NOW, Heard(heard))
+    assert (over.end_code, over.shutdown_message) == expected
+
+
+def test_what_a_machine_says_that_somebody_else_ended_counts() -> None:
+    over = ended(YOUNG, exited(0), "200 Done", BOOT, NOW, Heard(signal.SIGTERM))
+    assert (over.end_code, over.shutdown_message) == ("by_itself", "200 Done")
+    assert over.end_reason == "it ended after somebody else had sent it SIGTERM"
+    unknown = ended(YOUNG, exited(143), "200 Done", BOOT, NOW, Heard(SOME))
+    assert unknown.end_reason == "it ended after somebody else had sent it a signal"
+
+
+def test_what_explains_more_than_a_signal_of_somebody_else() -> None:
+    heard = Heard(signal.SIGKILL, ((0, math.inf),))
+    told = replace(YOUNG, told=9_940, end_code="time_limit", end_reason="r", shutdown_message="100 Time limit reached")
+    over = ended(told, exited(137), None, BOOT, NOW, heard)
+    assert (over.end_code, over.end_reason, over.shutdown_message) == ("time_limit", "r", "100 Time limit reached")
+    assert ended(YOUNG, exited(137), None, 9_920, NOW, heard).end_code == "rebooted"
+    memory = ended(YOUNG, exited(137, out_of_memory=True), None, BOOT, NOW, heard)
+    assert (memory.end_code, memory.shutdown_message) == ("by_itself", "700 Memory limit reached")
+    assert ended(YOUNG, None, None, BOOT, NOW, heard).end_reason == "its container was removed by somebody else"
+
+
+@pytest.mark.parametrize(
+    ("deaf", "container", "expected"),
+    [
+        # The engine came back and ended what it found, or had lost it; the clock of its events has parts of a second.
+        (((9_950.7, 9_960.0),), exited(143), KILLED),
+        (((9_940.0, 9_950.2),), exited(137), KILLED),
+        (((100.0, 200.0), (9_940.0, math.inf)), exited(255), KILLED),
+        # What it is told then, a machine may have done itself.
+        (((9_940.0, math.inf),), exited(0), FIZZLE),
+        (((9_940.0, math.inf),), exited(3), FIZZLE),
+        (((9_940.0, math.inf),), exited(137, out_of_memory=True), ("by_itself", "700 Memory limit reached")),
+        (((100.0, 9_940.0), (9_951.0, math.inf)), exited(137), FIZZLE),
+    ],
+)
+def test_a_machine_that_was_killed_while_nobody_heard_the_engine_is_no_abort(
+    deaf: tuple[tuple[float, float], ...], container: Container, expected: tuple[str, str]
+) -> None:
+    over = ended(YOUNG, container, None, BOOT, NOW, Heard(deaf=deaf))
+    assert (over.end_code, over.shutdown_message) == expected
+
+
+def test_a_machine_that_left_a_message_while_nobody_heard_the_engine_keeps_it() -> None:
+    over = ended(YOUNG, exited(0), "100 told", BOOT, NOW, Heard(deaf=((9_940.0, math.inf),)))
+    assert (over.end_code, over.shutdown_message) == ("by_itself", "100 told")
+    assert over.end_reason == "it ended while the engine was away"
+
+
 def test_a_clock_that_was_set_back_makes_no_negative_life() -> None:
-    assert end(LIVE, replace(OVER, finished=5_000)).ended == 9_001
+    over = end(LIVE, replace(OVER, finished=5_000))
+    assert (over.started, over.ended) == (4_101, 5_000), "it was seen to run for 899 s"
+    assert end(replace(LIVE, seen=9_002), replace(OVER, finished=8_990)).ended == 9_001
+
+
+@pytest.mark.parametrize("back", [3_000, 500_000])
+def test_a_clock_that_was_set_back_takes_nothing_from_what_a_machine_has_lived(back: int) -> None:
+    """It has run for 899 seconds, and been told to end 30 seconds ago, when the clock is set back."""
+    told = replace(LIVE, created=9_000 + back, started=9_001 + back, seen=9_900 + back, told=9_870 + back)
+    (seen,) = compare([told], [RUNS], (), 9_901).running
+    assert (seen.started, seen.told, seen.seen) == (9_002, 9_871, 9_901)
+    assert compare([seen], [RUNS], (), 9_903).running == (replace(seen, seen=9_903),), "once"
+    # Whether anybody has looked meanwhile or not, it is no fizzle: it would block its machinetype in the whole space.
+    for machine in (told, seen):
+        over = end(machine, OVER)
+        assert (over.shutdown_message, over.ended) == (None, 9_950)
+        assert over.started is not None and 899 <= 9_950 - over.started <= 950
 
 
 def test_not_started() -> None:

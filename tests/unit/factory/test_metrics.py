@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.metrics import exposition
+from prometheus_client.parser import text_string_to_metric_families
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.metrics import PREFIX, exposition
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import PipeStatus
 from tests.unit.factory.reports import NOW, REPORT
 
@@ -87,6 +89,29 @@ def test_what_a_factory_tells() -> None:
         'requests_dropped_total{reason="wrong_space"}': 1,
         "datagrams_sent_total{}": 63,
     }
+
+
+def test_prometheus_own_library_reads_the_same() -> None:
+    """All families with their types and texts, and each sample by its labels."""
+    awkward = replace(REPORT, failures_in_a_row={'a"b\\c\nd\\': 4, "ü": 0}, sent=10**12)
+    for report in (REPORT, awkward):
+        text = exposition(report)
+        families = list(text_string_to_metric_families(text))
+        assert {family.type for family in families} == {"gauge", "counter"}
+        assert all(family.documentation and family.samples for family in families)
+        assert len(families) == text.count("# TYPE ")
+        samples = {
+            f"{one.name[len(PREFIX) :]}{{{','.join(map(_as_written, one.labels.items()))}}}": one.value
+            for family in families
+            for one in family.samples
+        }
+        assert samples == read(text)
+
+
+def _as_written(label: tuple[str, str]) -> str:
+    name, value = label
+    escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'{name}="{escaped}"'
 
 
 def test_trouble_is_a_zero() -> None:

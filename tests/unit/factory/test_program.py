@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the command says to whoever is not root: a monitoring system's account, as a rule."""
+"""What the command says: to root, to whoever is not root, and on hosts that are no factory."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
 import time
 import typing as t
 from dataclasses import replace
@@ -14,13 +17,22 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import program
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, configuration, program
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import write
-from tests.unit.factory.reports import REPORT
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder
+from tests.unit.factory.reports import CONFIGURATION, ENDED_MACHINE, REPORT
+from tests.unit.factory.test_metrics import read
+from tests.unit.vacuum.loopback import SPACE, served, snapshot
+
+Out = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state of a factory whose configuration only root can read."""
+
     def for_root(path: str) -> t.NoReturn:
         raise GridboxError(f"{path} cannot be read (Permission denied).") from PermissionError(13, "Permission denied")
 
@@ -29,18 +41,228 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_whether_a_factory_is_well_is_told_to_everybody(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def ports() -> t.Iterator[tuple[int, int]]:
+    """Two factories that answer."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for number in (1, 2):
+            responder = Responder(Access())
+            responder.snapshot = snapshot(number)
+            found.append(stack.enter_context(served(responder)))
+        yield found[0], found[1]
+
+
+NAMES = ("factory1.example.com", "factory2.example.com")
+
+
+def configured(tmp_path: Path, **options: t.Any) -> list[str]:
+    """The options by which the command takes a configuration of a test's own."""
+    path = tmp_path / "factory.json"
+    data = {"name": NAMES[0], "space": SPACE, "state_folder": str(tmp_path / "state"), **options}
+    path.write_text(json.dumps(data))
+    return ["--configuration", str(path)]
+
+
+def others(ports: tuple[int, int], *numbers: int) -> list[dict[str, t.Any]]:
+    return [{"factory": NAMES[number - 1], "host": "127.0.0.1", "port": ports[number - 1]} for number in numbers]
+
+
+def rows(capsys: Out) -> list[list[str]]:
+    """The words of each line that was printed."""
+    return [line.split() for line in capsys.readouterr().out.splitlines() if line]
+
+
+# ---- a factory's own ---------------------------------------------------------------------------------------------
+
+
+def test_whether_a_factory_is_well_is_told_to_everybody(state: Path, capsys: Out) -> None:
     """The configuration is root's alone, for it may hold secrets; the report is not."""
-    write(str(state), replace(REPORT, written=time.time()))
+    write(str(state), replace(REPORT, written=time.time(), decided=time.time()))
     assert program.main(["check"]) == 0
     assert capsys.readouterr().out.startswith("OK: Factory ok")
     assert program.main(["metrics"]) == 0
+    found = read(capsys.readouterr().out)
+    assert found["slots{}"] == 3
+    assert found['machines{machinetype="exp-dc-prod",state="running"}'] == 1
     assert program.main(["explain"]) == 0
+    assert capsys.readouterr().out.startswith("factory1.example.com in the space vac01.example.com, as of ")
 
 
-def test_who_may_not_read_which_factory_is_meant_is_told_so(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_may_not_read_which_factory_is_meant_is_told_so(state: Path, capsys: Out) -> None:
     """Its state may be elsewhere."""
     assert program.main(["check"]) == 3
     assert "Permission denied" in capsys.readouterr().out
-    write(str(state), REPORT)
+    write(str(state), replace(REPORT, written=time.time(), decided=time.time()))
     assert program.main(["--configuration", "/etc/other.json", "check"]) == 3
+    assert "Give --state-folder" in capsys.readouterr().out
+    assert program.main(["--configuration", "/etc/other.json", "--state-folder", str(state), "check"]) == 0
+    assert program.main(["--configuration", "/etc/other.json", "factories"]) == 1
+    assert "Give --state-folder" in capsys.readouterr().err
+
+
+# ---- the space ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_space_says(tmp_path: Path, ports: tuple[int, int], capsys: Out) -> None:
+    options = configured(tmp_path, port=ports[0], factories=[NAMES[0], *others(ports, 2)])
+    assert program.main([*options, "machinetypes"]) == 0
+    lines = rows(capsys)
+    assert lines[0][:5] == ["Machinetype", "Factories", "Machines", "Processors", "HS06"]
+    assert [line[:5] for line in lines[1:]] == [["type0", "2", "0", "0", "0.0"], ["type1", "2", "0", "0", "2.0"]]
+    assert program.main([*options, "machinetypes", "--name", "type1"]) == 0
+    lines = rows(capsys)
+    assert [line[0] for line in lines] == ["Factory", "factory1", "factory2"]
+    assert program.main([*options, "machinetypes", "--json", "factory2"]) == 0
+    [told] = json.loads(capsys.readouterr().out)
+    assert (told["factory"], told["state"]) == (NAMES[1], "answered")
+    assert [reply["machinetype"] for reply in told["replies"]] == ["type0", "type1"]
+    assert program.main([*options, "machines"]) == 0
+    assert [line[0] for line in rows(capsys)[1:]] == [
+        f"factory{factory}-0{slot}" for factory in (1, 2) for slot in range(3)
+    ]
+    assert program.main([*options, "factories"]) == 0
+    assert [line[:3] for line in rows(capsys)[1:]] == [
+        ["factory1", "0/0", "0/3"], ["factory2", "0/0", "0/3"]
+    ]  # fmt: skip
+    assert program.main([*options, "factories", "factory3"]) == 1
+    assert "No factory of the space is called factory3. There are factory1.example.com, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["machines", "machinetypes", "factories"])
+def test_a_space_is_shown_to_who_may_not_read_the_configuration(
+    state: Path, ports: tuple[int, int], capsys: Out, command: str
+) -> None:
+    """The report says where the factories are."""
+    factories = tuple(Peer(name, "127.0.0.1", port) for name, port in zip(NAMES, ports))
+    write(str(state), replace(REPORT, factories=factories))
+    for options in ([], ["--configuration", "/etc/other.json", "--state-folder", str(state)]):
+        assert program.main([*options, command, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert [(one["factory"], one["state"]) for one in told] == [(name, "answered") for name in NAMES]
+    write(str(state), replace(REPORT, factories=()))
+    assert program.main([command]) == 1
+    assert "its daemon is of an earlier version" in capsys.readouterr().err
+
+
+def test_a_host_that_is_no_factory_asks_the_others_only(tmp_path: Path, ports: tuple[int, int], capsys: Out) -> None:
+    """By a configuration that is there for that; the host itself is neither in it nor has it ever worked."""
+    options = configured(tmp_path, name="monitor.example.com", factories=others(ports, 1, 2))
+    assert program.main([*options, "factories"]) == 0
+    shown = capsys.readouterr().out
+    assert "factory1" in shown and "factory2" in shown
+    assert "monitor" not in shown
+    # One that has worked is asked, and told to be gone.
+    (tmp_path / "state").mkdir()
+    write(str(tmp_path / "state"), REPORT)
+    assert program.main([*options, "factories", "--timeout", "1"]) == 3
+    assert "monitor.example.com runs no factory" in capsys.readouterr().out
+
+
+def test_factories_are_named_where_there_is_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ports: tuple[int, int], capsys: Out
+) -> None:
+    nothing = ["--configuration", str(tmp_path / "none.json")]
+    assert program.main([*nothing, "machines", NAMES[0]]) == 1
+    assert "none.json cannot be read (No such file or directory). On a host that is no factory, give --space" in (
+        capsys.readouterr().err
+    )
+    here, found = socket.getaddrinfo, []
+
+    def lead_here(name: str, *arguments: t.Any, **more: t.Any) -> t.Any:
+        found.append(name)
+        return here("127.0.0.1", *arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lead_here)
+    asked = [f"{name.title()}:{port}" for name, port in zip(NAMES, ports)]
+    assert program.main([*nothing, "factories", "--space", SPACE, *asked]) == 0
+    assert [line[0] for line in rows(capsys)] == ["Factory", "factory1", "factory2"]
+    assert set(found) == set(NAMES)
+    for wrong in ([], ["f1"], ["f1.example.org:x"], ["f1.example.org:70000"]):
+        assert program.main([*nothing, "machines", "--space", SPACE, *wrong]) == 1
+        assert f"FACTORY: got {wrong[0] if wrong else ''!r}, expected the FQDNs" in capsys.readouterr().err
+
+
+# ---- accounting --------------------------------------------------------------------------------------------------
+
+
+def test_a_sync_record_by_hand(tmp_path: Path, capsys: Out) -> None:
+    options = configured(tmp_path)
+    state = tmp_path / "state"
+    assert program.main([*options, "apel-sync", "202611"]) == 1
+    assert "There are no accounting records of 2026-11" in capsys.readouterr().err
+    text = accounting.record(ENDED_MACHINE, CONFIGURATION)
+    assert text is not None
+    accounting.write(str(state), text, ENDED_MACHINE, outgoing=False)
+    assert program.main([*options, "apel-sync", "202611"]) == 0
+    path = Path(capsys.readouterr().out.rstrip("\n"))
+    assert path.parents[1] == state / "apel-outgoing"
+    assert path.read_text() == (
+        "APEL-sync-message: v0.1\nSite: UKI-EXAMPLE\nSubmitHost: vac01.example.com/vac-factory1.example.com\n"
+        "NumberOfJobs: 1\nMonth: 11\nYear: 2026\n%%\n"
+    )
+    assert program.main([*options, "apel-sync", "2026"]) == 1
+    assert "month: got '2026'" in capsys.readouterr().err
+
+
+# ---- from Vac ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vac(tmp_path: Path) -> Path:
+    """A host of Vac's."""
+    folder = tmp_path / "etc"
+    (folder / "vac.d").mkdir(parents=True)
+    (folder / "vac.d/20-pipes.conf").write_text(
+        "[vacuum_pipe lhcb]\nvacuum_pipe_url = https://pipes.example.org/lhcb.pipe\ntarget_share = 3\n"
+        "user_data_option_token = s3cret\n"
+    )
+    (folder / "vac.d/10-site.conf").write_text(
+        "[settings]\nvac_space = vac01.example.org\nmb_per_processor = 1000\nversion_logger = 0\n"
+    )
+    (folder / "vac.d/10-site.conf.rpmnew").write_text("[settings]\nmb_per_processor = 1\n")
+    (folder / "vac.conf").write_text("[settings]\nmb_per_processor = 3000\n")
+    return folder
+
+
+def test_vacs_files_are_read_in_vacs_order_however_they_are_named(vac: Path, capsys: Out) -> None:
+    for paths in ([vac / "vac.conf", vac / "vac.d"], [vac / "vac.d", vac / "vac.conf"]):
+        assert program.main(["migrate", "--json", *map(str, paths)]) == 0
+        told = capsys.readouterr()
+        made = json.loads(told.out)
+        assert made["mb_per_processor"] == 3000
+        assert "version_logger is not carried over" in told.err
+        assert configuration.parse({"name": NAMES[0], **made}).pipes[0].section.prefix == "lhcb"
+
+
+def test_without_names_they_are_those_of_the_host(vac: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
+    monkeypatch.setattr(program, "_VAC", (str(vac / "vac.d"), str(vac / "vac.conf"), str(vac / "none")))
+    assert program.main(["migrate"]) == 0
+    assert "mb_per_processor: 3000\n" in capsys.readouterr().out
+    monkeypatch.setattr(program, "_VAC", (str(vac / "none"),))
+    assert program.main(["migrate"]) == 1
+    assert capsys.readouterr().err.startswith("There is no file of Vac's on this host, neither ")
+
+
+def test_variables_are_written_into_a_folder_once(vac: Path, tmp_path: Path, capsys: Out) -> None:
+    into = tmp_path / "group_vars" / "factories"
+    asked = ["migrate", "--into", str(into), str(vac / "vac.d"), str(vac / "vac.conf")]
+    assert program.main(asked) == 0
+    variables, vault = into / "vacuum_factory.yml", into / "vacuum_factory_vault.yml"
+    assert capsys.readouterr().out == f"{variables}\n{vault}\n"
+    assert "s3cret" not in variables.read_text()
+    assert "s3cret" in vault.read_text()
+    assert vault.stat().st_mode & 0o777 == 0o600
+    assert program.main(asked) == 1
+    assert "vacuum_factory.yml cannot be written (File exists)" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_a_sentence(vac: Path, capsys: Out) -> None:
+    empty = vac / "empty"
+    empty.mkdir()
+    for path, told in (
+        (empty, f"There is no file *.conf in {empty}."),
+        (vac / "none", f"{vac}/none cannot be read ("),
+    ):
+        assert program.main(["migrate", str(path)]) == 1
+        assert capsys.readouterr().err.startswith(told)

@@ -27,7 +27,8 @@ DAEMON = Running(4711, 1, ("gridbox",), REPORT)
         ({}, []),
         ({"port": 9995}, ["port is 995 in the daemon, and 9995 is wanted"]),
         ({"engine_url": "unix:///x"}, ["engine_url is '' in the daemon, and 'unix:///x' is wanted"]),
-        ({"grace_seconds": 5}, []),
+        ({"settings": replace(CONFIGURATION.settings, grace_seconds=5)}, []),
+        ({"signed_only": True}, []),
         ({"key_file": "/k"}, ["key_file is '' in the daemon, and '/k' is wanted"]),
     ],
 )

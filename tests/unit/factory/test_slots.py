@@ -35,6 +35,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots_work import SlotsWork
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import Heartbeat
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
@@ -66,6 +67,17 @@ def steps(made: Plan) -> list[tuple[str, str]]:
     return [(step.action, step.target.partition("_")[0]) for step in made.steps]
 
 
+@pytest.mark.parametrize("written", [None, NOW - 61, NOW - 60])
+def test_a_machine_without_a_heartbeat_ends(written: t.Optional[int]) -> None:
+    machine = live(FIRST, started=NOW - 900, shutdown_time=NOW + 3600)
+    beats = Mending(heartbeats={FIRST: Heartbeat("alive", written, 600, 60)})
+    made = plan(wish("drained", FIRST), CONFIGURATION, replace(seen(machine), mending=beats))
+    ends = [(step.details["end"].code, step.reason) for step in made.steps if step.action == "stop_machine"]
+    old = [("heartbeat_old", "its heartbeat file is too old")]
+    missing = [("heartbeat_missing", "its heartbeat file is not there")]
+    assert ends == ([] if written == NOW - 60 else old if written else missing)
+
+
 def test_slots_that_run_are_enough() -> None:
     machines = [live(slot) for slot in CONFIGURATION.settings.slots]
     for by_hand_ in (True, False):
@@ -87,6 +99,18 @@ def test_without_a_daemon_empty_slots_are_filled_images_that_are_missing_last() 
     assert {one["machine"] for one in made.after.values()} == {"a", "b"}
     again = plan(wish(), CONFIGURATION, replace(seen(chances=CHANCES), now=NOW + 7))
     assert again.steps[0].as_result() == made.steps[0].as_result(), "check mode says what the run does"
+
+
+def test_without_a_daemon_what_failed_again_and_again_waits_longer_too() -> None:
+    """A run reads all records, so the decision can count the failures in them."""
+    over = live(FIRST, state=ENDED, started=None, failed_start=True, cleaned=True)
+    failures = [replace(over, uuid=f"u{n}", created=at, ended=at + 1) for n, at in enumerate((1000, 3000, 6000, 9000))]
+    kinds = replace(CHANCES, machinetypes=(replace(A, backoff_seconds=600),))
+    filled = filling(wish(), CONFIGURATION, seen(*failures, chances=kinds))
+    assert filled.starts == ()
+    assert "backing off for 1401 s more after 4 tries in a row that failed on this factory" in filled.why_empty(FIRST)
+    filled = filling(wish(), CONFIGURATION, seen(*failures[2:], chances=kinds))
+    assert [one.machinetype for one in filled.starts] == ["a"]
 
 
 def test_only_the_slots_that_are_wanted_are_filled() -> None:
@@ -160,7 +184,7 @@ def test_without_a_daemon_machines_whose_time_is_over_are_ended_wherever_they_ar
     ]  # fmt: skip
     assert made.steps[0].reason == "its time limit is over"
     assert made.steps[0].details["end"].message == "100 Time limit reached"
-    assert made.steps[1].details["limit"] == NOW + 100
+    assert made.steps[1].details["limit"] == NOW + 100 - 60, "grace_seconds before it"
     assert steps(plan(wish("running", SECOND), CONFIGURATION, replace(observed, mending=None, chances=None))) == []
 
 

@@ -6,14 +6,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts
+import pytest
+
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, views
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, last_ended
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.state import snapshot
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import Reply
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Outcome
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Snapshot
 from tests.unit.factory.test_configuration import SMALL
-from tests.unit.factory.test_mend import LIVE, NOW
+from tests.unit.factory.test_mend import LIVE, NEW, NOW
 
 KIND = Machinetype("a", fizzle_seconds=600, max_wallclock_seconds=3600, max_processors=4, accounting_fqan="/a")
 
@@ -39,22 +43,56 @@ def test_a_factory_without_machines() -> None:
 
 
 def test_a_machine_that_runs() -> None:
-    made = told(replace(LIVE, cpu_seconds=450, hs06=10.0))
+    made = told(replace(LIVE, cpu_seconds=450, cpu_percentage=3.5, hs06=10.0))
     [kind] = made.machinetypes
     assert (kind.running_machines, kind.running_processors, kind.running_hs06) == (1, 1, 10.0)
     assert kind.num_before_fizzle == 0, "it has run for longer than fizzle_seconds"
     shown = made.machines[0]
     assert (shown.state, shown.started_time, shown.heartbeat_time) == ("Running", 9_001, 9_900)
-    assert shown.cpu_percentage == 50.1
+    assert (shown.cpu_seconds, shown.cpu_percentage) == (450, 3.5), "what it uses now, not since its start"
     assert shown.shutdown_message is None
     young = told(replace(LIVE, started=NOW - 10))
     assert young.machinetypes[0].num_before_fizzle == 1
+
+
+def test_a_machine_that_starts_is_its_machinetypes_and_no_running_one_of_the_factory() -> None:
+    """Spec 7.3: others count it where they share, and `vac factories` shows what runs."""
+    made = told(LIVE, replace(NEW, uuid="u2", slot="f1-01.example.org"))
+    [kind] = made.machinetypes
+    assert (kind.running_machines, kind.running_processors, kind.running_hs06) == (2, 2, 20.0)
+    assert kind.num_before_fizzle == 1
+    status = made.status
+    assert (status.running_machines, status.running_processors, status.running_hs06) == (1, 1, 10.0)
+    assert [one.state for one in made.machines] == ["Running", "Starting"]
+
+
+@pytest.mark.parametrize(
+    ("model", "told_as", "shown"),
+    [("docker", "docker", "DC"), ("podman", "docker", "DC"), ("apptainer", "singularity", "SC")],
+)
+def test_models_are_told_in_vacs_words(model: str, told_as: str, shown: str) -> None:
+    """Spec 2.3, 8.4: `vac machines` shows ?? for a model that it does not know."""
+    made = told(replace(LIVE, machine_model=model))
+    status = made.machines[0]
+    assert status.machine_model == told_as
+    reply = Reply(made.envelope("c", "responder", NOW), status)
+    table = views.machines([Outcome("f1.example.org", "answered", (reply,))], NOW)
+    assert table.splitlines()[1].split()[4] == shown
 
 
 def test_a_machine_that_is_told_to_end_still_runs() -> None:
     made = told(replace(LIVE, told=9_950, shutdown_message="100 Time limit reached"))
     assert made.machines[0].state == "Running"
     assert made.machines[0].shutdown_message is None
+
+
+def test_an_end_from_before_the_clock_was_set_back_is_not_the_last() -> None:
+    """The others do not believe it, and would not hear of an abort."""
+    over = replace(LIVE, state=ENDED, ended=9_950)
+    ahead = replace(over, uuid="u2", ended=500_000)
+    assert last_ended([over, ahead], 10_000) == last_ended([ahead, over], 10_000) == {"a": over}
+    assert last_ended([ahead], 10_000) == {"a": ahead}
+    assert last_ended([over, ahead], 500_000) == {"a": ahead}
 
 
 def test_the_last_end_is_what_the_others_back_off_from() -> None:

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import stat
 import tracemalloc
+import typing as t
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,9 +81,11 @@ def test_what_a_machine_has_put_there_is_not_followed(tmp_path: Path) -> None:
     (folder / "log").write_text("kept")
     (folder / "heartbeat").symlink_to(secret)
     assert store.shutdown_message(LIVE) is None
-    assert store.heartbeat(replace(LIVE, heartbeat_file="heartbeat")) is None
-    assert store.heartbeat(replace(LIVE, heartbeat_file="fifo")) is None
-    assert store.heartbeat(replace(LIVE, heartbeat_file="log")) is not None
+    for name, there in (("heartbeat", False), ("fifo", False), ("log", True)):
+        [(slot, found)] = store.heartbeats([replace(LIVE, heartbeat_file=name, heartbeat_seconds=300)]).items()
+        assert (slot, found.file, found.patience, found.largest) == (LIVE.slot, name, LIVE.fizzle_seconds, 300)
+        assert (found.written is not None) == there
+    assert store.heartbeats([LIVE]) == {}
     store.keep_outputs(LIVE)
     assert os.listdir(Path(store.folder(LIVE)) / "joboutputs") == ["log"]
 
@@ -94,6 +99,24 @@ def test_outputs_are_kept_up_to_a_limit(tmp_path: Path) -> None:
     store.keep_outputs(LIVE)
     kept = Path(store.folder(LIVE)) / "joboutputs"
     assert sum(path.stat().st_size for path in kept.iterdir()) == KEPT_BYTES
+
+
+def test_outputs_are_kept_once_more_if_who_began_to_was_killed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    folder = outputs(store)
+    names = ["heartbeat", "log", "log.1.2.new"]  # the last one's name is the machine's idea
+    for name in names:
+        (folder / name).write_text(name)
+    kept = Path(store.folder(LIVE)) / "joboutputs"
+    kept.mkdir()
+    for name in ("heartbeat", "log.4711.140000.new"):
+        (kept / name).write_text(name)
+    store.keep_outputs(LIVE)
+    assert {path.name: path.read_text() for path in kept.iterdir()} == {name: name for name in names}
+    # What cleans up has another try when the work space is gone.
+    shutil.rmtree(folder.parent)
+    store.keep_outputs(LIVE)
+    assert sorted(path.name for path in kept.iterdir()) == names
 
 
 def test_outputs_are_not_in_memory_as_a_whole(tmp_path: Path) -> None:
@@ -134,6 +157,9 @@ def test_the_last_machine_of_a_slot_is_found_without_reading_the_others(tmp_path
     (tmp_path / "machines/9999_a_f1-01.example.org_unborn").mkdir()
     assert store.last([LIVE.slot]) == {LIVE.slot: LIVE}
     assert store.last([other.slot]) == {}, "it is just being made"
+    # Made before the clock was set back: it is over, and LIVE is in the slot.
+    store.create(replace(LIVE, uuid="u5", created=1 << 40, state=ENDED))
+    assert store.last([LIVE.slot]) == {LIVE.slot: LIVE}
 
 
 def test_outputs_with_the_longest_names_are_kept(tmp_path: Path) -> None:
@@ -154,6 +180,34 @@ def test_a_record_that_is_no_text_is_told(tmp_path: Path) -> None:
     assert str(path) in problems[0]
     with pytest.raises(GridboxError, match="is not a machine's record"):
         store.last([LIVE.slot])
+
+
+def killed(work: t.Callable[[], object]) -> None:
+    """Do something in a process that is killed before a file takes another one's place."""
+    process = os.fork()
+    if not process:
+        os.replace = lambda *_paths: os.kill(os.getpid(), signal.SIGKILL)
+        work()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
+
+
+def test_what_a_maker_left_that_was_killed_while_it_wrote_goes(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    kept, unborn = Path(store.create(LIVE)), replace(LIVE, uuid="u2")
+    killed(lambda: store.save(replace(LIVE, cpu_seconds=5)))
+    killed(lambda: store.create(unborn))
+    for folder in (store.folder(LIVE), store.folder(unborn)):
+        assert sum(name.endswith(".new") for name in os.listdir(folder)) == 1
+    (kept / "machine.json.new").write_text("somebody else's")
+    other = tmp_path / "machines/other"
+    other.mkdir()
+    (other / "user_data").write_text("nobody knows whose")
+    store.forget_unborn()
+    assert sorted(os.listdir(tmp_path / "machines")) == sorted([LIVE.folder, "other"])
+    assert sorted(os.listdir(kept)) == ["machine.json", "machine.json.new"]
+    assert os.listdir(other) == ["user_data"]
+    assert store.load() == ([LIVE], [])
 
 
 def test_a_look_does_not_take_the_folder_of_a_machine_that_is_just_being_made(

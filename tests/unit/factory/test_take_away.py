@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import types
 import typing as t
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, service
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, running, service
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.take_away import (
     Observed,
     TakeAwayWork,
@@ -51,6 +54,7 @@ IMAGE = PulledImage("unix:///e", "registry.example.org/pilot:1", "sha256:a", 1)
             Observed(CONFIGURATION, machines=(ENDED_MACHINE,), images=(IMAGE,)),
             ["clean_machine", "remove_image", "remove_configuration"],
         ),
+        (Observed(CONFIGURATION, metrics="/n/g.prom"), ["remove_metrics", "remove_configuration"]),
         # It has ended, and no daemon was there to write that down.
         (Observed(CONFIGURATION, machines=(RUNNING_MACHINE,)), ["clean_machine", "remove_configuration"]),
     ],
@@ -62,6 +66,17 @@ def test_what_goes(observed: Observed, actions: list[str]) -> None:
 def test_the_end_of_a_machine_costs_a_container() -> None:
     assert plan(WISH, Observed(CONFIGURATION, False, DAEMON)).disruption.name == "reload"
     assert plan(WISH, Observed(CONFIGURATION, machines=(RUNNING_MACHINE,), alive=ALIVE)).disruption.name == "container"
+
+
+def test_check_mode_tells_whose_containers_would_leave() -> None:
+    """Those of machines that have ended and are not cleaned away, too: a later task of the run finds them."""
+    observed = Observed(CONFIGURATION, False, DAEMON, (ENDED_MACHINE, RUNNING_MACHINE), ALIVE, (STRAY,))
+    with contextlib.ExitStack() as held:
+        told = TakeAwayWork(WISH, held).result(observed, plan(WISH, observed), applied=False)
+        gone = TakeAwayWork(WISH, held).result(Observed(), plan(WISH, Observed()), applied=True)
+    names = {ENDED_MACHINE.container_name, RUNNING_MACHINE.container_name, STRAY.name}
+    assert (told["factory"], told["leaving"]) == (CONFIGURATION.settings.name, sorted(names))
+    assert (gone["factory"], gone["leaving"]) == ("", [])
 
 
 def test_machines_that_run_are_named() -> None:
@@ -108,6 +123,86 @@ def test_what_was_ordered_of_a_factory_goes_with_it(tmp_path: Path, monkeypatch:
     path.write_text(json.dumps({**SMALL, "state_folder": state}))
     orders.save(state, orders.Orders(draining=True))
     journal = types.SimpleNamespace(settle=lambda: None)
-    TakeAwayWork(Wish(str(path))).do(Step("remove_configuration", str(path), ""), t.cast(Journal, journal))
+    with contextlib.ExitStack() as held:
+        work = TakeAwayWork(Wish(str(path)), held)
+        work.do(Step("remove_configuration", str(path), ""), t.cast(Journal, journal))
     assert not path.exists()
     assert orders.load(state) == orders.Orders()
+
+
+@pytest.fixture()
+def configured(tmp_path: Path) -> tuple[str, str]:
+    """A factory that could go: the path of its configuration, and its state folder."""
+    state, path = str(tmp_path / "state"), tmp_path / "factory.json"
+    path.write_text(json.dumps({**SMALL, "state_folder": state}))
+    return str(path), state
+
+
+NO_JOURNAL = t.cast(Journal, types.SimpleNamespace(settle=lambda: None, will_do=lambda *_title, **_data: None))
+END = Step("end_machine", "f1-00 (a)", "its factory goes", details={"uuid": RUNNING_MACHINE.uuid})
+
+
+def test_nothing_is_taken_away_while_somebody_makes_machines(
+    configured: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of vacuum_slot would start a machine whose record has just been removed."""
+    path, state = configured
+    ended: list[str] = []
+    monkeypatch.setattr(TakeAwayWork, "_end", lambda _self, uuid: ended.append(uuid))
+    with at_work(state), contextlib.ExitStack() as held, pytest.raises(WaitError, match=f"the factory in {state}"):
+        TakeAwayWork(Wish(path, remove_machines=True, wait_timeout=1), held).do(END, NO_JOURNAL)
+    assert ended == []
+    with contextlib.ExitStack() as held:
+        work = TakeAwayWork(Wish(path, remove_machines=True), held)
+        work.do(END, NO_JOURNAL)
+        work.do(END, NO_JOURNAL)
+        assert len(ended) == 2
+        with pytest.raises(WaitError), at_work(state):
+            pass
+
+
+@pytest.mark.parametrize("action", ["clean_machine", "stop_daemon", "remove_configuration"])
+def test_a_machine_that_was_made_meanwhile_is_seen(
+    configured: tuple[str, str], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    path, state = configured
+    alive: list[str] = []
+    monkeypatch.setattr(running, "find", lambda *_arguments: None)
+    monkeypatch.setattr(TakeAwayWork, "_end", lambda _self, _uuid: pytest.fail("it is not to be ended"))
+    monkeypatch.setattr(
+        TakeAwayWork, "observe",
+        lambda _self: Observed(CONFIGURATION, machines=(RUNNING_MACHINE,), alive=frozenset(alive)),
+    )  # fmt: skip
+    with contextlib.ExitStack() as other, contextlib.ExitStack() as held:
+        other.enter_context(at_work(state))
+
+        def made() -> None:
+            alive.append(RUNNING_MACHINE.uuid)
+            other.close()
+
+        timer = threading.Timer(0.3, made)
+        timer.start()
+        with pytest.raises(RefusedError, match=RUNNING_MACHINE.uuid):
+            TakeAwayWork(Wish(path), held).do(Step(action, path, "", details={"uuid": "u"}), NO_JOURNAL)
+        timer.join()
+    assert Path(path).exists()
+
+
+def test_the_daemon_that_is_started_again_finds_its_lock_free(
+    configured: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, state = configured
+    started: list[str] = []
+    monkeypatch.setattr(running, "find", lambda *_arguments: None)
+    monkeypatch.setattr(TakeAwayWork, "observe", lambda _self: Observed())
+
+    def start_again(unit: str, *_arguments: t.Any) -> None:
+        with at_work(state):
+            started.append(unit)
+
+    monkeypatch.setattr(service, "start_again", start_again)
+    with contextlib.ExitStack() as held:
+        work = TakeAwayWork(Wish(path), held)
+        work.do(Step("stop_daemon", path, ""), NO_JOURNAL)
+        work.undo("start_again", {"unit": "gridbox-factory.service", "argv": []})
+    assert started == ["gridbox-factory.service"]

@@ -194,13 +194,14 @@ def test_a_site_with_pipes() -> None:
             "[settings] shutdown_time: look whether it is still meant. Vac forgets one in /var/run/vac.conf when the"
             " host is booted; here it stays until it is taken out."
         ),
-        (
-            "Copy to the files of lhcb here: /var/lib/vac/machinetypes/lhcb/files/hostcert.pem as hostcert.pem,"
-            " /etc/grid-security/hostkey.pem as hostkey.pem, /var/lib/vac/machinetypes/lhcb/x509cert.pem as"
-            " x509cert.pem, /var/lib/vac/machinetypes/lhcb/x509key.pem as x509key.pem."
-        ),
         ALWAYS[1],
     )
+    assert found.files == {
+        "lhcb/files/hostcert.pem": "/var/lib/vac/machinetypes/lhcb/files/hostcert.pem",
+        "lhcb/files/hostkey.pem": "/etc/grid-security/hostkey.pem",
+        "lhcb/x509cert.pem": "/var/lib/vac/machinetypes/lhcb/x509cert.pem",
+        "lhcb/x509key.pem": "/var/lib/vac/machinetypes/lhcb/x509key.pem",
+    }
     factory = check(found)
     assert {pipe.section.prefix: pipe.section.target_share for pipe in factory.pipes} == {"lhcb": 5.5, "atlas": 2.0}
     assert [monitor.host for monitor in factory.vacmon] == ["vacmon.example.com", "monitor2.example.com"]
@@ -208,6 +209,7 @@ def test_a_site_with_pipes() -> None:
 
 def test_a_site_with_machinetypes_of_its_own_and_old_names() -> None:
     found = convert([("/etc/vac.conf", OWN)], HOST)
+    assert found.files == {"exp-sc/files/sc_user_data": "/var/lib/vac/machinetypes/exp-sc/files/sc_user_data"}
     factory = check(found)
     assert (factory.space, factory.apptainer_account, factory.machines_days) == ("vac02.example.com", "vacsing", 3660)
     assert [peer.factory for peer in factory.factories] == ["factory2.example.com", "factory3.other.org"]
@@ -254,7 +256,6 @@ def test_a_site_with_machinetypes_of_its_own_and_old_names() -> None:
         ),
         "[machinetype exp-dc-prod] machineoutputs_days is now called machines_dir_days.",
         "[machinetype exp-dc-prod] image_signing_dn is not carried over: it is for virtual machines.",
-        "Copy to the files of exp-sc here: /var/lib/vac/machinetypes/exp-sc/files/sc_user_data as sc_user_data.",
         (
             "Apptainer's machinetypes (exp-sc) are not started, for a factory has one engine: with engine apptainer"
             " it makes their machines, and no others."
@@ -263,7 +264,12 @@ def test_a_site_with_machinetypes_of_its_own_and_old_names() -> None:
             "machines_dir_days is one for all machines here, and now 3660. Vac had 10 for [machinetype exp-dc-prod],"
             " 0 for [machinetype exp-sc]; 0 is for ever."
         ),
-        *ALWAYS,
+        ALWAYS[0],
+        (
+            "With any cvmfs_repositories a machine of Vac's sees all of /cvmfs. Here it sees the repositories that are"
+            " named: add those that its jobs use beside."
+        ),
+        ALWAYS[1],
     )
 
 
@@ -412,8 +418,7 @@ def test_a_space_that_is_none_is_named() -> None:
         (".", "f1.a.org", None, []),
         (
             ". f2 f3.a.org", "", ["f3.a.org"],
-            ["factories: f2 is not carried over: Vac takes it to be in the host's domain; write it with its domain.",
-             "factories: here these are the others; take out the host's own name, which Vac wants there."],
+            ["factories: f2 is not carried over: Vac takes it to be in the host's domain; write it with its domain."],
         ),
         ("a_b.org", "f1.a.org", None,
          ["factories: a_b.org is not carried over: it is no host's name with its domain."]),
@@ -511,25 +516,32 @@ def test_a_site_with_apptainer_alone_has_it_as_its_engine() -> None:
     assert check(found).engine == "apptainer"
 
 
+CHANGES = (
+    "[machinetype {}] changes what the vacuum pipe exp says of this machinetype; look whether it brings one of this"
+    " name."
+)
 PIPE = "[settings]\nvac_space = a.org\n[vacuum_pipe exp]\nvacuum_pipe_url = https://a.org/p\n"
 
 
-def test_a_machinetype_that_changes_a_pipes_is_not_carried_over() -> None:
-    found = convert_text(f"{PIPE}[machinetype exp-prod]\ntarget_share = 3\nbackoff_seconds = 60\n")
-    assert "machinetypes" not in found.configuration
-    assert found.notes[0] == (
-        "[machinetype exp-prod] as a whole is not carried over: it changes a machinetype of the vacuum pipe exp, of"
-        " which options can be set for all its machinetypes together only. Its options: target_share, backoff_seconds."
-    )
+def test_a_machinetype_that_changes_a_pipes_is_carried_over() -> None:
+    own = "target_share = 3\nbackoff_seconds = 60\nuser_data = run\n"
+    found = convert_text(f"{PIPE}[machinetype exp-prod]\n{own}")
+    assert check(found).overrides[0].values == {"target_share": 3.0, "backoff_seconds": 60, "user_data": "run"}
+    assert found.notes[:-2] == (CHANGES.format("exp-prod"),)
+    assert found.files == {"exp/files/run": "/var/lib/vac/machinetypes/exp/files/run"}
+
+
+def test_a_machinetype_that_changes_one_of_a_pipe_that_is_left_out_is_left_out_too() -> None:
+    found = convert_text(f"{PIPE}target_share = many\n[machinetype exp-prod]\nmachine_model = docker\n")
+    assert found.configuration == {"space": "a.org"}
+    assert "machinetypes.exp-prod.root_image: got '', expected the image" in found.notes[2]
 
 
 def test_a_machinetype_of_its_own_beside_a_pipe_is_to_be_looked_at() -> None:
     own = "machine_model = docker\nroot_image = docker://a\nuser_data = https://a.org/u\n"
     found = convert_text(f"{PIPE}[machinetype exp-test]\n{own}[machinetype experiment]\n{own}")
     assert set(found.configuration["machinetypes"]) == {"exp-test", "experiment"}
-    assert found.notes[:-2] == (
-        "[machinetype exp-test]: look whether the vacuum pipe exp has a machinetype of this name too.",
-    )
+    assert found.notes[:-2] == (CHANGES.format("exp-test"),)
 
 
 @pytest.mark.parametrize(
@@ -554,6 +566,41 @@ def test_a_pipe_that_is_refused_is_left_out_as_a_whole(text: str, note: str) -> 
 def test_a_prefix_that_is_none_is_named() -> None:
     found = convert_text("[settings]\nvac_space = a.org\n[vacuum_pipe a_b]\nvacuum_pipe_url = https://a.org/p\n")
     assert found.notes[0].startswith("[vacuum_pipe a_b] as a whole is not carried over: vacuum_pipe: got 'a_b'")
+
+
+# ---- files of the site's -----------------------------------------------------------------------------------------
+
+CONTAINER = "machine_model = docker\nroot_image = docker://a:1\n"
+
+
+def test_a_file_for_all_machinetypes_comes_along_with_each_that_has_no_other() -> None:
+    found = convert_text(
+        f"[settings]\nvac_space = a.org\nuser_data_file_cert = cert.pem\nuser_data_file_gone = x\n"
+        f"user_data_option_gone = y\n[machinetype a]\n{CONTAINER}user_data = sub/run\n"
+        f"[machinetype b]\n{CONTAINER}user_data = https://a.org/u\nuser_data_option_cert = none\n"
+        "[vacuum_pipe p]\nvacuum_pipe_url = https://a.org/p\nuser_data_file_cert = /etc/own.pem\n"
+        "[machinetype refused]\nuser_data = x\nfizzle_seconds = y\nmachine_model = docker\n"
+    )
+    assert found.files == {
+        "a/files/cert.pem": "/var/lib/vac/machinetypes/a/files/cert.pem",
+        "a/files/run": "/var/lib/vac/machinetypes/a/files/sub/run",
+        "p/files/own.pem": "/etc/own.pem",
+    }
+
+
+def test_two_files_of_one_name_are_told() -> None:
+    text = f"{CONTAINER}user_data = /one/run\nuser_data_file_x = /two/run\n"
+    found = convert_text(f"[settings]\nvac_space = a.org\n[machinetype a]\n{text}")
+    assert "a/files/run would be of two files, /two/run and /one/run: rename one of them." in found.notes
+
+
+def test_an_image_that_the_site_has_is_no_text_to_carry_over() -> None:
+    text = "machine_model = singularity\nroot_image = pilot.sif\ncontainer_command = /bin/true\n"
+    found = convert_text(f"[settings]\nvac_space = a.org\nsingularity_user = vac\n[machinetype a]\n{text}")
+    assert found.files == {}
+    assert found.notes[0].startswith(
+        "Copy by hand /var/lib/vac/machinetypes/a/files/pilot.sif to machinetypes/a/files/"
+    )
 
 
 # ---- whatever the files say --------------------------------------------------------------------------------------

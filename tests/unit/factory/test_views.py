@@ -22,6 +22,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.views import (
     machinetypes,
     silent,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Unstartable
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
     Envelope,
     FactoryStatus,
@@ -31,7 +32,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import
     Status,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Outcome
-from tests.unit.factory.reports import NOW, REPORT
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import Refusal
+from tests.unit.factory.reports import DECISION, NOW, REPORT
 
 
 def answered(factory: str, *statuses: Status, state: str = "answered", detail: str = "") -> Outcome:
@@ -183,11 +185,28 @@ def test_a_decision_is_explained() -> None:
     )
 
 
+#: A pipe of which all is told.
+PIPE = PipeStatus(
+    NOW, "Its source is down.", (), ("exp-a is dropped: x.",), 0.5, ("exp-b is dropped: y.",),
+    ("exp-vm is not for this factory: cernvm3 is a virtual machine.",),
+    ("exp-c is not brought by the vacuum pipe exp.",),
+    ("exp: 'colour' in the document is no key of a vacuum pipe, and is ignored.",),
+)  # fmt: skip
+
+
+def test_once_it_is_decided_machinetypes_that_are_not_started_are_told_in_one_place() -> None:
+    pipe = Unstartable("exp-a", 2.0, Refusal("dropped", "dropped: x"))
+    decision = {**DECISION, "machinetypes": [*DECISION["machinetypes"], pipe.as_data()]}
+    told = explain(replace(REPORT, pipes={"exp": PIPE}, decision=decision))
+    assert told.count("exp-a") == 1
+    assert "\n  exp-a (share 2): dropped: x\n" in told
+
+
 def test_what_keeps_it_from_deciding_is_told_first() -> None:
     report = replace(
         REPORT, engine_problem="Connection refused.", engine_since=NOW - 60.0, decision=None,
         configuration_problem="space: got ''.", configuration_since=NOW - 120.0, host_problem="No pool.",
-        pipes={"exp": PipeStatus(NOW, "Its source is down.", (), ("exp-a is dropped: x.",), 0.5)},
+        pipes={"exp": PIPE},
         cvmfs={"a.org": Finding(False, "Empty.", NOW - 60.0), "b.org": Finding(True)},
         images={"a": ImageStatus(False, "No such image."), "b": ImageStatus(False), "c": ImageStatus(True)},
     )  # fmt: skip
@@ -197,17 +216,27 @@ def test_what_keeps_it_from_deciding_is_told_first() -> None:
         "The configuration is refused since 2026-11-20 15:13:00 UTC, and the one before is in use: space: got ''.",
         "By order, drained: factory1-02.example.com.",
         "Vacuum pipe exp: Its source is down.",
-        "exp-a is dropped: x.",
+        "Vacuum pipe exp: 'colour' in the document is no key of a vacuum pipe, and is ignored.",
         "Vacuum pipe exp: 0.5 of its share is of machinetypes not started here.",
         "CVMFS repository a.org, since 2026-11-20 15:14:00 UTC: Empty. Machinetypes that want it are not started.",
-        "a: its image is not here: No such image.",
-        "b: its image is not here.",
         "local: its last 2 machines fizzled or did not start.",
         "",
         "Nothing has been decided yet.",
+        "  exp-a is dropped: x.",
+        "  exp-b is dropped: y.",
+        "  exp-vm is not for this factory: cernvm3 is a virtual machine.",
+        "  exp-c is not brought by the vacuum pipe exp.",
+        "  a: its image is not here: No such image.",
+        "  b: its image is not here.",
     ]
 
 
 def test_what_a_payload_wrote_does_not_reach_the_terminal_raw() -> None:
     decision = {"factory": "x", "machinetypes": [{"reason": "a \x1b[2J"}], "ignored": []}
     assert "\x1b" not in explain(replace(REPORT, decision=decision))
+
+
+def test_what_cannot_be_measured_is_explained_before_it_has_to_end() -> None:
+    told = explain(replace(REPORT, unmeasured={"f1-00": 3}))
+    assert "f1-00: what its machine has written outside its work space could not be measured in time, 3 in" in told
+    assert "After 5 it has to end." in told

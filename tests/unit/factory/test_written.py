@@ -85,6 +85,23 @@ def test_the_folder_that_the_engine_names_is_measured_with_the_files_it_puts_in(
     assert not api.measured
 
 
+def test_volumes_that_the_image_asks_for_count_and_what_we_mount_does_not(tmp_path: Path) -> None:
+    """They are on the engine's disk, and nothing else limits them."""
+    upper, volume, work = tmp_path / "diff", tmp_path / "volumes/v1/_data", tmp_path / "mnt"
+    for each in (upper, volume, work):
+        each.mkdir(parents=True)
+        (each / "file").write_bytes(os.urandom(MIB))
+    mounts = [
+        {"Type": "volume", "Name": "v1", "Source": str(volume), "Destination": "/data"},
+        {"Type": "bind", "Source": str(work), "Destination": "/tmp"},
+        {"Type": "volume", "Name": "v2", "Source": "", "Destination": "/elsewhere"},
+    ]
+    seen = {"GraphDriver": {"Data": {"UpperDir": str(upper)}}, "Mounts": mounts}
+    assert 2 * MIB <= (outside(Api(seen)) or 0) < 3 * MIB
+    assert MIB <= (outside(Api({"GraphDriver": None, "Mounts": mounts}, 0)) or 0) < 2 * MIB
+    assert outside(Api({"GraphDriver": None, "Mounts": None}, 7)) == 7
+
+
 def test_the_engine_is_asked_once_for_a_containers_folder(tmp_path: Path) -> None:
     api = Api({"GraphDriver": {"Data": {"UpperDir": str(tmp_path)}}})
     asking = engine(api)

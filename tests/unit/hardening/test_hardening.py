@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.hardening import (
     way_back,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.host_state import Host
+from ansible_collections.hep.gridbox.plugins.module_utils.host.text_file import read_text
 
 PARAMS: dict[str, t.Any] = {
     "voboxes": 2, "lan_peers": 1024, "nofile_soft": 65536, "nofile_hard": 1048576, "max_clock_offset": 1.0,
@@ -182,6 +184,8 @@ def test_a_control_that_is_off_writes_nothing_and_takes_its_own_back() -> None:
         ({}, {"sysctls": {}}, "it is not there here"),
         ({}, {"keys": ()}, "no account can log in with a key"),
         ({}, {"sshd_includes": False}, "does not begin with Include"),
+        ({}, {"forwarding_off": ("/x.conf",)}, "control forwarding: switched off by /x.conf, and a hardening that"),
+        ({}, {"userns": "user.max_user_namespaces is 0"}, "or switch the control user_namespaces off with the reason"),
         ({}, {"unproved": True}, "an earlier run has changed sshd, and no second connection has proved yet"),
     ],
 )  # fmt: skip
@@ -247,6 +251,85 @@ def test_each_control_can_fail_and_be_waived(control: str, host: dict[str, t.Any
     assert statuses(make(), good_host(make(), **host))[control] == "fail"
     waived = make(controls={control: "for a reason"})
     assert statuses(waived, good_host(make(), **host))[control] == "waived"
+
+
+@pytest.mark.parametrize(
+    ("name", "laxer", "stricter"),
+    [
+        ("PermitRootLogin", "yes", "prohibit-password"),
+        ("PermitRootLogin", "without-password", "forced-commands-only"),
+        ("PermitRootLogin", "prohibit-password", "no"),
+        ("PasswordAuthentication", "yes", "no"),
+        ("MaxAuthTries", "4", "3"),
+        ("LoginGraceTime", "30", "20"),
+        ("LoginGraceTime", "0", "120"),  # 0: no limit
+        ("LogLevel", "INFO", "VERBOSE"),
+        ("LogLevel", "VERBOSE", "DEBUG"),
+        ("PermitRootLogin", "not known to this sshd", "yes"),
+        ("MaxAuthTries", "not known to this sshd", "6"),
+    ],
+)
+def test_which_value_of_sshd_is_stricter(name: str, laxer: str, stricter: str) -> None:
+    assert controls.strictness(name, laxer) < controls.strictness(name, stricter)
+
+
+STRICT = {"permitrootlogin": "no", "maxauthtries": "3", "logingracetime": "20", "loglevel": "VERBOSE"}
+
+
+def test_a_stricter_sshd_passes_and_is_left_as_it_is() -> None:
+    wish = make()
+    strict = {**dict(good_host(wish).sshd or {}), **STRICT}
+    host = good_host(wish, sshd=strict, sshd_without=STRICT)
+    found = {finding.id: finding for finding in judge.audit(host, wish.need(host), {}, 1.0)}
+    assert (found["sshd_root"].status, found["sshd_root"].finding) == ("pass", "PermitRootLogin is no")
+    assert "MaxAuthTries is 3; LoginGraceTime is 20" in found["sshd_sessions"].finding
+    text = enforce.texts(wish, host)[host_state.SSHD_FILE]
+    assert not [name for name in ("PermitRootLogin", "MaxAuthTries", "LoginGraceTime") if name in text]
+    assert "LogLevel VERBOSE\n" in text and "PasswordAuthentication no\n" in text
+    # What an earlier version wrote is written anew, and what is written then stays.
+    assert actions(wish, host) == ["write 01-hep.gridbox.conf", "reload_sshd 01-hep.gridbox.conf"]
+    assert actions(wish, good_host(wish, sshd=strict, sshd_without=STRICT, files=enforce.texts(wish, host))) == []
+
+
+def test_a_laxer_sshd_does_not_pass_for_the_drop_in_of_before() -> None:
+    # What the host has without the drop-in decides what goes into it, not what it has with it.
+    wish = make()
+    lax = {**STRICT, "permitrootlogin": "yes"}
+    text = enforce.texts(wish, good_host(wish, sshd=STRICT, sshd_without=lax))[host_state.SSHD_FILE]
+    assert "PermitRootLogin prohibit-password\n" in text and "MaxAuthTries" not in text
+
+
+def test_ubuntus_restriction_of_user_namespaces_warns() -> None:
+    host = good_host(make(), userns_confined="kernel.apparmor_restrict_unprivileged_userns is 1")
+    found = {finding.id: finding for finding in judge.audit(host, make().need(host), {}, 1.0)}
+    assert found["user_namespaces"].status == "pass"
+    assert "only programs with an AppArmor profile" in found["user_namespaces"].finding
+    work = enforce.ControlsWork(make())
+    work.preflight(work.plan(host), host)  # a stock host is not refused
+    (warning,) = work.result(host, work.plan(host), False)["warnings"]
+    assert "an Apptainer in /cvmfs has none" in warning
+    off = enforce.ControlsWork(make(controls={"user_namespaces": "no pilots here"}))
+    assert off.result(host, off.plan(host), False)["warnings"] == []
+
+
+@pytest.mark.parametrize(("value", "forbidden", "confined"), [("0\n", True, False), ("1\n", False, True)])
+def test_what_keeps_user_namespaces_from_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, forbidden: bool, confined: bool
+) -> None:
+    (tmp_path / "setting").write_text(value)
+    monkeypatch.setattr(host_state, "sysctl_path", lambda _name: str(tmp_path / "setting"))
+    assert bool(host_state._first_set({"user.max_user_namespaces": "0"})) is forbidden
+    assert bool(host_state._first_set({"kernel.apparmor_restrict_unprivileged_userns": "1"})) is confined
+
+
+def test_a_file_of_somebody_in_another_encoding_is_read_and_one_of_ours_is_put_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "somebody.conf"
+    path.write_bytes("# für uns\nnet.ipv4.ip_forward = 0\n".encode("latin-1"))
+    assert host_state.switches_forwarding_off(read_text(str(path)) or "")
+    before = path.read_bytes()
+    work = enforce.ControlsWork(make())
+    work.undo("file", {"path": str(path), "text": read_text(str(path), "surrogateescape")})
+    assert path.read_bytes() == before
 
 
 def test_the_table_tells_why_a_failure_matters_and_why_a_control_is_waived() -> None:

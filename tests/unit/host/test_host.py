@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.host import packages, record
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table, packages, record
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 
@@ -73,7 +74,7 @@ def test_nothing_recorded_is_nothing_to_remove() -> None:
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:
-    return {"name": "r", "paths": [], "trees": [], "settings": {}, "state": "present", **changes}
+    return {"name": "r", "paths": [], "trees": [], "settings": {}, "state": "present", "unmounted": [], **changes}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,17 @@ def test_a_role_leaves_the_host_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
         "shared/by somebody else",
         "there",
     ]
+
+
+def test_what_is_mounted_is_in_the_way_unless_it_will_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "FOLDER", str(tmp_path / "state"))
+    tree = str(tmp_path / "tree")
+    carry_out("r", monkeypatch, trees=[tree])
+    point = f"{tree}/overlay/merged"
+    monkeypatch.setattr(mount_table, "read", lambda: [SimpleNamespace(point="/"), SimpleNamespace(point=point)])
+    with pytest.raises(RefusedError, match=f"still mounted at or below {tree}"):
+        carry_out("r", monkeypatch, state="absent", unmounted=["/elsewhere"])
+    carry_out("r", monkeypatch, state="absent", unmounted=[tree])
 
 
 def test_what_is_forgotten_of_paths_leaves_what_is_known_of_packages(

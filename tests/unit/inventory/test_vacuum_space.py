@@ -75,6 +75,7 @@ def test_a_space_is_factories_groups_and_variables(tmp_path: Path) -> None:
     ("settings", "told"),
     [
         ({"factories": ["short"]}, "factories: got ['short'], expected a list of FQDNs"),
+        ({"factories": [{"factory": NAME, "port": "x"}]}, "factories[0].port: got 'x', expected a whole number"),
         ({"factories": [NAME], "timeout": 0}, "timeout: got 0.0, expected seconds, more than 0"),
         ({"factories": [NAME], "key_file": "/no/such/key"}, "/no/such/key"),
     ],

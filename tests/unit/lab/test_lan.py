@@ -29,7 +29,14 @@ WISH = Wish("lan", (A, HERE), 1500, False)
 
 
 def wish(**changed: t.Any) -> Wish:
-    params: dict[str, t.Any] = {"name": "lan", "ports": [], "mtu": 1500, "state": "present", **changed}
+    params: dict[str, t.Any] = {
+        "name": "lan",
+        "ports": [],
+        "mtu": 1500,
+        "state": "present",
+        "vacated": False,
+        **changed,
+    }
     params["ports"] = [{"netns": "", "addresses": [], **port} for port in params["ports"]]
     return Wish.from_params(params)
 

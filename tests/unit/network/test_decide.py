@@ -347,6 +347,10 @@ def test_absent() -> None:
     assert actions(gone, host(network=SITE)) == ["remove_network site"]
     with pytest.raises(RefusedError, match=r"attached to the network site: vb1, vb2 \(not running\)"):
         decide.make_plan(gone, host(network=SITE, endpoints=(VB1, VB2)))
+    leaving = wish(state="absent", leaving=["vb1"])
+    assert actions(leaving, host(network=SITE, endpoints=(VB1,))) == ["remove_network site"]
+    with pytest.raises(RefusedError, match=r"attached to the network site: vb2 \(not running\)"):
+        decide.make_plan(leaving, host(network=SITE, endpoints=(VB1, VB2)))
 
 
 def test_the_prediction_is_a_state_in_which_nothing_is_to_be_done() -> None:

@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.recipe import apt_sources
 from ansible_collections.hep.gridbox.plugins.module_utils.recipe.build import (
     RECIPE_LABEL,
+    ImageWork,
     Observed,
     Wish,
     build_context,
@@ -30,7 +31,7 @@ def params(**changed: t.Any) -> dict[str, t.Any]:
         "name": "vobox:x", "base": None, "suite": None, "mirrors": [], "packages": ["squid", "cron"],
         "files": [{"path": "/etc/a", "content": "text\n", "mode": "0644"}], "commands": [["useradd", "sgm"]],
         "command": ["/etc/init.sh"], "ports": ["3128"], "volumes": ["/var/log"], "labels": {"a": "b"},
-        "pull_timeout": 10, "bootstrap_timeout": 900, "state": "present", **changed,
+        "revision": "", "pull_timeout": 10, "bootstrap_timeout": 900, "state": "present", **changed,
     }  # fmt: skip
 
 
@@ -85,11 +86,28 @@ def test_absent_removes_the_image_and_its_bases() -> None:
     assert actions(gone, Observed(None)) == []
 
 
+def test_another_revision_takes_in_the_packages_of_another_day() -> None:
+    older, newer = (Wish.from_params(params(revision=revision)) for revision in ("2026-11", "2026-12"))
+    assert actions(newer, Observed(image(older.recipe.digest()))) == [
+        f"bootstrap_base {newer.base_tag}",
+        "build_image vobox:x",
+    ]
+    assert older.base_tag != newer.base_tag
+    # On a base of a registry the packages are a layer, which the builder must not have from its cache.
+    older_lines, newer_lines = (one.recipe.dockerfile("debian:12").splitlines() for one in (older, newer))
+    assert older_lines[0] == newer_lines[0] and older_lines[1] != newer_lines[1]
+
+
+def test_images_of_before_there_were_revisions_are_not_built_again() -> None:
+    assert WISH.recipe.digest() == "530af1b9afe4351734ead202446dc9ba14114f35c552e46714ebc752606cf0be"
+    assert WISH.base_tag == "vobox:base-78944ae6b8ef"
+
+
 def test_every_part_of_the_recipe_counts() -> None:
     changes: list[dict[str, t.Any]] = [
         {"base": "a"}, {"suite": "sid"}, {"packages": ["squid"]}, {"commands": []}, {"command": ["/bin/sh"]},
         {"ports": []}, {"volumes": []}, {"labels": {}}, {"mirrors": ["deb http://mirror.example/debian sid main"]},
-        {"files": [{"path": "/etc/a", "content": "text\n", "mode": "0600"}]},
+        {"files": [{"path": "/etc/a", "content": "text\n", "mode": "0600"}]}, {"revision": "2026-12"},
     ]  # fmt: skip
     digests = {WISH.recipe.digest(), *(Wish.from_params(params(**change)).recipe.digest() for change in changes)}
     assert len(digests) == len(changes) + 1
@@ -125,6 +143,7 @@ def test_the_context_is_the_same_in_every_run() -> None:
         ({"commands": [[]]}, "commands[0]: got []"),
         ({"ports": ["web"]}, "ports: got 'web'"),
         ({"volumes": ["/a b"]}, "volumes: got '/a b'"),
+        ({"revision": "a b"}, "revision: got 'a b'"),
         ({"mirrors": ["http://mirror.example"]}, "mirrors: got 'http://mirror.example'"),
         ({"base": "a b"}, "base: got 'a b'"),
         ({"suite": "a;b"}, "suite: got 'a;b'"),
@@ -179,3 +198,14 @@ def test_apt_sources_in_both_formats() -> None:
         ("http://a.example/debian", "bookworm", ("main", "contrib")),
         ("http://a.example/debian", "bookworm-updates", ("main", "contrib")),
     ]
+
+
+def test_a_host_that_is_no_debian_is_told_before_anything_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the options alone: the host may have no engine yet."""
+    given = {**params(), "engine": "auto", "engine_url": "unix:///nowhere/docker.sock", "engine_timeout": 1}
+    monkeypatch.setattr(apt_sources, "own_suite", lambda: "")
+    with pytest.raises(InputError, match=r"suite: got None, expected a release of Debian or Ubuntu.*vobox_image_pull"):
+        ImageWork.from_params(given)
+    for enough in ({"suite": "bookworm"}, {"base": "debian:12"}, {"state": "absent"}):
+        with pytest.raises(GridboxError, match="nowhere"):  # it goes on to the engine
+            ImageWork.from_params({**given, **enough})

@@ -11,6 +11,8 @@ module ``setup`` says where the release files in /etc are those of the distribut
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -157,6 +159,53 @@ def test_the_engine_comes_from_the_familys_packages(host: str, engine: list[str]
     ]
 
 
+def python_answer(python: str, executable: str = "") -> dict[str, t.Any]:
+    """What an interpreter says to the role's question; ``executable``: what it takes itself for."""
+    question = yaml.safe_load((ROLES / "docker_engine/vars/main.yml").read_text())["__docker_engine_python_question"]
+    code = f"import sys\nsys.executable = {executable!r} or sys.executable\n{question}"
+    done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    return t.cast("dict[str, t.Any]", json.loads(done.stdout))
+
+
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="needs a distribution's Python")
+@pytest.mark.parametrize(
+    ("executable", "own"),
+    [
+        ("", False),
+        ("/usr/bin/python3", False),
+        (str(Path("/usr/bin/python3").resolve()), False),
+        ("/usr/bin/python3.99", True),
+        ("/usr/local/bin/python3", True),
+    ],
+)
+def test_the_distributions_packages_are_for_one_interpreter_alone(executable: str, own: bool) -> None:
+    """EL 9 has a newer one beside it, as /usr/bin/python3.12, and Ansible takes that."""
+    assert python_answer("/usr/bin/python3", executable)["own"] == own
+
+
+@pytest.mark.parametrize(("missing", "fine"), [([], True), (["pyroute2"], False), (["docker", "pyroute2"], False)])
+def test_libraries_that_came_for_another_interpreter_are_found_at_once(missing: list[str], fine: bool) -> None:
+    """Whose /usr/bin/python3 is not the distribution's any more."""
+    tasks = yaml.safe_load((ROLES / "docker_engine/tasks/install.yml").read_text())
+    (task,) = [task for task in tasks if task["name"] == "Check that the interpreter has the libraries now"]
+    variables = {
+        "ansible_facts": facts("alma9"),
+        "__docker_engine_python_then": {"stdout": json.dumps({"own": False, "missing": missing})},
+        "__docker_engine_python_packages": {"docker": "python3-docker", "pyroute2": "python3-pyroute2"},
+    }
+    variables["__docker_engine_lacks"] = render(task["vars"]["__docker_engine_lacks"], **variables)
+    said = task["ansible.builtin.assert"]
+    assert render("{{ " + said["that"] + " }}", **variables) == fine
+    if missing == ["pyroute2"]:
+        sentence = render(said["fail_msg"], **variables)
+        assert "python3-pyroute2 from the distribution is installed, but /usr/bin/python3.9 cannot" in sentence
+
+
+def test_a_virtual_environment_is_an_interpreter_of_its_own(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True, timeout=60)
+    assert python_answer(str(tmp_path / "env/bin/python"))["own"] is True
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_what_is_there_is_not_installed_again(host: str) -> None:
     given = bare([])
@@ -197,6 +246,20 @@ def test_the_root_folder_of_a_socket_is_never_recorded() -> None:
     paths = evaluate("docker_engine", "debian12", "__docker_engine_paths", docker_engine_socket="/run/docker.sock")
     assert "/run" not in paths
     assert "/run/docker.sock" in paths
+
+
+@pytest.mark.parametrize(
+    ("packages", "units"),
+    [
+        (["docker-ce", "docker-ce-cli"], ["docker.socket", "docker.service"]),
+        (["docker-ce", "docker-ce-cli", "containerd.io"], ["docker.socket", "docker.service", "containerd.service"]),
+        (["docker.io", "containerd", "runc"], ["docker.socket", "docker.service", "containerd.service"]),
+        ([], ["docker.socket", "docker.service"]),
+    ],
+)
+def test_a_containerd_that_was_there_before_the_role_is_not_stopped(packages: list[str], units: list[str]) -> None:
+    record = {"packages": packages, "installing": []}
+    assert evaluate("docker_engine", "alma9", "__docker_engine_units", __docker_engine_record=record) == units
 
 
 @pytest.mark.parametrize("allowed", ["never", "when_live_restore", "always"])
@@ -341,6 +404,31 @@ def test_the_factorys_mounts_are_seen_by_the_engine() -> None:
     assert not directives & set(NAMESPACES)
 
 
+def pythons(*inodes: int) -> dict[str, t.Any]:
+    """What the role sees of the interpreter that is to run the factory, and of the distribution's."""
+    seen = [{"stat": {"exists": bool(inode), **({"inode": inode} if inode else {})}} for inode in inodes]
+    return {"__vacuum_factory_pythons": {"results": seen}}
+
+
+@pytest.mark.parametrize(
+    ("python", "inodes", "wanted"),
+    [
+        ("/usr/bin/python3", (7, 7, 0), True),
+        ("/usr/bin/python3.9", (7, 7, 7), True),
+        ("/usr/libexec/platform-python", (7, 9, 7), True),
+        ("/usr/bin/python3.12", (8, 7, 7), False),
+        ("/usr/bin/python3.13", (0, 7, 0), False),
+        ("/opt/env/bin/python", (7, 7, 0), False),
+    ],
+)
+def test_the_library_is_installed_for_the_distributions_python(
+    python: str, inodes: tuple[int, ...], wanted: bool
+) -> None:
+    given = {"vacuum_factory_python": python, **pythons(*inodes)}
+    found = evaluate("vacuum_factory", "alma9", "__vacuum_factory_packages", **given)
+    assert ("python3-docker" in found) == wanted
+
+
 @pytest.mark.parametrize(
     ("configuration", "packages"),
     [
@@ -352,7 +440,7 @@ def test_the_factorys_mounts_are_seen_by_the_engine() -> None:
 )
 @pytest.mark.parametrize("host", HOSTS)
 def test_what_a_factory_takes(host: str, configuration: dict[str, str], packages: list[str]) -> None:
-    given: dict[str, t.Any] = {"vacuum_factory_configuration": configuration}
+    given: dict[str, t.Any] = {"vacuum_factory_configuration": configuration, **pythons(7, 7)}
     busybox = "busybox" if host in EL else "busybox-static"
     found = evaluate("vacuum_factory", host, "__vacuum_factory_packages", **given)
     assert found == [busybox if one == "BUSYBOX" else one for one in packages]
@@ -388,3 +476,18 @@ def test_a_factorys_configuration_is_put_together() -> None:
         "user_data_options": {"token": "x"},
     }
     assert evaluate("vacuum_factory", "debian12", "__vacuum_factory_configuration") == {}
+
+
+def test_what_has_a_variable_of_its_own_is_put_into_the_configuration() -> None:
+    def whole(**given: t.Any) -> t.Any:
+        return evaluate("vacuum_factory", HOSTS[0], "__vacuum_factory_configuration", **given)
+
+    given = {"vacuum_factory_configuration": {"space": "vac01.example.org", "machinetypes": {"a": {"target_share": 1}}}}
+    assert whole(**given) == given["vacuum_factory_configuration"]
+    given["vacuum_factory_machinetypes"] = {"a": {"user_data": "run"}, "b": {}}
+    assert whole(**given, vacuum_factory_metrics_file="/n/g.prom", vacuum_factory_pipes={"p": {}}) == {
+        "space": "vac01.example.org",
+        "machinetypes": {"a": {"target_share": 1, "user_data": "run"}, "b": {}},
+        "vacuum_pipes": {"p": {}},
+        "metrics_file": "/n/g.prom",
+    }

@@ -11,7 +11,14 @@ import typing as t
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.callback.changes import sentence
-from ansible_collections.hep.gridbox.plugins.plugin_utils.status_table import age, by_service, is_good, render, summary
+from ansible_collections.hep.gridbox.plugins.plugin_utils.status_table import (
+    age,
+    by_service,
+    is_good,
+    render,
+    summary,
+    unseen,
+)
 
 
 def probe(port: int, family: str, up: bool) -> dict[str, t.Any]:
@@ -64,6 +71,13 @@ def test_a_service_of_udp_counts_beside_one_of_tcp_at_the_same_port() -> None:
     )
     assert summary([box("a", services=[UDP_UP])]).text == "The VO-box runs; every declared service listens."
     assert summary([box("a", services=[])]).text == "The VO-box runs."
+
+
+def test_a_host_of_which_nothing_is_known_has_a_line() -> None:
+    lines = unseen(["host2", "host3"])
+    assert [line.text.partition(":")[0] for line in lines] == ["host2", "host3"]
+    assert {line.mood for line in lines} == {"bad"}
+    assert unseen([]) == []
 
 
 @pytest.mark.parametrize("state", ["exited", "created"])

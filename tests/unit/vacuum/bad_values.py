@@ -35,7 +35,7 @@ BAD_VALUES: dict[str, tuple[t.Any, ...]] = {
         "docker://a:", "docker://-v", "docker://--privileged", "docker:///etc", "docker://a/../b",
         "docker://a@sha256:12", "docker://a\n", "docker://" + 64 * "a", "docker://sha256:" + 64 * "a",
         "docker://" + 600 * "a", "file:///etc", "/etc", 5, None, ["docker://a"], "docker://https://x/y",
-        "docker://user@host/a", "docker://a\x00",
+        "docker://user@host/a", "docker://a\x00", "/cvmfs/a.example.org/../b", "/cvmfs/a.example.org/b,c",
     ),
     "user_data": (
         "", "/etc/passwd", "../x", "a/b", ".", "..", ".hidden", "file:///etc/passwd", "ftp://a/b", "https://",

@@ -10,7 +10,7 @@ import random
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, decide
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Unstartable, decide
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
     FactorySettings,
@@ -46,8 +46,9 @@ def decided(
     factory: FactorySettings = FACTORY,
     host: HostLoad = HOST,
     seed: int = 1,
+    unstartable: t.Sequence[Unstartable] = (),
 ) -> Decision:
-    return decide(factory, machinetypes, own, peers, host, NOW, random.Random(seed).random)
+    return decide(factory, machinetypes, own, peers, host, NOW, random.Random(seed).random, unstartable)
 
 
 def first(decision: Decision) -> t.Optional[str]:

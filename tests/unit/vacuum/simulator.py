@@ -50,6 +50,7 @@ class Simulation:
     """Factories that start, end and report machines.
 
     :param lag: seconds for which the factories see the same sums; 0: each sees what is.
+    :param sick: by number of a factory, from and to when it is sick: no machine that is started there comes to run.
     :ivar started: all starts.
     :ivar aborted: all aborts: time, machinetype.
     :ivar occupancy: processor seconds of each machinetype since :meth:`reset`.
@@ -63,8 +64,9 @@ class Simulation:
         workloads: t.Mapping[str, Workload],
         lag: int = 0,
         seed: int = 1,
+        sick: t.Optional[t.Mapping[int, tuple[int, int]]] = None,
     ) -> None:
-        self.machinetypes, self.workloads, self.lag = tuple(machinetypes), workloads, lag
+        self.machinetypes, self.workloads, self.lag, self.sick = tuple(machinetypes), workloads, lag, sick or {}
         self.random = random.Random(seed)
         self.settings = [
             FactorySettings(f"f{n}.example.com", tuple(f"f{n}-{slot:02}.example.com" for slot in range(slots)), slots)
@@ -72,7 +74,8 @@ class Simulation:
         ]
         self.now = 0
         self.machines: list[dict[str, OwnMachine]] = [{} for _turn in self.settings]
-        self.aborts: list[dict[str, OwnMachine]] = [{} for _turn in self.settings]  # the newest of each machinetype
+        # Of each machinetype the newest abort, or all failures since a machine of it worked.
+        self.aborts: list[dict[str, list[OwnMachine]]] = [{} for _turn in self.settings]
         self.newest: dict[str, Abort] = {}
         self.running: Counter[str] = Counter()
         self.due: list[tuple[int, int, str]] = []  # end, factory, slot
@@ -110,11 +113,18 @@ class Simulation:
             self.running[machine.machinetype] -= 1
             idle = self.workloads[machine.machinetype].idle
             message = "300 Nothing to do" if idle[0] <= machine.created < idle[1] else "200 Success"
+            if machine.started is None:
+                message = "500 Machine did not start"
             machine = replace(machine, state="ended", ended=self.now, shutdown_message=message)
             end = outcome(machine, known[machine.machinetype])
             assert end is not None
+            before = self.aborts[number].setdefault(machine.machinetype, [])
+            if machine.started is not None and (
+                end.abort or machine.created > max((one.created for one in before), default=0)
+            ):
+                before.clear()
             if end.abort:
-                self.aborts[number][machine.machinetype] = machine
+                before.append(machine)
                 self.newest[machine.machinetype] = Abort(end.time, message, self.settings[number].name)
                 self.aborted.append((self.now, machine.machinetype))
 
@@ -124,7 +134,8 @@ class Simulation:
         for number in order:
             factory, space = self.settings[number], self._space(number)
             while len(self.machines[number]) < len(factory.slots):
-                own = [*self.machines[number].values(), *self.aborts[number].values()]
+                ended = [machine for aborts in self.aborts[number].values() for machine in aborts]
+                own = [*self.machines[number].values(), *ended]
                 start = decide(factory, self.machinetypes, own, space, IDLE, self.now, self.random.random).start
                 if start is None:
                     break
@@ -133,13 +144,16 @@ class Simulation:
     def _begin(self, number: int, start: Start) -> None:
         assert start.slot not in self.machines[number]
         self.started.append(Started(self.now, self.settings[number].name, start))
+        since, until = self.sick.get(number, (0, 0))
+        fails = since <= self.now < until
         self.machines[number][start.slot] = OwnMachine(
-            start.slot, start.machinetype, start.processors, "running", self.now, start.shutdown_time, self.now
-        )
+            start.slot, start.machinetype, start.processors, "starting" if fails else "running", self.now,
+            start.shutdown_time, None if fails else self.now,
+        )  # fmt: skip
         self.running[start.machinetype] += 1
         workload = self.workloads[start.machinetype]
         idle = workload.idle[0] <= self.now < workload.idle[1]
-        lives = 60 if idle else self.random.randint(*workload.seconds)
+        lives = 60 if idle or fails else self.random.randint(*workload.seconds)
         heapq.heappush(self.due, (self.now + lives, number, start.slot))
 
     def _space(self, number: int) -> Space:

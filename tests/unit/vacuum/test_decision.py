@@ -14,14 +14,15 @@ from dataclasses import replace
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import decide, decide_all
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Unstartable, decide, decide_all
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import code_of, is_abort, outcome
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import horizon, poured
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
     OwnMachine,
     PeerUsage,
+    Refusal,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Usage, of_space
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, Usage, of_space
 from tests.unit.vacuum.cases import FACTORY, HOST, NOW, SLOTS, A, B, decided, ended, first, machine, refused
 
 # --- shares
@@ -86,6 +87,59 @@ def test_a_group_is_compared_by_its_sums() -> None:
     standings = {one.standing.machinetype.name: one.standing for one in decided(types, peers=peers).candidates}
     assert {name: one.groupscore for name, one in standings.items()} == {"a": 10.0, "b": 10.0, "c": 10.0}
     assert standings["c"].chance == pytest.approx(1 / 3)
+
+
+NO_IMAGE = Refusal("no_image", "not now: its image is not here yet")
+
+
+@pytest.mark.parametrize(
+    ("away", "peers", "own", "usage", "share"),
+    [
+        ([], {"a": 10}, [], 10, 1),
+        # The group is judged by what all of it has in the space, whatever of it can be made here.
+        ([Unstartable("b", 3.0, NO_IMAGE, "g")], {"a": 10, "b": 50}, [], 60, 4),
+        ([Unstartable("b", 3.0, NO_IMAGE, "g")], {"a": 10}, [], 10, 4),
+        # What runs here was started while it could be.
+        ([Unstartable("b", 3.0, NO_IMAGE, "g")], {"b": 5}, [machine(1, "b"), machine(2, "b", "ended")], 6, 4),
+        # Not of those without a share, of other groups, of groups that nobody knows.
+        ([Unstartable("b", 0.0, NO_IMAGE, "g")], {"a": 10, "b": 50}, [], 10, 1),
+        ([Unstartable("b", None, NO_IMAGE, "g")], {"a": 10, "b": 50}, [], 10, 1),
+        ([Unstartable("b", 3.0, NO_IMAGE, "h")], {"a": 10, "b": 50}, [], 10, 1),
+        ([Unstartable("b", 3.0, NO_IMAGE)], {"a": 10, "b": 50}, [], 10, 1),
+        # Each name once: the site's own machinetype precedes what a pipe says of the name.
+        ([Unstartable("a", 3.0, NO_IMAGE, "g")], {"a": 10}, [], 10, 1),
+        ([Unstartable("b", 3.0, NO_IMAGE, "g")] * 2, {"b": 5}, [], 5, 4),
+    ],
+)
+def test_members_of_which_no_machine_can_be_made_here_count_in_the_groups_sums(
+    away: list[Unstartable], peers: dict[str, int], own: list[OwnMachine], usage: float, share: float
+) -> None:
+    answers = [PeerUsage("f2", name, hs06, hs06) for name, hs06 in peers.items()]
+    decision = decided([replace(A, machinegroup="g")], own, answers, unstartable=away)
+    (candidate,) = decision.candidates
+    standing = candidate.standing
+    assert (standing.group_usage, standing.group_share) == (usage, share)
+    assert standing.groupscore == usage / share
+    assert first(decision) == "a"
+    assert decision.unstartable == tuple(away)
+
+
+def test_a_group_that_has_its_share_by_members_of_other_hosts_is_not_next() -> None:
+    """The group has 120 for a share of 4, the other 20 for 1. By its member here alone it would have 10 for 3."""
+    types = [replace(A, machinegroup="g", target_share=3.0), replace(B, target_share=1.0)]
+    away = [Unstartable("c", 1.0, NO_IMAGE, "g")]
+    peers = [PeerUsage("f2", "a", 10.0), PeerUsage("f2", "b", 20.0), PeerUsage("f2", "c", 110.0)]
+    assert {first(decided(types, peers=peers, seed=seed)) for seed in range(20)} == {"a"}
+    assert {first(decided(types, peers=peers, seed=seed, unstartable=away)) for seed in range(20)} == {"b"}
+
+
+def test_a_member_without_a_share_adds_nothing_to_its_group() -> None:
+    """Machines of it run because they were ordered, or it had a share before: other hosts do not count them either."""
+    types = [replace(A, machinegroup="g"), replace(B, machinegroup="g", target_share=0.0)]
+    peers = [PeerUsage("f2", "a", 10.0), PeerUsage("f2", "b", 50.0)]
+    assert {(one.standing.group_usage, one.standing.group_share) for one in decided(types, peers=peers).candidates} == {
+        (10.0, 1.0)
+    }
 
 
 def test_the_group_goes_by_the_fqan_where_none_is_named() -> None:
@@ -245,6 +299,42 @@ def test_a_wrong_clock_elsewhere_stops_nothing() -> None:
     assert decision.reasons[-1] == "f2 says that a aborted 864000 s from now, which cannot be"
     known = replace(ahead, clock_ahead=864000)  # so it was just now
     assert refused(decided(peers=[known])) == "backing_off"
+
+
+def test_a_clock_that_was_set_back_stops_nothing() -> None:
+    """Of what was noted while it was ahead nobody knows when it was."""
+    ahead = NOW + 864000
+    seen = of_space([PeerUsage("f2", "a", shutdown_message="500 Broken", shutdown_time=ahead)], "f1", ahead)
+    assert seen.aborts["a"].time == ahead
+    # The own machines are asked each second, the others each half a minute: with the sum from before, and a new one.
+    for space in (seen, of_space([], "f1", NOW, seen.aborts)):
+        decision = decide(FACTORY, [A], [], space, HOST, NOW, random.Random(1).random)
+        assert first(decision) == "a", decision.reasons
+    assert of_space([], "f1", NOW, seen.aborts).aborts == {}
+    failed = ended(ago=-864000, shutdown_message="500 Broken")
+    assert first(decided(own=[failed])) == "a"
+    # An abort that is known to be of now is not hidden by it.
+    assert refused(decided(own=[ended(shutdown_message="500 Broken"), failed])) == "backing_off"
+    recent = PeerUsage("f3", "a", shutdown_message="500 Broken", shutdown_time=NOW - 60)
+    again = of_space([recent], "f1", NOW, seen.aborts)
+    assert refused(decide(FACTORY, [A], [], again, HOST, NOW, random.Random(1).random)) == "backing_off"
+
+
+def test_machines_of_a_clock_that_was_set_back_were_not_started_just_now() -> None:
+    """Else this factory would be taken for one that has just been rebooted, for as long as the clock was ahead."""
+    behind = PeerUsage("f2", "b", running_hs06=30.0)
+    space = of_space([behind], "f1", NOW)
+    old = [machine(slot, created=NOW + 864000, started=NOW - 3600) for slot in range(4)]
+    just_now = [replace(one, created=NOW) for one in old]
+    assert _chance("b", just_now, space) > 0
+    assert _chance("b", old, space) == 0, "a is far behind"
+
+
+def _chance(name: str, own: list[OwnMachine], space: Space) -> float:
+    many, factory = replace(space, others=1000), replace(FACTORY, total_processors=5)
+    decision = decide(factory, [A, B], own, many, HOST, NOW, random.Random(1).random)
+    (found,) = [one.standing for one in decision.candidates if one.standing.machinetype.name == name]
+    return found.chance
 
 
 def test_factories_do_not_all_try_again_at_the_same_second() -> None:

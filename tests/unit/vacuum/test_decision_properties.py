@@ -316,3 +316,46 @@ def test_half_of_a_space_that_ends_at_once_is_refilled_by_share() -> None:
     for machinetype in types:
         due = machinetype.target_share / 10
         assert space.running[machinetype.name] / 480 == pytest.approx(due, rel=0.35), machinetype.name
+
+
+def in_use(space: Simulation, until: int, factories: t.Collection[int]) -> list[float]:
+    """The part of the slots of some factories that is in use, at each step up to a time."""
+    slots = sum(len(space.settings[number].slots) for number in factories)
+    parts: list[float] = []
+    space.run(until, 60, lambda: parts.append(sum(len(space.machines[number]) for number in factories) / slots))
+    return parts
+
+
+@pytest.mark.parametrize("backoff", [10, 600])
+def test_a_factory_on_which_no_machine_starts_does_not_keep_the_others_from_it(backoff: int) -> None:
+    """Each of its tries makes all back off. If it tried as often as the others, two thirds of their slots would be in
+    use with the longer back-off, and with the shorter one, after which it tries sooner, less than a third."""
+    work = {"a": Workload((900, 1800))}
+    space = Simulation(20, 8, [kind("a", 1.0, backoff_seconds=backoff)], work, lag=60, sick={0: (10_000, 10**9)})
+    space.run(10_000 + 14_400, 60)
+    tried = len(space.aborted)
+    parts = in_use(space, space.now + 86_400, range(1, 20))
+    assert sum(parts) / len(parts) > 0.96
+    # It goes on trying, some times a day.
+    assert 3 <= len(space.aborted) - tried <= 8
+
+
+def test_a_factory_that_was_sick_for_a_day_fills_its_slots_again() -> None:
+    work = {"a": Workload((900, 1800)), "b": Workload((900, 1800))}
+    space = Simulation(10, 8, [kind("a", 1.0), kind("b", 1.0)], work, lag=60, sick={0: (0, 86_400)})
+    space.run(86_400, 60)
+    parts = in_use(space, 86_400 + 6 * 3600 + 1800, [0])
+    assert parts[-1] == 1.0
+    # As any other from then on.
+    assert min(in_use(space, space.now + 14_400, [0])) == 1.0
+    taken = {one.start.machinetype for one in space.started if one.at > 86_400 and one.factory == "f0.example.com"}
+    assert taken == {"a", "b"}
+
+
+@pytest.mark.parametrize("factories", [1, 20])
+def test_what_fails_everywhere_for_two_hours_runs_again_soon_afterwards(factories: int) -> None:
+    """A pilot that is broken. The hosts are well, and wait no longer than it took."""
+    sick = dict.fromkeys(range(factories), (10_000, 17_200))
+    space = Simulation(factories, 8, [kind("a", 1.0)], {"a": Workload((900, 1800))}, lag=60, sick=sick)
+    space.run(17_200, 60)
+    assert in_use(space, 17_200 + 7200, range(factories))[-1] == 1.0

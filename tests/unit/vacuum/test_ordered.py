@@ -88,7 +88,7 @@ def test_an_order_does_not_precede_what_protects_the_host(factory: FactorySettin
 @pytest.mark.parametrize(
     ("machinetype", "changes", "told"),
     [
-        ("nowhere", {}, "nowhere cannot be started here: it is not known, or its image"),
+        ("nowhere", {}, "nowhere cannot be started here: the factory knows no such machinetype"),
         ("big", {}, "big was ordered for it, and not now: its min_processors is 8, and the largest machine here has 1"),
         ("b", {"shutdown_time": NOW + 60}, "b was ordered for it, and not now: the factory's shutdown_time is in 60 s"),
     ],
@@ -117,6 +117,11 @@ def test_an_order_is_no_reason_to_start_what_fails_without_a_pause() -> None:
     # Its own backoff_seconds, no more.
     later = replace(since, created=NOW - 700, started=NOW - 700, ended=NOW - 601)
     assert first(decided([A], own=[later], factory=forced("a", slot=0, since=NOW - 800))) == "a"
+    # Ordered before the clock was set back: what fails since is not started again without a pause.
+    decision = decided([A], own=[since], factory=forced("a", slot=0, since=NOW + 86400))
+    assert dict(decision.waiting)[SLOTS[0]].code == "backing_off"
+    ahead = replace(since, created=NOW + 86400, started=NOW + 86400, ended=NOW + 86500)
+    assert first(decided([A], own=[ahead], factory=factory)) == "a"
 
 
 @st.composite
@@ -175,18 +180,18 @@ def test_whatever_is_ordered_slots_are_filled_as_ordered_or_not_at_all(
 
 def test_a_stopped_slots_machine_ends_and_that_is_no_abort() -> None:
     factory = closed(0, 1, stopped_slots=frozenset([SLOTS[0]]))
-    [end] = ends(factory, [A], [machine(0), machine(1)], {}, NOW, NOW)
+    [end] = ends(factory, [machine(0), machine(1)], {}, NOW, NOW)
     assert (end.slot, end.code, end.message) == (SLOTS[0], "stopped", "100 Stopped by order")
     assert not is_abort(end.message)
 
 
 def test_a_machine_of_another_type_than_ordered_ends() -> None:
-    assert ends(forced("a", slot=0), [A], [machine(0)], {}, NOW, NOW) == ()
-    [end] = ends(forced("b", slot=0), [A], [machine(0), machine(1)], {}, NOW, NOW)
+    assert ends(forced("a", slot=0), [machine(0)], {}, NOW, NOW) == ()
+    [end] = ends(forced("b", slot=0), [machine(0), machine(1)], {}, NOW, NOW)
     assert (end.slot, end.code, end.reason) == (SLOTS[0], "stopped", "b was ordered for its slot")
 
 
 @pytest.mark.parametrize("state", ["unknown", "starting", "ended"])
 def test_only_what_is_known_to_run_is_stopped(state: str) -> None:
     factory = closed(0, stopped_slots=frozenset([SLOTS[0]]))
-    assert ends(factory, [A], [machine(0, state=state)], {}, NOW, NOW) == ()
+    assert ends(factory, [machine(0, state=state)], {}, NOW, NOW) == ()

@@ -11,6 +11,7 @@ import json
 import math
 import time
 import typing as t
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -122,6 +123,11 @@ def test_images(image: str) -> None:
     assert one(root_image=f"docker://{image}").root_image == image
     assert one(root_image=f"docker://{image}", machine_model="podman").root_image == image
     assert one(root_image=f"docker://{image}", machine_model="apptainer").root_image == f"docker://{image}"
+
+
+def test_an_image_in_a_repository_may_have_its_tag_in_its_path() -> None:
+    path = "/cvmfs/unpacked.cern.ch/registry.example.org/library/almalinux:9"
+    assert one(root_image=path, machine_model="apptainer").root_image == path
 
 
 def test_min_wallclock_is_max_unless_given() -> None:
@@ -350,6 +356,79 @@ def test_a_section_and_a_pipe_that_do_not_go_together_cost_the_machinetype() -> 
     assert "min_processors: got 4, expected no more than max_processors, which is 1" in pipe.dropped[0].sentence
 
 
+def with_own(**values: t.Any) -> Section:
+    """A section in which the site says something of PROD alone."""
+    return Section("lhcb", 10.0, {"backoff_seconds": 60, "user_data_option_q": "all"}, {"lhcb-dc-prod": values})
+
+
+NEIGHBOUR = {**PROD, "suffix": "neighbour", "target_share": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"target_share": 0.0}, {"target_share": 0.0}),
+        ({"target_share": 25.0}, {"target_share": 25.0}),
+        ({"max_wallclock_seconds": 3600}, {"max_wallclock_seconds": 3600, "min_wallclock_seconds": 3600}),
+        ({"backoff_seconds": 5}, {"backoff_seconds": 5}),
+        ({"machinegroup": "own"}, {"machinegroup": "own"}),
+        (
+            {"user_data_file_q": "q", "user_data_option_p": "own"},
+            {"user_data_options": {"p": "own"}, "user_data_files": {"q": "q"}},
+        ),
+    ],
+)
+def test_what_the_site_says_of_one_machinetype_precedes_option_by_option(
+    values: dict[str, t.Any], expected: dict[str, t.Any]
+) -> None:
+    prod = {**PROD, "user_data_option_p": "pipe"}
+    plain = read(prod, NEIGHBOUR, section=with_own())
+    pipe = read(prod, NEIGHBOUR, section=with_own(**values))
+    assert pipe.machinetypes[0] == replace(plain.machinetypes[0], **expected)
+    assert pipe.machinetypes[1] == plain.machinetypes[1], "the neighbour has what it had, its share as well"
+    assert (pipe.dropped, pipe.unused_share) == ((), 0.0)
+
+
+def test_a_machinetype_that_the_pipe_spoils_is_set_right_by_the_site() -> None:
+    spoilt = {**PROD, "max_processors": "many", "target_share": "much"}
+    assert read(spoilt, section=with_own()).dropped[0].name == "lhcb-dc-prod"
+    pipe = read(spoilt, section=with_own(max_processors=2, target_share=3.0))
+    assert [(one.max_processors, one.target_share) for one in pipe.machinetypes] == [(2, 3.0)]
+
+
+def test_a_virtual_machine_becomes_a_container_by_what_the_site_says_of_it() -> None:
+    virtual = {**PROD, "machine_model": "cernvm3", "root_image": "https://pipes.example.org/cernvm3.iso"}
+    pipe = read(virtual, section=with_own(machine_model="docker", root_image=IMAGE))
+    assert [(one.machine_model, one.root_image) for one in pipe.machinetypes] == [("docker", IMAGE[len("docker://") :])]
+
+
+def test_what_the_site_says_and_what_the_pipe_says_may_not_go_together() -> None:
+    pipe = read(PROD, NEIGHBOUR, section=with_own(min_processors=4, target_share=2.0))
+    assert [one.name for one in pipe.machinetypes] == ["lhcb-neighbour"]
+    assert pipe.dropped[0].sentence == (
+        "lhcb-dc-prod is dropped: min_processors: got 4, expected no more than max_processors, which is 1"
+        " (machinetypes.lhcb-dc-prod sets min_processors, target_share)."
+    )
+    assert pipe.unused_share == 2.0
+
+
+@pytest.mark.parametrize(
+    ("machinetype", "section", "has_share"),
+    [
+        ({**PROD, "max_processors": 0}, None, True),
+        ({**PROD, "max_processors": 0, "target_share": 0}, None, False),
+        ({**PROD, "max_processors": 0}, with_own(target_share=0.0), False),
+        ({**PROD, "target_share": "much"}, None, True),
+        ({**PROD, "target_share": "much"}, Section("lhcb"), False),
+        ({**PROD, "max_processors": 0}, Section("lhcb"), False),
+        (5, None, True),
+        (5, Section("lhcb"), False),
+    ],
+)
+def test_whether_what_is_dropped_has_a_share(machinetype: t.Any, section: Section | None, has_share: bool) -> None:
+    assert [one.has_share for one in read(machinetype, section=section).dropped] == [has_share]
+
+
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, value in BAD if key != "suffix"])
 def test_a_mistake_in_the_section_is_the_operators(key: str, value: t.Any) -> None:
     share = value if key == "target_share" else 1
@@ -361,8 +440,13 @@ def test_a_mistake_in_the_section_is_the_operators(key: str, value: t.Any) -> No
 
 @pytest.mark.parametrize("key", ["colour", "suffix", "target_share", "vacuum_pipe_url", "root_device", 5])
 def test_an_unknown_option_of_the_section(key: t.Any) -> None:
-    with pytest.raises(InputError, match=f"vacuum_pipe.lhcb.{key}: .* expected one of accounting_fqan, "):
+    with pytest.raises(InputError, match=f"vacuum_pipe.lhcb.{key}: .*one of accounting_fqan, .*, user_data_proxy"):
         Section.checked("lhcb", 1, {key: 1})
+
+
+def test_the_option_that_was_probably_meant_is_named_first() -> None:
+    with pytest.raises(InputError, match="max_procesors: got 'an option', expected max_processors, which comes clos"):
+        Section.checked("lhcb", 1, {"max_procesors": 1})
 
 
 @pytest.mark.parametrize(

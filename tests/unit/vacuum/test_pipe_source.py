@@ -199,6 +199,72 @@ def test_a_handshake_that_hangs(ca: tuple[Path, Path]) -> None:
         assert time.monotonic() - began < 5
 
 
+@contextlib.contextmanager
+def _swallowing(count: int) -> t.Iterator[list[tuple[str, int]]]:
+    """Addresses of which nothing answers, as behind a firewall that drops: their queues are full."""
+    with contextlib.ExitStack() as held:
+        found = []
+        for _index in range(count):
+            listener = held.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            for _connection in range(3):
+                waiting = held.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(listener.getsockname())
+            found.append(listener.getsockname())
+        time.sleep(0.1)
+        yield found
+
+
+def _named(monkeypatch: pytest.MonkeyPatch, addresses: t.Sequence[tuple[str, int]]) -> str:
+    """The URL of a server that has all these addresses."""
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: answer)
+    return "http://pipes.invalid/lhcb.pipe"
+
+
+def test_a_server_with_many_addresses_that_do_not_answer_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _swallowing(6) as addresses:
+        url = _named(monkeypatch, addresses)
+        began = time.monotonic()
+        with pytest.raises(WaitError, match="Waited 1 s for the answer of"):
+            read(url, timeout=1.0)
+        assert 0.9 < time.monotonic() - began < 2.5
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(web.url.rpartition(":")[2].partition("/")[0])
+    with _swallowing(1) as addresses:
+        assert image(read(_named(monkeypatch, [*addresses, ("127.0.0.1", port)]), timeout=4)) == "a"
+
+
+def test_a_proxy_that_never_comes_to_its_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        done = threading.Event()
+
+        def drip() -> None:
+            with proxy.accept()[0] as connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.0 200 OK\r\nX: ")
+                while not done.wait(0.1):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        late = threading.Timer(6, done.set)
+        late.start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        began = time.monotonic()
+        with pytest.raises(WaitError):
+            read("https://pipes.invalid/lhcb.pipe", timeout=0.7)
+        assert time.monotonic() - began < 4
+        late.cancel()
+        done.set()
+        thread.join()
+
+
 def test_nothing_is_left_of_a_fetch(web: Web) -> None:
     read(web.url)
     before = (len(os.listdir("/proc/self/fd")), threading.active_count())

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import ipaddress
 import json
+import os
 import random
 import socket
 import time
@@ -485,6 +487,44 @@ def test_what_the_buffer_does_not_take_waits_and_is_sent_in_order() -> None:
 
     assert asyncio.run(run()) == [one.machine for one in snapshot(machines=3000).machines]
     assert responder.sent == 3000
+
+
+@pytest.mark.parametrize(("call", "number"), [("socket", errno.EAFNOSUPPORT), ("bind", errno.EADDRNOTAVAIL)])
+def test_a_host_without_ipv6_is_served_over_ipv4(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    """``ipv6.disable=1`` on the kernel's command line, or IPv6 turned off while it runs."""
+
+    class WithoutIpv6(socket.socket):
+        def __init__(self, family: int = -1, *arguments: t.Any) -> None:
+            if call == "socket" and family == socket.AF_INET6:
+                raise OSError(number, "no")
+            super().__init__(family, *arguments)
+
+        def bind(self, address: t.Any) -> None:
+            if call == "bind" and self.family == socket.AF_INET6:
+                raise OSError(number, "no")
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", WithoutIpv6)
+    responder = ready()
+    assert responder.open(0, "127.0.0.1") > 0
+    assert [one.family for one in responder._sockets] == [socket.AF_INET]
+    assert responder.without_ipv6 == os.strerror(number)
+    responder.close()
+    # Who names an address of IPv6, or no other family, is not served by half.
+    for ipv4, ipv6 in (("127.0.0.1", "::1"), (None, "::")):
+        other = ready()
+        with pytest.raises(RefusedError, match=os.strerror(number)):
+            other.open(0, ipv4, ipv6)
+        assert not other._sockets
+
+
+def test_a_port_that_another_has_over_ipv6_is_refused() -> None:
+    first, second = ready(), ready()
+    port = first.open(0, None, "::")
+    with pytest.raises(RefusedError, match=rf"^UDP \[::\]:{port}: Address already in use"):
+        second.open(port, "127.0.0.1")
+    assert not second._sockets
+    first.close()
 
 
 def test_a_port_that_is_taken_is_told_and_nothing_stays_bound() -> None:

@@ -186,6 +186,16 @@ def test_the_factorys_shutdown_time_limits_a_machine_from_the_beginning(left: in
         assert refused(decision) == "shutdown_time"
 
 
+def test_a_machine_has_its_grace_before_the_factorys_shutdown_time() -> None:
+    factory = replace(FACTORY, shutdown_time=NOW + 3660, grace_seconds=60)
+    start = decided(factory=factory).start
+    assert start is not None
+    assert start.shutdown_time == NOW + 3600, "its min_wallclock_seconds, and what it has after TERM"
+    assert refused(decided(factory=replace(factory, shutdown_time=NOW + 3659))) == "shutdown_time"
+    near = decided(factory=replace(factory, shutdown_time=NOW + 60))
+    assert near.veto is not None and near.veto.text == "the factory's shutdown_time is in 60 s (grace_seconds 60)"
+
+
 def test_superslots_that_shutdown_time_ends_together_are_one() -> None:
     factory = replace(FACTORY, processors_per_superslot=4, shutdown_time=NOW + 7200)
     own = [machine(0, shutdown_time=NOW + 40000), machine(1, shutdown_time=NOW + 50000)]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files impor
     KEPT_VERSIONS,
     Folder,
     HostFiles,
+    Launch,
     read_launch,
 )
 
 FIRST, SECOND, THIRD = (f"#!/bin/sh\necho {word}\n" for word in ("first", "second", "third"))
+VERSION = sha256(FIRST)
 
 
 @pytest.fixture()
@@ -205,12 +208,17 @@ def test_a_link_to_a_folder_elsewhere_is_not_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "version", "state", "status", "well"),
     [
-        ("abc running\n", "abc", "running", None, True),
-        ("abc done\n", "abc", "done", None, True),
-        ("abc failed 3\n", "abc", "failed", 3, False),
+        (f"{VERSION} running\n", VERSION, "running", None, True),
+        (f"{VERSION} done\n", VERSION, "done", None, True),
+        (f"{VERSION} failed 3\n", VERSION, "failed", 3, False),
         ("", None, None, None, False),
-        ("abc", None, None, None, False),
-        ("abc failed badly\n", "abc", "failed", None, False),
+        (f"{VERSION}\n", None, None, None, False),
+        # What it would not say.
+        (f"{VERSION} failed badly\n", None, None, None, False),
+        (f"{VERSION} running", None, None, None, False),
+        ("root:*:20000:0:99999:7::: running\n", None, None, None, False),
+        (f"{VERSION} running\n" * 1000, None, None, None, False),
+        ("\x00" * 80, None, None, None, False),
     ],
 )
 def test_what_the_runner_says(
@@ -221,12 +229,29 @@ def test_what_the_runner_says(
     assert (launch.version, launch.state, launch.status, launch.went_well) == (version, state, status, well)
 
 
+@pytest.mark.parametrize("what", ["pipe", "link", "folder", "socket"])
+def test_what_a_container_puts_in_the_place_of_the_runners_word_is_not_read(tmp_path: Path, what: str) -> None:
+    """Root of the container can: a pipe would be waited for, a link followed on the host."""
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    elsewhere.write_text(f"{VERSION} running\n")
+    if what == "pipe":
+        os.mkfifo(state)
+    elif what == "link":
+        state.symlink_to(elsewhere)
+    elif what == "folder":
+        state.mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(state))
+    assert read_launch(str(tmp_path)) == Launch()
+
+
 def test_a_word_that_the_runner_is_just_writing_is_waited_for(tmp_path: Path) -> None:
     """A shell empties a file before it writes to it."""
     state = tmp_path / "state"
     state.write_text("")
-    writer = threading.Timer(0.1, state.write_text, ("abc done\n",))
+    writer = threading.Timer(0.1, state.write_text, (f"{VERSION} done\n",))
     writer.start()
     launch = read_launch(str(tmp_path))
     writer.join()
-    assert (launch.version, launch.state) == ("abc", "done")
+    assert (launch.version, launch.state) == (VERSION, "done")

@@ -1,0 +1,212 @@
+# Copyright (c) 2026, the hep.gridbox authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The images that a factory's machines are made from: pulled before a machine needs one, removed when nobody wants it.
+
+All is known by one thread, the loop's; whatever may wait for the engine, a disk or a registry is done in others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import unwanted_images
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import (
+    PulledImage,
+    PulledImages,
+    about_to,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.unwanted_images import Wanted
+
+#: Pulls at a time: workers are for machines first.
+PULLS = 2
+
+#: Seconds: until a pull that failed is tried again; until an image named by a tag, which may have moved, is pulled
+#: again; between two looks for images that nobody wants.
+PULL_AGAIN, PULL_NEWER, TIDY = 60, 86400, 3600
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that machines are made from.
+
+    :ivar id: None: it is not here.
+    :ivar problem: why not, in a sentence.
+    :ivar since: since when it is not.
+    :ivar tried: when it was last pulled, or found, by :func:`time.monotonic`.
+    """
+
+    id: t.Optional[str] = None
+    problem: str = ""
+    since: t.Optional[float] = None
+    tried: float = -math.inf
+
+
+class Owner(t.Protocol):
+    """Whoever the images are for."""
+
+    def say(self, event: str, /, **facts: t.Any) -> None:
+        """Tell an event and its facts, for the journal."""
+
+    def changed(self) -> None:
+        """Something has changed that a decision may depend on."""
+
+    async def in_thread(self, work: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
+        """Do something that may wait."""
+
+    def spawn(self, work: t.Coroutine[t.Any, t.Any, None]) -> asyncio.Task[None]:
+        """Have something done."""
+
+
+class ImageStore:
+    """The images of a factory.
+
+    :ivar here: by reference, what is known of each that was wanted.
+    :ivar pulled: what is written down of those that the factory has pulled.
+    """
+
+    def __init__(self, engine: Engine, state_folder: str, owner: Owner) -> None:
+        self.engine, self.pulled = engine, PulledImages(state_folder)
+        self.here: dict[str, Image] = {}
+        self._owner = owner
+        self._pulling: dict[str, asyncio.Task[None]] = {}
+        self._tidied = -math.inf
+        self._tidying = self._closing = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether an image is being pulled, or looked for to be removed."""
+        return bool(self._pulling) or self._tidying
+
+    def missing(self, references: t.Iterable[str]) -> dict[str, str]:
+        """Of these, those that are not here, and why not."""
+        found = ((reference, self.here.get(reference, Image())) for reference in references)
+        return {reference: image.problem for reference, image in found if image.id is None}
+
+    def close(self) -> None:
+        """Begin nothing more. A pull may take an hour, and is given up."""
+        self._closing = True
+        for task in self._pulling.values():
+            task.cancel()
+
+    # ---- pulls ---------------------------------------------------------------------------------------------------
+
+    def pull(self, wanted: t.Collection[str], now: float) -> None:
+        """Have images here before a machine needs them.
+
+        :param wanted: their references.
+        """
+        if self._closing or self._tidying:
+            return
+        for reference in sorted(set(wanted) - self._pulling.keys()):
+            if len(self._pulling) >= PULLS:
+                break
+            image = self.here.get(reference, Image())
+            fixed = "@sha256:" in reference
+            patience = PULL_AGAIN if image.id is None else PULL_NEWER
+            if now - image.tried >= patience and not (image.id is not None and fixed):
+                self._pulling[reference] = self._owner.spawn(self._fetch(reference, image))
+
+    async def _fetch(self, reference: str, before: Image) -> None:
+        now, begun = time.time(), time.monotonic()
+        try:
+            found = await self._owner.in_thread(self.engine.image, reference)
+            if found is None or before.id is not None:
+                self._owner.say("image_wanted", image=reference)
+                found = await self._fetch_now(reference, found)
+            self.here[reference] = Image(found, "", None if found else before.since or now, begun)
+            self._owner.changed()
+        except (GridboxError, OSError) as exc:
+            self.here[reference] = Image(before.id, str(exc), before.since or now, time.monotonic())
+            self._owner.say("image_missing", image=reference, problem=str(exc))
+        finally:
+            self._pulling.pop(reference, None)
+
+    async def _fetch_now(self, reference: str, named: t.Optional[str]) -> t.Optional[str]:
+        """Pull an image, and write down that it is the factory's if it was not here."""
+        pull = await self._owner.in_thread(about_to, self.engine, reference, named)
+        await _in_own_thread(self.engine.pull, reference)
+        found: t.Optional[str] = await self._owner.in_thread(self.engine.image, reference)
+        self._owner.say("image_pulled", image=reference, id=found)
+        try:
+            await self._owner.in_thread(self.pulled.note, pull, found, int(time.time()))
+        except GridboxError as exc:
+            self._owner.say("image_not_recorded", image=reference, problem=str(exc))
+        return found
+
+    async def look_for(self, reference: str) -> None:
+        """Forget an image that somebody has removed, so that it is fetched again: a digest is not asked for twice."""
+        with contextlib.suppress(GridboxError):  # nobody can tell, so it may be here
+            if await self._owner.in_thread(self.engine.image, reference) is None:
+                self.here.pop(reference, None)
+
+    # ---- images that nobody wants --------------------------------------------------------------------------------
+
+    def tidy(self, wanted: t.Callable[[], t.Optional[Wanted]], days: t.Callable[[], int], now: float) -> None:
+        """Have an image removed that nobody wants; not while images are pulled: a pull could find one that is going.
+
+        :param wanted: what is wanted when it is called; None: nobody can tell.
+        :param days: for how long nobody has wanted it by then, when it is called; 0: none goes.
+        """
+        if self._closing or self.busy or now - self._tidied < TIDY:
+            return
+        self._tidied, self._tidying = now, True
+        self._owner.spawn(self._remove_unwanted(wanted, days))
+
+    async def _remove_unwanted(self, now_wanted: t.Callable[[], t.Optional[Wanted]], days: t.Callable[[], int]) -> None:
+        """Write down which images are wanted, and remove one that has not been for long; the others one after it."""
+        wanted, now = now_wanted(), int(time.time())
+        try:
+            kept, seen = await self._owner.in_thread(unwanted_images.survey, self.engine, self.pulled, wanted, now)
+            image = unwanted_images.next_to_go(kept, seen, wanted, now, days())
+            if image is None:
+                return
+            self._tidied = -math.inf
+            if now_wanted() == wanted and not self._closing:  # else it may be this one that is wanted now
+                await self._remove(image, unwanted_images.name_of(image, seen), now)
+        except (GridboxError, OSError) as exc:
+            self._tidied = time.monotonic()
+            self._owner.say("images_not_tidied", problem=str(exc))
+        finally:
+            self._tidying = False
+
+    async def _remove(self, image: PulledImage, name: str, now: int) -> None:
+        # From this moment on it is not here: who wants it again waits until it is pulled.
+        self.here = {reference: one for reference, one in self.here.items() if reference != name and one.id != image.id}
+        problem = await self._owner.in_thread(unwanted_images.remove, self.engine, self.pulled, image, name, now)
+        facts = {"image": image.reference, "id": image.id, "wanted": image.wanted}
+        if problem:
+            self._owner.say("image_not_removed", problem=problem, **facts)
+        else:
+            self._owner.say("image_removed", **facts)
+
+
+async def _in_own_thread(work: t.Callable[..., object], *arguments: t.Any) -> None:
+    """Do something in a thread that the end of the process does not wait for, as it does for those of a pool."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell(problem: t.Optional[BaseException]) -> None:
+        if not done.done():  # nobody waits any more
+            done.set_exception(problem) if problem is not None else done.set_result(None)
+
+    def run() -> None:
+        problem: t.Optional[BaseException] = None
+        try:
+            work(*arguments)
+        except Exception as exc:  # noqa: BLE001  it is raised where it is waited for
+            problem = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the factory has ended
+            loop.call_soon_threadsafe(tell, problem)
+
+    threading.Thread(target=run, name="gridbox-pull", daemon=True).start()
+    await done
