@@ -32,7 +32,8 @@ WORKED = ("said100", "said200")
 #: Seconds that a machine lived, where that depends on how busy the host of the tests is.
 ANY = "some"
 
-MEMORY = "tail /dev/zero"  # reads until a line ends, which none does
+#: Reads until a line ends, which none does; after the engine has begun to watch (see mend.ended).
+MEMORY = "sleep 2; tail /dev/zero"
 
 
 def test_what_a_machine_says_of_its_end_counts_for_its_machinetype(make_factory: Make) -> None:

@@ -39,6 +39,7 @@ MEMORY_MESSAGE = "700 Memory limit reached"
 
 #: Exit codes of a machine that a signal has ended; and Docker's word for one of which it does not know how it ended.
 _KILLED, _LOST = frozenset(128 + number for number in FATAL), 255
+_KILL = 128 + signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,10 @@ def ended(
                 code, given = VANISHED, KILLED_MESSAGE
         elif container is not None and container.out_of_memory:
             reason, given = "it ended itself after it had reached its memory limit", MEMORY_MESSAGE
+        elif container is not None and container.exit_code == _KILL:
+            # Docker's containerd (1.6.20) watches a container's memory a moment after it has started it: what the
+            # kernel kills before that is told by nobody.
+            reason = "it ended by itself after a SIGKILL: its own, or its memory limit's, of which the engine told nothing"
     elif code == STOPPED and is_abort(message):
         # Whatever it says of an end that was not its own, its machinetype is not to blame.
         reason, message = f'{reason}; it said "{message}"', None

@@ -117,6 +117,15 @@ def test_the_memory_limit_is_told() -> None:
     assert end(LIVE, replace(OVER, out_of_memory=True), "600 Mine").shutdown_message == "600 Mine"
 
 
+def test_a_sigkill_that_nobody_tells_of_is_named() -> None:
+    untold = end(LIVE, replace(OVER, exit_code=137))
+    assert (untold.end_code, untold.shutdown_message) == ("by_itself", end(LIVE, OVER).shutdown_message)
+    assert untold.end_reason == (
+        "it ended by itself after a SIGKILL: its own, or its memory limit's, of which the engine told nothing"
+    )
+    assert end(LIVE, replace(OVER, exit_code=1)).end_reason == "it ended by itself"
+
+
 KILLED = ("vanished", "100 Machine was killed by somebody else")
 YOUNG = replace(LIVE, started=9_800)
 FIZZLE = ("by_itself", "300 Ended after 150 s without a message, fizzle_seconds is 600")
