@@ -160,7 +160,7 @@ def ended(
         elif container is not None and container.exit_code == _KILL:
             # Docker's containerd (1.6.20) watches a container's memory a moment after it has started it: what the
             # kernel kills before that is told by nobody.
-            reason = "it ended by itself after a SIGKILL: its own, or its memory limit's, of which the engine told nothing"
+            reason = "it ended by itself after a SIGKILL, its own or its memory limit's; the engine told of none"
     elif code == STOPPED and is_abort(message):
         # Whatever it says of an end that was not its own, its machinetype is not to blame.
         reason, message = f'{reason}; it said "{message}"', None

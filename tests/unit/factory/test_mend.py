@@ -121,7 +121,7 @@ def test_a_sigkill_that_nobody_tells_of_is_named() -> None:
     untold = end(LIVE, replace(OVER, exit_code=137))
     assert (untold.end_code, untold.shutdown_message) == ("by_itself", end(LIVE, OVER).shutdown_message)
     assert untold.end_reason == (
-        "it ended by itself after a SIGKILL: its own, or its memory limit's, of which the engine told nothing"
+        "it ended by itself after a SIGKILL, its own or its memory limit's; the engine told of none"
     )
     assert end(LIVE, replace(OVER, exit_code=1)).end_reason == "it ended by itself"
 
