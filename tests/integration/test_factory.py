@@ -280,6 +280,40 @@ def test_machines_outlive_the_daemon(make: t.Callable[..., LabFactory], number: 
     assert not factory.events("machine_ended", "stray_removed", "unborn_removed")
 
 
+def test_a_new_program_leaves_machines_alone_and_the_old_daemon_works_until_it_ends(
+    make: t.Callable[..., LabFactory],
+) -> None:
+    """What an upgrade does: the file is replaced while the old daemon runs out of it, then the daemon is restarted."""
+    script = (
+        "#!/bin/sh\ntrap exit TERM\nwhile ! [ -e $JOBOUTPUTS/enough ]; do sleep 0.1; done\n"
+        "echo 200 Success >$JOBOUTPUTS/shutdown_message\n"
+    )
+    factory = make(script)
+    factory.start()
+    first, second = factory.wait("two machines", lambda: len(r := factory.running()) == 2 and r)
+    # Nothing is where it was in the file, as with other sources.
+    content = factory.program.read_bytes()
+    line, packed = content.split(b"\n", 1)
+    new = factory.program.with_suffix(".new")
+    new.write_bytes(line + b"\n" + 12345 * b"#" + packed)
+    new.chmod(0o755)
+    new.replace(factory.program)
+    [outputs] = [one["Source"] for one in first["Mounts"] if one["Destination"].endswith("joboutputs")]
+    (Path(outputs) / "enough").touch()
+    [end] = ended(factory)
+    assert end["message"] == "200 Success"
+    factory.wait("another in its place", lambda: len(r := factory.running()) == 2 and r)
+    before = {one["Id"] for one in factory.running()}
+    assert second["Id"] in before
+    assert factory.run("machines").returncode == 0
+    factory.stop()
+    factory.start()
+    factory.wait("the engine's word", lambda: len(factory.events("engine_answers")) == 2)
+    factory.wait("a report", lambda: factory.run("check").returncode == 0)
+    assert {one["Id"] for one in factory.running()} == before
+    assert not factory.events("internal_error", "stray_removed", "unborn_removed")
+
+
 def test_ends_while_the_daemon_was_away_are_found(make: t.Callable[..., LabFactory]) -> None:
     factory = make("#!/bin/sh\nsleep 2\necho 200 Success >$JOBOUTPUTS/shutdown_message\n", total_processors=1)
     finds_what_ended_meanwhile(factory, signal.SIGKILL)

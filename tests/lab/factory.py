@@ -192,7 +192,18 @@ class LabFactory:
             if found:
                 return found
             if time.monotonic() > deadline or (self.process is not None and self.process.poll() is not None):
-                journal = (self.folder / "journal").read_text()[-3000:]
-                raise AssertionError(f"waited {seconds:g} s for {what}; the journal ends: {journal}")
+                raise AssertionError(f"waited {seconds:g} s for {what}; {self._standing()}")
             time.sleep(pause)
             pause = min(pause * 1.2, 0.4)  # to look at the engine is work for a processor that others wait for
+
+    def _standing(self) -> str:
+        """How things stand, for a failure's message: what the daemon's threads wait for, what ``gridbox check`` says,
+        the ends of its journal and of its engine's log."""
+        threads = []
+        for task in Path(f"/proc/{self.process.pid}/task").glob("*") if self.process is not None else ():
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            threads.append(f"{(task / 'comm').read_text().strip()} {state} {(task / 'wchan').read_text()}")
+        logs = [self.folder / "journal", *([self.lab.engine.log] if hasattr(self, "lab") else [])]
+        ends = [path.read_text(errors="replace")[-3000:] for path in logs if path.exists()]
+        check = self.run("check").stdout
+        return "\n".join((f"threads: {', '.join(threads)}", f"check: {check}", "the journal and the log end:", *ends))

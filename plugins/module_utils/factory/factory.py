@@ -115,7 +115,8 @@ class Factory:
         self.host_problem = ""
         self.decision: t.Optional[Decision] = None
         self.decided: t.Optional[float] = None
-        self.wake = asyncio.Event()
+        self.wake, self._reading = asyncio.Event(), asyncio.Lock()
+        self._catalogue_is_old = False
         self.boot_time = host_facts.boot_time()
         self.watching_since = int(time.time())
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
@@ -153,6 +154,7 @@ class Factory:
         self.configuration = configuration
         self.work_spaces = WorkSpaces(configuration)
         self.life = Life(configuration, self.store, self.engine, self.work_spaces, self.say)
+        self._catalogue_is_old = True
         self.changed()
 
     def changed(self) -> None:
@@ -194,14 +196,17 @@ class Factory:
         self._trim()
 
     async def read_catalogue(self) -> None:
-        """Read the pipes that are due."""
-        found = await self.in_thread(catalogue.read, self.configuration, self.catalogue.pipes)
-        for event, facts in catalogue.news(self.catalogue.pipes, found.pipes):
-            self.say(event, **facts)
-        if found != self.catalogue:
-            self.catalogue = found
-            self.changed()
-            self.spawn(self.touch_repositories())
+        """Read the configuration's machinetypes, and the pipes that are due."""
+        async with self._reading:  # of two at a time the one with the older configuration might end last
+            configuration = self.configuration
+            found = await self.in_thread(catalogue.read, configuration, self.catalogue.pipes)
+            for event, facts in catalogue.news(self.catalogue.pipes, found.pipes):
+                self.say(event, **facts)
+            self._catalogue_is_old = configuration is not self.configuration
+            if found != self.catalogue:
+                self.catalogue = found
+                self.changed()
+                self.spawn(self.touch_repositories())
 
     def meant(self) -> list[Machinetype]:
         """Machinetypes that machines are made of here, once all is there that they need."""
@@ -453,9 +458,8 @@ class Factory:
         self.say("record_not_written", slot=machine.slot, machine=machine.uuid, problem=str(problem))
 
     def _silent(self, problem: GridboxError) -> None:
-        if not self.engine_problem:
+        if self.engine_since is None:  # at the first look of all, too
             self.say("engine_silent", problem=str(problem))
-        if self.engine_since is None:
             self.engine_since = time.time()
         self.engine_problem = str(problem)
 
@@ -625,6 +629,8 @@ class Factory:
         """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
         self._changed, self._considered = False, time.monotonic()
         try:
+            if self._catalogue_is_old:  # what the configuration does not want any more must not start
+                await self.read_catalogue()
             written = {uuid: one.inside for uuid, one in self._written.items()}
             kept = promised(self.configuration, self.catalogue.machinetypes, self.machines.values(), written)
             host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(kept)))

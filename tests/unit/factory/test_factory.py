@@ -71,6 +71,46 @@ def test_a_machine_that_ends_while_it_is_measured_has_ended(tmp_path: Path, monk
     asyncio.run(test())
 
 
+def test_no_decision_is_taken_with_the_machinetypes_of_an_older_configuration(tmp_path: Path) -> None:
+    async def test() -> None:
+        factory = made(tmp_path, machinetypes={"old": KINDS["own"]})
+        await factory.read_catalogue()
+        reading = asyncio.ensure_future(factory.read_catalogue())
+        await asyncio.sleep(0)  # it has begun, with the older one
+        factory.configure(made(tmp_path, machinetypes={"new": KINDS["own"]}).configuration)
+        await factory._decide()
+        assert [one.name for one in factory.catalogue.machinetypes] == ["new"]
+        await reading
+        assert [one.name for one in factory.catalogue.machinetypes] == ["new"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_an_engine_that_does_not_answer_from_the_start_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_arguments: t.Any) -> t.NoReturn:
+        raise EngineError("Listing containers", "no answer")
+
+    async def test() -> None:
+        said: list[str] = []
+        factory = made(tmp_path)
+        factory.say = lambda event, **_more: said.append(event)
+        monkeypatch.setattr(factory.engine, "listed", silent)
+        for _look in range(2):
+            await factory._look()
+        assert factory.engine_since is not None
+        monkeypatch.setattr(factory.engine, "listed", lambda *_arguments: [])
+        for _look in range(2):
+            await factory._look()
+        assert factory.can_tell
+        assert said == ["engine_silent", "engine_answers"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
 def test_a_machine_that_runs_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factories, "cpu_seconds", {1: 7.9}.get)
 
