@@ -475,7 +475,8 @@ def test_an_image_from_a_registry_by_its_digest(
 
 def test_an_unpacked_image_in_a_repository(make: t.Callable[..., HostFactory]) -> None:
     factory = make(
-        "#!/bin/sh\nls /cvmfs >$JOBOUTPUTS/cvmfs\nwhile :; do sleep 0.1; done\n",
+        "#!/bin/sh\nls /cvmfs >$JOBOUTPUTS/cvmfs\n"
+        "while :; do cat /cvmfs/a.example.org/told >$JOBOUTPUTS/told 2>&1; sleep 0.1; done\n",
         kind={"root_image": "/cvmfs/images.example.org/busybox", "cvmfs_repositories": ["a.example.org"]},
     )
     factory.machine.run("mkdir", "-p", "/cvmfs/images.example.org", "/cvmfs/a.example.org/x")
@@ -487,8 +488,15 @@ def test_an_unpacked_image_in_a_repository(make: t.Callable[..., HostFactory]) -
         factory.wait("a machine", factory.running)
         listed = outputs(factory) / "cvmfs"
         assert factory.wait("its word", lambda: listed.exists() and listed.read_text()) == "a.example.org\n"
+        # What the host mounts later is seen.
+        told = outputs(factory) / "told"
+        factory.wait("no such file", lambda: told.exists() and "No such file" in told.read_text())
+        factory.machine.run("mount", "-t", "tmpfs", "tmpfs", "/cvmfs/a.example.org")
+        factory.machine.run("sh", "-c", "echo later >/cvmfs/a.example.org/told")
+        factory.wait("what is there now", lambda: told.read_text() == "later\n")
     finally:
         factory.stop()
+        factory.machine.run("umount", "--lazy", "/cvmfs/a.example.org", check=False)
         factory.machine.run("rm", "-rf", "/cvmfs")
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.factory import LabFactory
+from tests.lab.engine import PodmanService
+from tests.lab.factory import LabFactory, PodmanLab
 from tests.lab.lab import Lab, make_lab, remove_lab
 from tests.lab.mounts import Mounts
 
@@ -36,30 +37,55 @@ def lab(mounts: Mounts, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[
     remove_lab(made)
 
 
-@pytest.fixture()
-def factory(lab: Lab, mounts: Mounts, tmp_path: Path) -> t.Iterator[LabFactory]:
-    """Its host has a folder for each repository, which looks as if it were mounted."""
-    root = tmp_path / "cvmfs"
+def with_repositories(run: t.Callable[..., str], root: Path) -> None:
+    """The host gets a folder for each repository, which looks as if it were mounted."""
     root.mkdir()
-    mounts.run("mount", "-t", "tmpfs", "tmpfs", str(root))
+    run("mount", "-t", "tmpfs", "tmpfs", str(root))
+    run("mount", "--make-shared", str(root))  # as systemd has all mounts; Podman's namespace in the lab has not
     for name in REPOSITORIES:
-        mounts.run("sh", "-c", f"mkdir {root}/{name} && echo before >{root}/{name}/told")
-    made = LabFactory(lab, tmp_path, cvmfs_root=str(root), total_processors=1)
-    made.enter = list(mounts.enter)
-    yield made
-    made.remove()
+        run("sh", "-c", f"mkdir {root}/{name} && echo before >{root}/{name}/told")
 
 
-def test_repositories_that_are_mounted_later_are_seen_and_no_others(
-    factory: LabFactory, lab: Lab, mounts: Mounts, tmp_path: Path
+def test_repositories_that_are_mounted_later_are_seen_and_no_others(lab: Lab, mounts: Mounts, tmp_path: Path) -> None:
+    with_repositories(mounts.run, tmp_path / "cvmfs")
+    factory = LabFactory(lab, tmp_path, cvmfs_root=str(tmp_path / "cvmfs"), total_processors=1)
+    factory.enter = list(mounts.enter)
+    try:
+        sees_what_it_wants(factory, lab.docker, mounts.run, tmp_path)
+    finally:
+        factory.remove()
+
+
+def test_the_same_with_podman(podman: PodmanService, tmp_path: Path) -> None:
+    with_repositories(podman.run_there, tmp_path / "cvmfs")
+    lab = PodmanLab(podman)
+    factory = LabFactory(
+        t.cast(Lab, lab), tmp_path, cvmfs_root=str(tmp_path / "cvmfs"), total_processors=1, network="podman"
+    )
+    factory.enter = podman.enter
+    try:
+        sees_what_it_wants(factory, lab.docker, podman.run_there, tmp_path)
+    finally:
+        factory.remove()
+        for folder in ("source", "cvmfs"):
+            podman.run_there("umount", "--recursive", "--lazy", str(tmp_path / folder))
+
+
+def sees_what_it_wants(
+    factory: LabFactory, docker: t.Callable[..., str], run: t.Callable[..., str], tmp_path: Path
 ) -> None:
+    """A machine has the repositories that it wants, whenever they are mounted, and no other.
+
+    :param docker: the engine's command.
+    :param run: runs a command in the mount namespace of the engine.
+    """
     script = "while :; do sleep 0.1; done"
     factory.kinds({"a": {"script": script, "cvmfs_repositories": list(WANTED)}})
     factory.start()
     [machine] = factory.wait("a machine", factory.running)
 
     def inside(*argv: str) -> str:
-        return lab.docker("exec", machine["Id"], *argv).strip()
+        return docker("exec", machine["Id"], *argv).strip()
 
     def told(name: str) -> str:
         return inside("cat", f"/cvmfs/{name}/told")
@@ -74,13 +100,13 @@ def test_repositories_that_are_mounted_later_are_seen_and_no_others(
     # What is mounted from now on, read-only as repositories are: one that it has, one that it has not, a new one.
     source = tmp_path / "source"
     source.mkdir()
-    mounts.run("mount", "-t", "tmpfs", "tmpfs", str(source))
-    mounts.run("sh", "-c", f"mkdir {source}/inner && echo after | tee {source}/told >{source}/inner/told")
-    mounts.run("mount", "-o", "remount,ro", str(source))
+    run("mount", "-t", "tmpfs", "tmpfs", str(source))
+    run("sh", "-c", f"mkdir {source}/inner && echo after | tee {source}/told >{source}/inner/told")
+    run("mount", "-o", "remount,ro", str(source))
     root = tmp_path / "cvmfs"
     for name in (WANTED[0], REPOSITORIES[2], "new.example.org"):
-        mounts.run("mkdir", "-p", f"{root}/{name}")
-        mounts.run("mount", "--bind", str(source), f"{root}/{name}")
+        run("mkdir", "-p", f"{root}/{name}")
+        run("mount", "--bind", str(source), f"{root}/{name}")
     assert told(WANTED[0]) == "after" == told(f"{WANTED[0]}/inner")
     assert told(WANTED[1]) == "before"
     assert all(refuses_writes(name) for name in WANTED)
@@ -89,7 +115,7 @@ def test_repositories_that_are_mounted_later_are_seen_and_no_others(
     assert {point for point in own if point.startswith("/cvmfs")} == {f"/cvmfs/{name}" for name in WANTED}
 
     # And when the host unmounts it, the machine does not hold it.
-    mounts.run("umount", f"{root}/{WANTED[0]}")
+    run("umount", f"{root}/{WANTED[0]}")
     assert told(WANTED[0]) == "before"
     with pytest.raises(RuntimeError, match="No such file or directory"):
         inside("ls", f"/cvmfs/{REPOSITORIES[2]}")

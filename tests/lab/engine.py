@@ -175,9 +175,21 @@ class PodmanService:
         folders = [f"--{name}={self.folder / name}" for name in ("root", "runroot", "tmpdir")]
         return ["nsenter", f"--net=/run/netns/{self.netns}", *self._way_in(), "podman", *folders, *arguments]
 
+    @property
+    def enter(self) -> list[str]:
+        """The command that enters its mount namespace, once it has started."""
+        return ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{self._mounts}", f"--wd={os.getcwd()}"]
+
+    def run_there(self, *argv: str) -> str:
+        """Run a command in its mount namespace; what it printed."""
+        done = subprocess.run([*self.enter, *argv], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr}")
+        return done.stdout
+
     def _way_in(self) -> list[str]:
         if self._mounts >= 0:
-            return ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{self._mounts}", f"--wd={os.getcwd()}"]
+            return self.enter
         own = 'mount -t tmpfs gridbox /run/containers && mount -t tmpfs gridbox /var/tmp && exec "$@"'
         return ["unshare", "--mount", "--propagation=slave", "sh", "-c", own, "sh"]
 

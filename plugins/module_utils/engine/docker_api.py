@@ -66,18 +66,19 @@ class DockerApi:
 
     @property
     def api_version(self) -> str:
-        """The version of the Engine API in use: the newest that the engine has. Asked once.
+        """The version of the Engine API in use: the newest that the engine has. Asked once, in the way of Docker's own
+        command: for ``/version`` Docker runs other programs (``runc --version``), which takes longer and may hang.
 
         :raises EngineError: if the engine does not answer.
         """
         if self._api_version is None:
             request = "Talking to the engine"
             if self._socket:
-                answer = self._over_the_socket(request, "GET", "/version", self.timeout)
-                try:
-                    self._api_version = str(answer.json()["ApiVersion"])
-                except (ValueError, KeyError, TypeError) as exc:
-                    raise EngineError(request, f"no engine is at {self.url}: {_refusal(answer):.200}") from exc
+                answer = self._over_the_socket(request, "GET", "/_ping", self.timeout)
+                version = answer.headers.get("Api-Version")
+                if answer.status_code != 200 or not version:
+                    raise EngineError(request, f"no engine is at {self.url}: {_refusal(answer):.200}")
+                self._api_version = str(version)
             else:
                 self._api_version = str(self._sdk.api_version)
         return self._api_version

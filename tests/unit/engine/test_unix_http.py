@@ -20,7 +20,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineEr
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import MACHINE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
 
-VERSION = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n{"ApiVersion": "1.41"}'
+VERSION = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK"
 
 
 class Engine:
@@ -69,7 +69,7 @@ def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
 def test_a_question_is_quoted_and_what_is_none_is_left_out(path: Path) -> None:
     engine = Engine(path, VERSION, says(b'[{"Id": "a"}]'))
     assert engine.api().containers({"label": ["a=b c"]}) == [{"Id": "a"}]
-    assert engine.asked[0].startswith(b"GET /version HTTP/1.1\r\n")
+    assert engine.asked[0].startswith(b"GET /_ping HTTP/1.1\r\n")
     line = b"GET /v1.41/containers/json?all=true&filters=%7B%22label%22%3A+%5B%22a%3Db+c%22%5D%7D HTTP/1.1\r\n"
     assert engine.asked[1].startswith(line)
     assert b"body" not in engine.asked[1]

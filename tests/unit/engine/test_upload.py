@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
         return "a Unix socket"
 
     def do_GET(self) -> None:
-        self._say(200, b'{"ApiVersion": "1.41", "Version": "20.10.24"}')
+        self._say(200, b"OK")
 
     def do_POST(self) -> None:
         kind = type(self)
@@ -57,6 +57,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _say(self, status: int, text: bytes) -> None:
         self.send_response(status)
+        self.send_header("Api-Version", "1.41")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
