@@ -101,7 +101,8 @@ def _plan_presence(wish: Wish, observed: Observed) -> Plan:
         )
     dropped = _dropped(wish, observed, wanted)
     steps += dropped
-    if new or any(step.action == "remove_unit" for step in dropped):
+    removed = {step.target for step in dropped if step.action == "remove_unit"}
+    if new or removed:
         steps.append(Step("reload_systemd", "systemd", "unit files were changed"))
     bootable = [name for name, text in wanted.items() if units.comes_up_at_boot(text)]
     disabled = [name for name in bootable if observed.units.get(name, Unit()).enabled != "enabled"]
@@ -127,7 +128,7 @@ def _plan_presence(wish: Wish, observed: Observed) -> Plan:
         "repositories": mounted,
         "units": dict(_texts(observed, [*wanted, *(step.target for step in dropped)])),
     }
-    kept = {step.target for step in dropped} - {step.target for step in dropped if step.action == "remove_unit"}
+    kept = {step.target for step in dropped} - removed
     after = {
         "root_shared": True,
         "repositories": [r.name for r in wish.repositories],

@@ -25,11 +25,11 @@ _NO_LEVEL = "hep.gridbox-validates"
 _LEVELS = ("", "panic", "fatal", "error", "warn", "warning", "info", "debug", "trace")
 
 
-def programs(pid: t.Optional[int], executable: str = "dockerd") -> list[str]:
+def programs(pid: t.Optional[int]) -> list[str]:
     """Whom to ask: the program that runs as process ``pid``, and the installed one, which reads the file at the next
     start; one of them, if they are the same. None of them if there is none yet."""
     running = [f"/proc/{pid}/exe"] if pid is not None else []
-    installed = shutil.which(executable, path=SYSTEM_PATH)
+    installed = shutil.which("dockerd", path=SYSTEM_PATH)
     if installed is None or (running and os.path.samefile(running[0], installed)):
         return running
     return [*running, installed]

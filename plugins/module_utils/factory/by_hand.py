@@ -67,12 +67,10 @@ class ByHand(Look):
         images = {reference: self.engine.image(reference) for reference in {one.root_image for one in kinds}}
         others, query = self.configuration.others, "machinetypes_query"
         answers = space.ask(self.configuration, [query], others, POLL)[query] if others else []
-        kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
-        kept += [(one.folder, one.mark) for one in unread]
         return Chances(
             tuple(kinds), {reference: one for reference, one in images.items() if one is not None},
             of_space(space.usages(answers), settings.name, now), host_facts.load(self._free_bytes(found, machines)),
-            tuple(self.work_spaces.left_over(kept)), tuple(cannot),
+            tuple(self.work_spaces.left_over(self.store.with_work_space(machines, unread))), tuple(cannot),
         )  # fmt: skip
 
     def _free_bytes(self, found: Catalogue, machines: t.Sequence[Machine]) -> t.Optional[int]:

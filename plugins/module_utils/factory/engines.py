@@ -82,11 +82,11 @@ class Engine(t.Protocol):
         ``EngineError`` with a status: it refuses, for instance because a machine uses the image."""
 
 
-def _silently(_event: str, **_facts: t.Any) -> None:
+def silently(_event: str, **_facts: t.Any) -> None:
     """For who has no journal."""
 
 
-def engine_of(configuration: Configuration, say: t.Callable[..., None] = _silently) -> Engine:
+def engine_of(configuration: Configuration, say: t.Callable[..., None] = silently) -> Engine:
     """The engine that a factory works with. Nothing is asked of it yet.
 
     :param say: tells an event and its facts, for the journal.

@@ -116,7 +116,7 @@ class Factory:
         self.decision: t.Optional[Decision] = None
         self.decided: t.Optional[float] = None
         self.wake, self._reading = asyncio.Event(), asyncio.Lock()
-        self._catalogue_is_old = False
+        self._catalogue_of = configuration
         self.boot_time = host_facts.boot_time()
         self.watching_since = int(time.time())
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
@@ -154,7 +154,6 @@ class Factory:
         self.configuration = configuration
         self.work_spaces = WorkSpaces(configuration)
         self.life = Life(configuration, self.store, self.engine, self.work_spaces, self.say)
-        self._catalogue_is_old = True
         self.changed()
 
     def changed(self) -> None:
@@ -182,9 +181,7 @@ class Factory:
         except GridboxError as exc:
             self.say("report_unreadable", problem=str(exc))
         self.machines = {machine.uuid: machine for machine in machines}
-        kept = [(self.store.folder(one), one.uuid) for one in machines if not one.cleaned]
-        kept += [(one.folder, one.mark) for one in self.unreadable]
-        for left in self.work_spaces.left_over(kept):
+        for left in self.work_spaces.left_over(self.store.with_work_space(machines, self.unreadable)):
             try:
                 self.work_spaces.remove_left_over(left)
                 self.say("left_over_removed", what=left.what)
@@ -202,7 +199,7 @@ class Factory:
             found = await self.in_thread(catalogue.read, configuration, self.catalogue.pipes)
             for event, facts in catalogue.news(self.catalogue.pipes, found.pipes):
                 self.say(event, **facts)
-            self._catalogue_is_old = configuration is not self.configuration
+            self._catalogue_of = configuration
             if found != self.catalogue:
                 self.catalogue = found
                 self.changed()
@@ -325,13 +322,11 @@ class Factory:
             self._looking = False
         self._answers()
         in_flight = self._busy | (self.machines.keys() - settled)
-        found = mend.compare(self.machines.values(), containers, in_flight, int(time.time()))
+        found = mend.compare(self.machines.values(), containers, in_flight, int(time.time()), self.unreadable)
         self._take(found, containers)
         for stray in found.strays:
-            machine = self.machines.get(stray.uuid)
-            if machine is None and not any(one.is_of(stray.uuid) for one in self.unreadable):
-                self.say("stray_removed", container=stray.name, machine=stray.uuid)
-                self.spawn(self._remove_stray(stray))
+            self.say("stray_removed", container=stray.name, machine=stray.uuid)
+            self.spawn(self._remove_stray(stray))
         for machine in list(self.machines.values()):
             if machine.state == ENDED and not machine.cleaned and machine.uuid not in self._busy:
                 self.spawn(self._clean(machine))
@@ -629,7 +624,9 @@ class Factory:
         """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
         self._changed, self._considered = False, time.monotonic()
         try:
-            if self._catalogue_is_old:  # what the configuration does not want any more must not start
+            if (
+                self._catalogue_of is not self.configuration
+            ):  # what the configuration does not want any more must not start
                 await self.read_catalogue()
             written = {uuid: one.inside for uuid, one in self._written.items()}
             kept = promised(self.configuration, self.catalogue.machinetypes, self.machines.values(), written)

@@ -82,11 +82,6 @@ class ImageStore:
         self._tidied = -math.inf
         self._tidying = self._closing = False
 
-    @property
-    def busy(self) -> bool:
-        """Whether an image is being pulled, or looked for to be removed."""
-        return bool(self._pulling) or self._tidying
-
     def missing(self, references: t.Iterable[str]) -> dict[str, str]:
         """Of these, those that are not here, and why not."""
         found = ((reference, self.here.get(reference, Image())) for reference in references)
@@ -157,7 +152,7 @@ class ImageStore:
         :param wanted: what is wanted when it is called; None: nobody can tell.
         :param days: for how long nobody has wanted it by then, when it is called; 0: none goes.
         """
-        if self._closing or self.busy or now - self._tidied < TIDY:
+        if self._closing or self._tidying or self._pulling or now - self._tidied < TIDY:
             return
         self._tidied, self._tidying = now, True
         self._owner.spawn(self._remove_unwanted(wanted, days))

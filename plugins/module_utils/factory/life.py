@@ -22,7 +22,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineEr
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, features, mend, user_data
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import work_folder
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine, silently
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.proxy import make as make_proxy
@@ -46,10 +46,6 @@ _WORTH = 64 << 10
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _silently(_event: str, **_facts: t.Any) -> None:
-    """For who has no journal."""
-
-
 class Life:
     """Makes machines and takes them away.
 
@@ -62,7 +58,7 @@ class Life:
         store: Store,
         engine: Engine,
         work_spaces: WorkSpaces,
-        say: t.Callable[..., None] = _silently,
+        say: t.Callable[..., None] = silently,
     ) -> None:
         self.configuration = configuration
         self.store, self.engine, self.work_spaces, self.say = store, engine, work_spaces, say

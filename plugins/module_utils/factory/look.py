@@ -34,7 +34,8 @@ class Look:
         :raises GridboxError: if the engine does not answer: nobody can tell then.
         """
         recorded, unread = self.store.read()
-        found = mend.compare(recorded, self.engine.listed(), (), now)
+        # An ended machine's container is no stray: it goes with the machine.
+        found = mend.compare(recorded, self.engine.listed(), (), now, unread)
         machines = {one.uuid: one for one in recorded}
         adopted = tuple(one for one in found.running if machines[one.uuid].state != RUNNING)
         over = tuple(
@@ -42,18 +43,12 @@ class Look:
             for one, container in found.over
         )
         ended = [one for one in recorded if one.state == ENDED]
-        # An ended machine's container goes with the machine.
-        strays = tuple(
-            one
-            for one in found.strays
-            if one.uuid not in machines and not any(other.is_of(one.uuid) for other in unread)
-        )
         machines.update({one.uuid: one for one in (*found.running, *(one for one, _container in over))})
         for one in found.unborn:
             del machines[one.uuid]
         mending = Mending(
             adopted, over, found.unborn, tuple(one for one in ended if not one.cleaned),
-            tuple(one for one in ended if expired(one, now, self.configuration.machines_days)), strays,
+            tuple(one for one in ended if expired(one, now, self.configuration.machines_days)), found.strays,
             self.store.heartbeats(one for one in machines.values() if one.state == RUNNING),
         )  # fmt: skip
         return list(machines.values()), mending, unread

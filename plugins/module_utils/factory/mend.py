@@ -26,6 +26,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     Machine,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import FATAL, SOME, Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import STOPPED
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort, outcome
@@ -74,13 +75,18 @@ class Found:
 
 
 def compare(
-    machines: t.Iterable[Machine], containers: t.Iterable[Container], in_flight: t.Container[str], now: int
+    machines: t.Iterable[Machine],
+    containers: t.Iterable[Container],
+    in_flight: t.Container[str],
+    now: int,
+    unread: t.Collection[Unreadable] = (),
 ) -> Found:
     """Compare.
 
     :param machines: all that are written down; those that have ended are only looked at for their containers.
     :param containers: of this factory; all of them, or those of the machines given.
     :param in_flight: uuids of machines that are being made or taken away at this moment: their workers look after them.
+    :param unread: records that cannot be read: a container that may be of one of them is no stray.
     """
     by_uuid = {container.uuid: container for container in containers}
     running: list[Machine] = []
@@ -100,7 +106,11 @@ def compare(
             unborn.append(machine)
         else:
             over.append((machine, container))
-    strays = [container for container in by_uuid.values() if container.uuid not in in_flight]
+    strays = [
+        container
+        for container in by_uuid.values()
+        if container.uuid not in in_flight and not any(one.is_of(container.uuid) for one in unread)
+    ]
     return Found(tuple(running), tuple(over), tuple(unborn), tuple(strays))
 
 

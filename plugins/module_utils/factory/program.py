@@ -92,16 +92,14 @@ def _space(asked: argparse.Namespace) -> int:
 
 def _known(asked: argparse.Namespace) -> space.Known:
     """The factories of this host's space: by its configuration, or for those who may not read that by its report."""
-    try:
-        configuration = None if asked.state_folder else load(asked.configuration)
-    except GridboxError as exc:
-        if isinstance(exc.__cause__, FileNotFoundError):
-            hint = "On a host that is no factory, give --space SPACE and the factories to ask."
-            raise GridboxError(f"{exc} {hint}") from exc
-        _check_that_only_root_can(asked, exc)
-        configuration = None
-    if configuration is not None:
-        return space.of(configuration)
+    if not asked.state_folder:
+        try:
+            return space.of(load(asked.configuration))
+        except GridboxError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                hint = "On a host that is no factory, give --space SPACE and the factories to ask."
+                raise GridboxError(f"{exc} {hint}") from exc
+            _check_that_only_root_can(asked, exc)
     found = _report(asked)
     if not found.factories:
         raise GridboxError("The factory's report names no factories: its daemon is of an earlier version. Restart it.")

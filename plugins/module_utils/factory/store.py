@@ -64,6 +64,11 @@ class Store:
         """A machine's folder."""
         return os.path.join(self.root, machine.folder)
 
+    def with_work_space(self, machines: t.Iterable[Machine], unread: t.Iterable[Unreadable]) -> list[tuple[str, str]]:
+        """Folders and uuids, or how these begin, of machines that may have a work space."""
+        known = [(self.folder(one), one.uuid) for one in machines if not one.cleaned]
+        return known + [(one.folder, one.mark) for one in unread]
+
     def has(self, machine: Machine) -> bool:
         """Whether there is a machine's folder."""
         return os.path.isdir(self.folder(machine))

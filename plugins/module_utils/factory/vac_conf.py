@@ -238,7 +238,7 @@ class _Conversion:
     def _settings(self, options: t.Mapping[str, str]) -> None:
         if not options.get("vac_space"):
             self.notes.insert(0, "There is no vac_space in [settings]: space has to be added.")
-        common: dict[str, dict[str, str]] = {"option": {}, "file": {}}
+        common_options: dict[str, str] = {}
         features: dict[str, str] = {}
         for name, value in options.items():
             feature = _FEATURE.fullmatch(name)
@@ -255,18 +255,19 @@ class _Conversion:
                     features[feature[1]] = value
             elif name.startswith("user_data_"):
                 found = self._substitution("settings", name, value)
-                if found:
-                    common[found[0]][found[1]] = found[2]
-                    self.common_files.update({found[1]: value} if found[0] == "file" else {})
+                if found and found[0] == "file":
+                    self.common_files[found[1]] = value
+                elif found:
+                    common_options[found[1]] = found[2]
             else:
                 self._leave("[settings]", name, _NOT_CARRIED.get(name, "neither Vac nor this factory knows it"))
-        for name in sorted(set(common["option"]) & set(common["file"])):
-            del common["file"][name], self.common_files[name]
+        for name in sorted(set(common_options) & set(self.common_files)):
+            del self.common_files[name]
             self._leave("[settings]", f"user_data_file_{name}", f"user_data_option_{name} is there as well")
         given = {
             "machinefeatures_options": features,
-            "user_data_options": common["option"],
-            "user_data_files": common["file"],
+            "user_data_options": common_options,
+            "user_data_files": {name: posixpath.basename(path) for name, path in self.common_files.items()},
         }
         self.made.update({key: value for key, value in given.items() if value})
         if "shutdown_time" in self.made:

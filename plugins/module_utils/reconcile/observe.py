@@ -95,17 +95,12 @@ def _promised(root: str, unit_folder: str) -> list[str]:
     One that nobody wants at boot was there before the site dropped its repository.
     """
     promised = []
-    for name in sorted(os.listdir(unit_folder)) if os.path.isdir(unit_folder) else ():
+    for name in {os.path.basename(path) for path in glob.glob(f"{glob.escape(unit_folder)}/*.wants/*.mount")}:
         path = f"{unit_folder}/{name}"
-        if name.endswith(".mount") and os.path.isfile(path) and _at_boot(name, unit_folder):
+        if os.path.isfile(path):
             with open(path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
             point = point_of(text)
             if point is not None and (point == root or point.startswith(f"{root}/")):
                 promised.append(point)
     return sorted(promised)
-
-
-def _at_boot(name: str, unit_folder: str) -> bool:
-    """Whether a unit is enabled: something wants it at boot."""
-    return bool(glob.glob(f"{glob.escape(unit_folder)}/*.wants/{glob.escape(name)}"))

@@ -28,7 +28,7 @@ def works_here(machine: OwnMachine, fizzle_seconds: int, now: int) -> t.Optional
     ended = machine.state == "ended"
     if machine.started is None or machine.failed_start:
         return False if ended else None
-    until = now if not ended else machine.created if machine.ended is None else machine.ended
+    until = machine.end_time if ended else now
     if machine.state != "unknown" and until - machine.started >= fizzle_seconds:
         return True
     if not ended:
@@ -59,16 +59,15 @@ class History:
         a host that fills all its slots at once has tried once."""
         tries, known = 0, 0
         for machine in self.failed:
-            at = machine.created if machine.ended is None else machine.ended
             if not tries or machine.created > known:
-                tries, known = tries + 1, at
-            known = min(known, at)
+                tries, known = tries + 1, machine.end_time
+            known = min(known, machine.end_time)
         return tries
 
     @property
     def last(self) -> int:
         """When the last of them failed, Unix seconds; 0 if there is none."""
-        return max((one.created if one.ended is None else one.ended for one in self.failed), default=0)
+        return max((one.end_time for one in self.failed), default=0)
 
 
 def histories(own: t.Iterable[tuple[OwnMachine, int]], now: int, latest: int) -> dict[str, History]:

@@ -54,7 +54,7 @@ def outcome(machine: OwnMachine, machinetype: Machinetype) -> t.Optional[Outcome
     """
     if machine.state != "ended":
         return None
-    at = machine.ended if machine.ended is not None else machine.created
+    at = machine.end_time
     if machine.failed_start or machine.started is None:
         said = machine.shutdown_message
         return Outcome(at, said if is_abort(said) else "500 Machine did not start", True)

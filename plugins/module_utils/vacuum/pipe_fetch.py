@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import os
 import socket
@@ -199,28 +198,23 @@ class _Http(urllib.request.AbstractHTTPHandler):
         self._ca_path, self._deadline = ca_path, deadline
 
     def http_open(self, request: urllib.request.Request) -> t.Any:
-        plain = functools.partial(_Connection, deadline=self._deadline)
-        return self.do_open(t.cast("t.Any", plain), request)
+        return self.do_open(self._connecting(http.client.HTTPConnection), request)
 
     def https_open(self, request: urllib.request.Request) -> t.Any:
         # Only here, for reading all CAs of a system takes longer than many a transfer.
-        context = _tls(self._ca_path)
-        secured = functools.partial(_SecuredConnection, deadline=self._deadline, context=context)
-        return self.do_open(t.cast("t.Any", secured), request)
+        return self.do_open(self._connecting(http.client.HTTPSConnection), request, context=_tls(self._ca_path))
+
+    def _connecting(self, kind: t.Callable[..., t.Any]) -> t.Any:
+        """What makes connections of a kind that the deadline can end."""
+
+        def make(host: str, **options: t.Any) -> t.Any:
+            connection = kind(host, **options)
+            connection._create_connection = self._deadline.connect
+            return connection
+
+        return make
 
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, host: str, *, deadline: _Deadline, **options: t.Any) -> None:
-        super().__init__(host, **options)
-        self._create_connection = deadline.connect
-
-
-class _SecuredConnection(http.client.HTTPSConnection):
-    def __init__(self, host: str, *, deadline: _Deadline, **options: t.Any) -> None:
-        super().__init__(host, **options)
-        self._create_connection = deadline.connect
 
 
 class _Deadline:

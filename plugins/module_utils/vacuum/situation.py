@@ -106,6 +106,11 @@ class OwnMachine:
         """
         return self.state != "ended"
 
+    @property
+    def end_time(self) -> int:
+        """When it ended, Unix seconds; when it was made, if it never ran and has no such time. Only of one that has."""
+        return self.created if self.ended is None else self.ended
+
 
 @dataclass(frozen=True)
 class PeerUsage:
