@@ -20,7 +20,7 @@ from tests.gate.tools import ROOT, build, environment
 from tests.lab import first_site
 from tests.lab.booted import booted
 from tests.lab.fleet import LINK, NETWORK, Fleet
-from tests.lab.site import COMMON, recap
+from tests.lab.site import common, recap
 
 pytestmark = pytest.mark.fleet
 
@@ -60,12 +60,10 @@ def write_inventory(fleet: Fleet, folder: Path) -> None:
         assert old in text
         text = text.replace(old, new)
     mysite = first_site.write(folder, text)
-    config = yaml.safe_load(COMMON.read_text().replace("${MOLECULE_PROJECT_DIRECTORY}", str(ROOT)))
-    common = config["provisioner"]["inventory"]["group_vars"]["voboxes"]
-    common = {name: value for name, value in common.items() if name not in OF_THE_GUIDE}
+    given = {name: value for name, value in common().items() if name not in OF_THE_GUIDE}
     inventory = fleet.inventory()["fleet"]
     way_in = {name: value for name, value in inventory["vars"].items() if name != "ansible_user"}
-    hosts = {f"{name}.example.org": {**way_in, **own, **common, **NOT_HERE} for name, own in inventory["hosts"].items()}
+    hosts = {f"{name}.example.org": {**way_in, **own, **given, **NOT_HERE} for name, own in inventory["hosts"].items()}
     (mysite / "fleet.yml").write_text(yaml.safe_dump({"voboxes": {"hosts": hosts}}))
 
 

@@ -266,15 +266,20 @@ def test_all_machines_are_gone_by_shutdown_time(make: t.Callable[..., LabFactory
     assert not factory.running()
 
 
+def restart(factory: LabFactory, number: int = signal.SIGTERM) -> None:
+    """End the daemon, start another one, and wait until that has seen its machines and says so."""
+    factory.stop(number)
+    factory.start()
+    factory.wait("the engine's word", lambda: len(factory.events("engine_answers")) == 2)
+    factory.wait("a report", lambda: factory.run("check").returncode == 0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_machines_outlive_the_daemon(make: t.Callable[..., LabFactory], number: int) -> None:
     factory = make()
     factory.start()
     before = factory.wait("two machines", lambda: len(r := factory.running()) == 2 and r)
-    factory.stop(number)
-    factory.start()
-    factory.wait("the engine's word", lambda: len(factory.events("engine_answers")) == 2)
-    factory.wait("a report", lambda: factory.run("check").returncode == 0)
+    restart(factory, number)
     assert {one["Id"] for one in factory.running()} == {one["Id"] for one in before}
     assert [one["State"]["Pid"] for one in factory.running()] == [one["State"]["Pid"] for one in before]
     assert not factory.events("machine_ended", "stray_removed", "unborn_removed")
@@ -306,10 +311,7 @@ def test_a_new_program_leaves_machines_alone_and_the_old_daemon_works_until_it_e
     before = {one["Id"] for one in factory.running()}
     assert second["Id"] in before
     assert factory.run("machines").returncode == 0
-    factory.stop()
-    factory.start()
-    factory.wait("the engine's word", lambda: len(factory.events("engine_answers")) == 2)
-    factory.wait("a report", lambda: factory.run("check").returncode == 0)
+    restart(factory)
     assert {one["Id"] for one in factory.running()} == before
     assert not factory.events("internal_error", "stray_removed", "unborn_removed")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.engine import PodmanService
-from tests.lab.factory import LabFactory, PodmanLab
+from tests.lab.factory import LabFactory, PodmanLab, kind_of
 from tests.lab.lab import Lab
 
 Make = t.Callable[..., LabFactory]
@@ -29,10 +29,6 @@ WAITS = (
 #: What would be done to machines. An end is noticed by events; without, a look at all of them would take a minute.
 DONE = ("machine_told_to_end", "machine_killed", "machine_ended", "unborn_removed", "stray_removed", "machine_started")
 AT_ONCE = 20.0
-
-
-def kind_of(container: dict[str, t.Any]) -> str:
-    return t.cast(str, container["Config"]["Labels"]["hep.gridbox.machinetype"])
 
 
 def processes(factory: LabFactory) -> dict[str, tuple[str, int]]:

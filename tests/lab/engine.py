@@ -14,6 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.lab.hosts import run
 from tests.lab.lan import add_netns, delete_netns
 
 
@@ -182,10 +183,7 @@ class PodmanService:
 
     def run_there(self, *argv: str) -> str:
         """Run a command in its mount namespace; what it printed."""
-        done = subprocess.run([*self.enter, *argv], capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr}")
-        return done.stdout
+        return run(*self.enter, *argv)
 
     def _way_in(self) -> list[str]:
         if self._mounts >= 0:

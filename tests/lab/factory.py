@@ -34,6 +34,11 @@ KIND = {
 }  # fmt: skip
 
 
+def kind_of(container: dict[str, t.Any]) -> str:
+    """The machinetype of a machine, by ``docker inspect``."""
+    return t.cast(str, container["Config"]["Labels"]["hep.gridbox.machinetype"])
+
+
 @dataclass
 class PodmanLab:
     """As much of a lab as a factory needs, and Podman's own command to look with."""

@@ -34,6 +34,12 @@ def voboxes(number: int, count: int = 1) -> list[dict[str, t.Any]]:
     ]  # fmt: skip
 
 
+def common() -> dict[str, t.Any]:
+    """Variables of the group ``voboxes`` that are the same for every fleet."""
+    config = yaml.safe_load(COMMON.read_text().replace("${MOLECULE_PROJECT_DIRECTORY}", str(ROOT)))
+    return t.cast("dict[str, t.Any]", config["provisioner"]["inventory"]["group_vars"]["voboxes"])
+
+
 class Site:
     """A fleet with what hep.gridbox.site wants to know about it.
 
@@ -49,15 +55,13 @@ class Site:
 
     def write(self, **variables: t.Any) -> None:
         """Write its inventory, with these variables."""
-        config = yaml.safe_load(COMMON.read_text().replace("${MOLECULE_PROJECT_DIRECTORY}", str(ROOT)))
-        common = config["provisioner"]["inventory"]["group_vars"]["voboxes"]
-        common["lab_peer"] = self.fleet.peer
+        given = {**common(), "lab_peer": self.fleet.peer, **variables}
         inventory = self.fleet.inventory()
         for host in self.fleet.hosts:
             inventory["fleet"]["hosts"][host.name].update(
                 number=host.number, vobox_list=voboxes(host.number, self.count)
             )
-        inventory["voboxes"] = {"children": {"fleet": {}}, "vars": {**common, **variables}}
+        inventory["voboxes"] = {"children": {"fleet": {}}, "vars": given}
         peer = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         inventory["others"] = {"hosts": {"peer": peer}}
         (self.folder / "hosts.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))

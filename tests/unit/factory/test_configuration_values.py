@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, configuration, host_facts
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import body
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
@@ -30,6 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_key
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import status_messages
+from tests.unit.factory.options import options_of_the_code
 from tests.unit.factory.test_configuration import SMALL
 
 #: JSON of every type, and texts that have stopped others.
@@ -46,20 +47,7 @@ PIPE = {"vacuum_pipe_path": "/no/such/pipe", "target_share": 1}
 PEER = {"factory": "f2.example.org", "host": "localhost", "port": 995}
 
 
-def _options() -> list[str]:
-    """All options that a factory has: those that are taken from its file."""
-    taken: list[str] = []
-
-    class Noted(configuration._Reader):
-        def take(self, key: str, default: t.Any, good: t.Callable[[t.Any], t.Any], expected: str) -> t.Any:
-            taken.append(key)
-            return super().take(key, default, good, expected)
-
-    configuration._read(Noted(SMALL))
-    return taken
-
-
-OPTIONS = _options()
+OPTIONS = list(options_of_the_code())
 ADDRESSES = {"localhost": ((int(socket.AF_INET), "127.0.0.1"),)}
 
 

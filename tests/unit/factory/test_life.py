@@ -38,9 +38,7 @@ class FullDisk:
         configuration = parse({**SMALL, "state_folder": str(tmp_path), "work_space": "folder"})
         self.store, self.said = Store(str(tmp_path)), t.cast("list[str]", [])
         engine, work_spaces = engine_of(configuration), WorkSpaces(configuration)
-        self.life = Life(
-            configuration, self.store, engine, work_spaces, lambda event, **_facts: self.said.append(event)
-        )
+        self.life = Life(configuration, self.store, engine, work_spaces, self._say)
         self.filler, self.gone = filler, t.cast("list[str]", [])
         self.machine = replace(LIVE, fizzle_seconds=1)
         outputs = Path(self.store.create(self.machine)) / "mnt/joboutputs"

@@ -18,6 +18,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import configu
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import machinetype_keys as keys
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from tests.gate.tools import ROOT
+from tests.unit.factory.options import Option, options_of_the_code
 
 GUIDE = (ROOT / "docs/factory-options.md").read_text()
 
@@ -26,14 +27,6 @@ IN_WORDS = {"name", "slots", "total_processors", "min_wallclock_seconds"}
 REQUIRED = {"space", "factory", "root_image"}
 
 _ROW = re.compile(r"\| `(\w+)` \| (.+?) \| (.+?) \| (.+) \|")
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """An option as the code has it. ``expected`` is what is said of a wrong value."""
-
-    default: t.Any
-    expected: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,25 +56,6 @@ def rows(*titles: str) -> dict[str, Row]:
 INNER = ("A factory in factories", "A pipe", "A machinetype")
 TITLES = re.findall(r"^#+ (.*)$", GUIDE, re.MULTILINE)
 TOP = rows(*(title for title in TITLES if title not in INNER))
-
-
-class _Recorder(configuration._Reader):
-    """Notes each option that is asked for."""
-
-    def __init__(self, data: t.Mapping[str, t.Any]) -> None:
-        super().__init__(data)
-        self.options: dict[str, Option] = {}
-
-    def take(self, key: str, default: t.Any, good: t.Callable[[t.Any], t.Any], expected: str) -> t.Any:
-        self.options[key] = Option(default, expected)
-        return super().take(key, default, good, expected)
-
-
-def options_of_the_code() -> dict[str, Option]:
-    recorder = _Recorder({"name": "f1.example.org", "space": "vac01.example.org"})
-    configuration._read(recorder)
-    recorder.end()
-    return recorder.options
 
 
 def machinetype_keys_of_the_code() -> dict[str, Option]:

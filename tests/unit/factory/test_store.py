@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import stat
 import tracemalloc
-import typing as t
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import KEPT_BYTES, Store
+from tests.lab.killed import die, killed
 from tests.unit.factory.test_mend import LIVE
 
 
@@ -182,21 +181,16 @@ def test_a_record_that_is_no_text_is_told(tmp_path: Path) -> None:
         store.last([LIVE.slot])
 
 
-def killed(work: t.Callable[[], object]) -> None:
-    """Do something in a process that is killed before a file takes another one's place."""
-    process = os.fork()
-    if not process:
-        os.replace = lambda *_paths: os.kill(os.getpid(), signal.SIGKILL)
-        work()
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
+def at_replace() -> None:
+    """Before a file takes another one's place."""
+    os.replace = lambda *_paths: die()
 
 
 def test_what_a_maker_left_that_was_killed_while_it_wrote_goes(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     kept, unborn = Path(store.create(LIVE)), replace(LIVE, uuid="u2")
-    killed(lambda: store.save(replace(LIVE, cpu_seconds=5)))
-    killed(lambda: store.create(unborn))
+    assert killed(lambda: store.save(replace(LIVE, cpu_seconds=5)), at_replace)
+    assert killed(lambda: store.create(unborn), at_replace)
     for folder in (store.folder(LIVE), store.folder(unborn)):
         assert sum(name.endswith(".new") for name in os.listdir(folder)) == 1
     (kept / "machine.json.new").write_text("somebody else's")
