@@ -7,16 +7,25 @@
 Before an effect, the concern writes down how to undo it (write-ahead: an undo must cope with its effect not having
 happened). If a later step fails, the journal is played back in this process. If the process is killed, a guard that
 was forked beforehand and waits at the end of a pipe plays it back: it inherits only names and plain data.
+
+A command that the process had started may outlive it, and would take effect after its undo: the guard waits for the
+command's end.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import syslog
 import typing as t
 from dataclasses import dataclass, field
+
+from ansible_collections.hep.gridbox.plugins.module_utils.host import command
+
+#: Seconds that the guard waits for a command of the process that was killed: longer than what takes effect at once.
+COMMAND_SECONDS = 60
 
 #: Carries out one undo: its name and its data. Must be idempotent.
 Undo = t.Callable[[str, t.Mapping[str, t.Any]], None]
@@ -63,16 +72,21 @@ class Journal:
         self._after_guard = after_guard
         self._entries: list[dict[str, t.Any]] = []
         self._pipe: t.Optional[t.BinaryIO] = None
+        self._witness = -1
         self._guard = 0
 
     def __enter__(self) -> Journal:
         read_end, write_end = os.pipe()
+        commands, self._witness = os.pipe()
         self._guard = os.fork()
         if self._guard == 0:
             os.close(write_end)
-            _guard(read_end, self._undo, self._before_guard_undo, self._after_guard)
+            os.close(self._witness)
+            _guard(read_end, commands, self._undo, self._before_guard_undo, self._after_guard)
         os.close(read_end)
+        os.close(commands)
         self._pipe = os.fdopen(write_end, "wb", buffering=0)
+        command.witnesses.add(self._witness)
         return self
 
     def __exit__(self, kind: t.Optional[type[BaseException]], *_exc: object) -> None:
@@ -81,6 +95,8 @@ class Journal:
             self._tell({"dismissed": True})
         if self._pipe is not None:
             self._pipe.close()
+        command.witnesses.discard(self._witness)
+        os.close(self._witness)
         os.waitpid(self._guard, 0)
 
     def will_do(self, title: str, name: str, **data: t.Any) -> None:
@@ -110,8 +126,13 @@ class Journal:
             self._pipe.write(json.dumps(message).encode() + b"\n")
 
 
-def _guard(read_end: int, undo: Undo, before_undo: t.Callable[[], None], after: t.Callable[[], None]) -> t.NoReturn:
-    """The guard's life: collect entries; play them back if the pipe ends without a dismissal."""
+def _guard(
+    read_end: int, commands: int, undo: Undo, before_undo: t.Callable[[], None], after: t.Callable[[], None]
+) -> t.NoReturn:
+    """The guard's life: collect entries; play them back if the pipe ends without a dismissal.
+
+    :param commands: ends when neither the process nor a command of it is left.
+    """
     # Its own session, so that the kill of a process group passes it by; and none of the module's files, for whoever
     # started the module waits until the last holder has closed its output.
     os.setsid()
@@ -136,6 +157,11 @@ def _guard(read_end: int, undo: Undo, before_undo: t.Callable[[], None], after: 
     if not dismissed and entries:
         syslog.openlog("hep.gridbox", syslog.LOG_PID)
         try:
+            if not select.select([commands], [], [], COMMAND_SECONDS)[0]:
+                syslog.syslog(
+                    syslog.LOG_WARNING,
+                    f"module was killed; a command of it still is at work after {COMMAND_SECONDS} s: waiting no longer",
+                )
             before_undo()
             outcome = play_back(entries, undo)
             for title in outcome.undone:

@@ -376,7 +376,7 @@ class MountsWork:
         # -n: no notes in /run/mount, which would outlive the mount.
         argv = ["mount", "-n", "-t", repository.kind, "-o", known, "--", what, point]
         try:
-            run(f"Mounting {repository.name}", argv, self.wish.wait_timeout)
+            run(f"Mounting {repository.name}", argv, self.wish.wait_timeout, stays=True)
         except GridboxError as exc:
             raise GridboxError(f"{exc}{missing_helper(repository.kind)}") from exc
 

@@ -234,4 +234,5 @@ class LogicalVolumes:
 
     @staticmethod
     def _run(request: str, *argv: str) -> str:
-        return command.run(request, argv, _SECONDS)
+        # It complains of descriptors that it inherits.
+        return command.run(request, argv, _SECONDS, environment={"LVM_SUPPRESS_FD_WARNINGS": "1"})

@@ -15,6 +15,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 #: Where a daemon or administrator's tool may be, also for a login whose PATH leaves the sbin folders out.
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: Ends of pipes that each command inherits: who has the other end sees whether one is at work still, even when the
+#: process that started it is gone (:mod:`..journal`).
+witnesses: set[int] = set()
+
 
 def run(
     request: str,
@@ -24,6 +28,7 @@ def run(
     environment: t.Optional[t.Mapping[str, str]] = None,
     inside: t.Sequence[str] = (),
     with_errors: bool = False,
+    stays: bool = False,
 ) -> str:
     """Run ``argv`` and return its standard output.
 
@@ -33,13 +38,19 @@ def run(
     :param environment: variables beside the caller's own.
     :param inside: the command that runs ``argv``, if another one does.
     :param with_errors: whether to return its standard error too, after its output.
+    :param stays: whether it leaves a process behind, as a FUSE file system does: nobody waits for the end of that.
     :raises GridboxError: if the program is missing or ends with another code; with its last words.
     :raises WaitError: if it does not end in time.
     """
     variables = {**os.environ, "PATH": SYSTEM_PATH, "LC_ALL": "C", "LANG": "C", **(environment or {})}
     try:
         process = subprocess.Popen(
-            [*inside, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables
+            [*inside, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=variables,
+            pass_fds=() if stays else tuple(witnesses),
         )
     except OSError as exc:
         raise GridboxError(f"{request} failed: {argv[0]} cannot be run ({exc.strerror}).") from exc

@@ -102,6 +102,42 @@ def test_the_guard_leaves_a_settled_or_finished_apply_alone(tmp_path: Path, how:
     assert not (tmp_path / "undone").exists()
 
 
+SLOW_COMMAND = """
+import os, signal, subprocess, sys
+from ansible_collections.hep.gridbox.plugins.module_utils.host import command
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+made, stays = sys.argv[1], sys.argv[2] == "stays"
+def undo(name, data):
+    os.rename(made, made + ".undone")
+def communicate(process, timeout):
+    os.kill(os.getpid(), signal.SIGKILL)
+subprocess.Popen.communicate = communicate
+with Journal(undo, lambda: None) as journal:
+    journal.will_do("made", "made")
+    command.run("Making it", ["sh", "-c", sys.argv[3], "-", made], stays=stays)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stays", "script"),
+    [
+        ("ends", 'sleep 0.5; touch "$1"'),
+        # A mount's FUSE server, say: its undo is not to wait for its end, which it brings about itself.
+        ("stays", 'touch "$1"; exec sleep 12'),
+    ],
+)
+def test_the_guard_waits_for_a_command_of_the_process_that_was_killed(tmp_path: Path, stays: str, script: str) -> None:
+    made = tmp_path / "made"
+    if stays == "stays":
+        made.touch()
+    argv = [sys.executable, "-c", SLOW_COMMAND, str(made), stays, script]
+    killed = subprocess.run(argv, check=False, timeout=30, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
+    wait_for(tmp_path / "made.undone")
+    time.sleep(0.2)
+    assert not made.exists() or stays == "stays"
+
+
 def test_the_guard_does_not_hold_the_modules_output(tmp_path: Path) -> None:
     """Ansible reads a module's output to its end; a guard that held it would keep a killed module running for ever."""
     started = time.monotonic()
