@@ -6,10 +6,13 @@
 
 Requests, one after the other, of each message type, plain and signed, to a responder in a process of its own with eight
 slots and three machinetypes, as Vac was measured with: milliseconds from sending a request to its last reply, and how
-many were not answered within two seconds. Then polls of 1,000 factories with 20 machinetypes each, all in one process:
-one in ten is dead, half of these silent and half refusing. The others have been asked before: their replies are made.
-The first poll knows nothing of them, the second knows who was silent. All on the loopback, over IPv4. Run it from the
-checkout, in its environment: ``.venv/bin/python -m bench.vacuum_query --help``.
+many were not answered within two seconds. The responder has the limits of every factory, so the requests come in turn
+from 64 addresses, as from a space: one address alone would soon have asked more than it may.
+
+Then polls of 1,000 factories with 20 machinetypes each, all in one process: one in ten is dead, half of these silent
+and half refusing. The others have been asked before: their replies are made. The first poll of each pair knows nothing
+of them, the second knows who was silent. All on the loopback, over IPv4. Run it from the checkout, in its environment:
+``.venv/bin/python -m bench.vacuum_query --help``.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import time
 import typing as t
 from multiprocessing.connection import Connection
 
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access, Buckets
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import dump
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
     QUERIES,
@@ -36,7 +39,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import
     Request,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import ANSWERED, Budget, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import ANSWERED, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key
@@ -44,6 +47,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature impor
 SPACE = "vac01.example.com"
 KEY = Key(b"0123456789abcdef" * 4)
 SLOTS, TYPES, POLLED_TYPES = 8, 3, 20
+ASKERS = 64
 
 #: A factory of the poll has an address of its own; all have the same port.
 FIRST = int(ipaddress.ip_address("127.64.0.1"))
@@ -72,8 +76,7 @@ def snapshot(number: int, slots: int, types: int) -> Snapshot:
 
 
 def responder(number: int, slots: int, types: int, address: str, port: int) -> tuple[Responder, int]:
-    # Without a limit: one asker has all requests here.
-    made = Responder(Access(), Guard(KEY, f"factory{number}.example.com", required=False), Buckets(1e9, 1e9))
+    made = Responder(Access(), Guard(KEY, f"factory{number}.example.com", required=False))
     made.snapshot = snapshot(number, slots, types)
     return made, made.open(port, address, None)
 
@@ -119,10 +122,14 @@ def sequential(port: int, message_type: str, requests: int, signed: bool) -> tup
     """Milliseconds of each request, and how many were lost."""
     replies = {"factory_query": 1, "machines_query": SLOTS, "machinetypes_query": TYPES}[message_type]
     times, lost = [], 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.connect((address_of(0), port))
-        client.settimeout(2)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _asker in range(ASKERS)]
+        for number, client in enumerate(clients):
+            client.bind((f"127.32.0.{number + 1}", 0))
+            client.connect((address_of(0), port))
+            client.settimeout(2)
         for number in range(requests):
+            client = clients[number % ASKERS]
             request = dump(Request(message_type, SPACE, f"{number:064x}").as_data())
             began = time.perf_counter()
             client.send(KEY.sign(request, time.time(), "factory0.example.com") if signed else request)
@@ -136,8 +143,8 @@ def sequential(port: int, message_type: str, requests: int, signed: bool) -> tup
     return times, lost
 
 
-async def polls(port: int, count: int, dead: int, seconds: float) -> list[tuple[Result, float]]:
-    """Two polls, with the seconds of processor that each took. The dead are the last of the factories."""
+async def polls(port: int, count: int, dead: int) -> list[tuple[Result, float, float]]:
+    """Two polls, with the seconds and the processor's seconds that each took. The dead are the last factories."""
     with contextlib.ExitStack() as stack:
         peers = [Peer(f"factory{number}.example.com", address_of(number), port) for number in range(count - dead)]
         for number in range(count - dead, count):
@@ -149,11 +156,9 @@ async def polls(port: int, count: int, dead: int, seconds: float) -> list[tuple[
         resolver, results = Resolver(), []
         silent_since: dict[str, float] = {}
         for _turn in range(2):
-            began = time.process_time()
-            result = await poll(
-                "machinetypes_query", SPACE, peers, resolver, budget=Budget(seconds), silent_since=silent_since
-            )
-            results.append((result, time.process_time() - began))
+            began, spent = time.perf_counter(), time.process_time()
+            result = await poll("machinetypes_query", SPACE, peers, resolver, silent_since=silent_since)
+            results.append((result, time.perf_counter() - began, time.process_time() - spent))
             silent_since = result.silent_since
         return results
 
@@ -163,7 +168,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000, help="of each kind")
     parser.add_argument("--factories", type=int, default=1000, help="of the poll")
     parser.add_argument("--dead", type=int, default=100, help="of these")
-    parser.add_argument("--seconds", type=float, default=2.0, help="budget of a poll")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of polls")
     arguments = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors")
     print(f"{'requests':<22}{'signed':>8}{'number':>9}{'lost':>6}{'median ms':>11}{'p99 ms':>9}")
@@ -174,17 +179,24 @@ def main() -> None:
                 p99 = statistics.quantiles(times, n=100)[98]
                 shown = f"{message_type:<22}{'yes' if signed else 'no':>8}{arguments.requests:>9}{lost:>6}"
                 print(f"{shown}{statistics.median(times):>11.2f}{p99:>9.2f}", flush=True)
-    with factories(arguments.factories - arguments.dead, 0, POLLED_TYPES) as port:
-        for number, (result, spent) in enumerate(
-            asyncio.run(polls(port, arguments.factories, arguments.dead, arguments.seconds))
-        ):
-            states = [one.state for one in result.outcomes.values()]
-            found = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-            slowest = max(one.seconds or 0 for one in result.outcomes.values() if one.state == ANSWERED)
-            print(
-                f"poll {number + 1}: {result.seconds:.2f} s, processor {spent:.2f} s, last whole answer after"
-                f" {slowest:.2f} s: {found}"
-            )
+    living = arguments.factories - arguments.dead
+    print(
+        f"{'poll of':<10}{'':<8}{'s, median':>10}{'worst':>7}{'processor':>11}{'last answer':>13}{'heard, least':>14}"
+    )
+    with factories(living, 0, POLLED_TYPES) as port:
+        pairs = [asyncio.run(polls(port, arguments.factories, arguments.dead)) for _round in range(arguments.rounds)]
+    for which, taken in (("first", [pair[0] for pair in pairs]), ("second", [pair[1] for pair in pairs])):
+        answers = [
+            [one.seconds or 0.0 for one in result.outcomes.values() if one.state == ANSWERED]
+            for result, _took, _spent in taken
+        ]
+        took = [seconds for _result, seconds, _spent in taken]
+        spent = statistics.median(seconds for _result, _took, seconds in taken)
+        last = statistics.median(max(seconds, default=0.0) for seconds in answers)
+        print(
+            f"{arguments.factories:<10}{which:<8}{statistics.median(took):>10.2f}{max(took):>7.2f}{spent:>11.2f}{last:>13.2f}"
+            f"{min(map(len, answers)):>9} of {living}"
+        )
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

@@ -36,6 +36,16 @@ class Access:
         """Whether that address may ask."""
         return self.open or address in self.addresses or any(address in network for network in self.networks)
 
+    def source_of(self, address: Address) -> Address:
+        """Whose limit a request from that address counts for.
+
+        A host has as many addresses as it likes in its IPv6 /64, so these count as one; but the factories of a site
+        share one as well, so a known factory has a limit to itself, whatever its neighbours send.
+        """
+        if isinstance(address, ipaddress.IPv6Address) and address not in self.addresses:
+            return ipaddress.IPv6Address(int(address) >> 64 << 64)
+        return address
+
 
 def address_of(host: str) -> t.Optional[Address]:
     """The address in what a socket names its peer; None if it is none. The zone of a link-local one is left out."""
@@ -48,7 +58,7 @@ def address_of(host: str) -> t.Optional[Address]:
 
 
 class Buckets:
-    """A token bucket for each source: an IPv4 address, or an IPv6 /64, as one host there has as many as it likes.
+    """A token bucket for each source, as :meth:`Access.source_of` names it.
 
     The table is bounded: the source that was heard longest ago is forgotten, which for it means a full bucket.
 
@@ -64,12 +74,11 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._table)
 
-    def take(self, address: Address, now: float) -> bool:
+    def take(self, source: Address, now: float) -> bool:
         """Take a token, if the source has one.
 
         :param now: seconds of a clock that only goes forward.
         """
-        source = _source(address)
         left, at = self._table.pop(source, (self.burst, now))
         left = min(self.burst, left + (now - at) * self.rate)
         self._table[source] = (left - 1 if left >= 1 else left, now)
@@ -77,15 +86,8 @@ class Buckets:
             self._table.popitem(last=False)
         return left >= 1
 
-    def charge(self, address: Address, tokens: float) -> None:
+    def charge(self, source: Address, tokens: float) -> None:
         """Take further tokens from a source that has just had one. It may owe some, and has to pay first."""
-        source = _source(address)
         if source in self._table:
             left, at = self._table[source]
             self._table[source] = (left - tokens, at)
-
-
-def _source(address: Address) -> Address:
-    if isinstance(address, ipaddress.IPv6Address):
-        return ipaddress.IPv6Address(int(address) >> 64 << 64)
-    return address

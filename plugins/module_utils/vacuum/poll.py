@@ -63,11 +63,12 @@ _REFUSALS = 2
 class Budget:
     """How long a poll may take.
 
-    :ivar seconds: in all, with looking up names, which has half of it.
+    :ivar seconds: in all, with looking up names, which has half of it; after that nobody is listened to. With what it
+        takes to say what came of it, a poll of a thousand factories is to be over after two.
     :ivar rounds: how often a factory is asked at most.
     """
 
-    seconds: float = 2.0
+    seconds: float = 1.9
     rounds: int = 6
 
 

@@ -54,7 +54,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import (
 #: Bytes of a request, as Vac reads them. A signed one of ours has some 450.
 REQUEST_LIMIT = 1024
 
-#: Datagrams a second to one address, and at once: six rounds of the largest answer are not slowed down.
+#: Datagrams a second to one source, and at once: six rounds of the largest answer are not slowed down.
 RATE, BURST = 1000.0, 4000.0
 
 #: All addresses of the host, over IPv6.
@@ -152,7 +152,8 @@ class Responder:
         address = address_of(host)
         if address is None or not self.access.allows(address):
             raise DatagramError("not_allowed", "A request from an address that may not ask.")
-        if not self.buckets.take(address, time.monotonic()):
+        source = self.access.source_of(address)
+        if not self.buckets.take(source, time.monotonic()):
             raise DatagramError("rate", "More requests than the rate allows.")
         if self.snapshot is None:
             raise DatagramError("not_ready", "A request before the factory knows what it runs.")
@@ -164,7 +165,7 @@ class Responder:
         key = self.guard.key if self.guard is not None and self.guard.admit(data, content, now) else None
         statuses = self.snapshot.answer(request.message_type)
         # A question costs what it makes us send: whoever's address is forged is sent no more than the rate.
-        self.buckets.charge(address, len(statuses))
+        self.buckets.charge(source, len(statuses))
         room = FRAME - SIGNATURE if key else FRAME
         head = encode({"cookie": request.cookie, "time_sent": int(now)})[:-1] + b","
         tails = self._tails_of(self.snapshot, request.message_type)

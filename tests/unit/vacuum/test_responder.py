@@ -190,11 +190,19 @@ def test_a_bucket_fills_again_owes_what_was_charged_and_the_table_is_bounded() -
     for number in range(10):
         assert buckets.take(ipaddress.ip_address(f"198.51.100.{number}"), 101.2)
     assert len(buckets) == 3
-    # One IPv6 host has as many addresses as it likes in its /64.
-    six = [buckets.take(ipaddress.ip_address(f"2001:db8::{number}"), 101.2) for number in range(3)]
-    assert six == [True, True, False]
-    assert buckets.take(ipaddress.ip_address("2001:db8:0:1::1"), 101.2)
     assert address_of("::ffff:192.0.2.1") == first
+
+
+def test_a_network_of_ipv6_has_one_limit_but_each_factory_its_own() -> None:
+    """A host has as many addresses as it likes in its /64, in which the factories of its site are, too."""
+    factories = frozenset(ipaddress.ip_address(f"2001:db8::fac:{number}") for number in (1, 2))
+    responder = ready(access=Access(factories, (ipaddress.ip_network("2001:db8::/48"),)), buckets=Buckets(0.001, 8))
+    others = [len(responder.answer(asked(), f"2001:db8::{number}")) for number in range(1, 4)]
+    assert others == [3, 3, 0]
+    assert len(responder.answer(asked(), "2001:db8:0:1::1")) == 3, "another network"
+    first = [len(responder.answer(asked(), "2001:db8::fac:1")) for _turn in range(3)]
+    assert first == [3, 3, 0], "a factory has no more than a network"
+    assert len(responder.answer(asked(), "2001:db8::fac:2")) == 3
 
 
 def test_an_answer_made_ahead_is_the_one_made_for_this_cookie() -> None:
