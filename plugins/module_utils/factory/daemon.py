@@ -419,6 +419,7 @@ def _pipe_status(prefix: str, state: PipeState, not_brought: t.Iterable[Override
         tuple(one.reason for one in pipe.not_here),
         tuple(one.sentence for one in not_brought if one.prefix == prefix),
         pipe.warnings,
+        pipe.cache_seconds,
     )  # fmt: skip
 
 

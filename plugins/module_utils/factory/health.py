@@ -41,8 +41,9 @@ FAILURES = 3
 #: Bytes on the file system of its state that a factory needs to write down what machines do, and its own report.
 ROOM = 1 << 20
 
-#: Seconds without an answer until a pipe's copy is no help any more: nobody knows what was meant since.
-_PIPE_DEAD = 86400
+#: Seconds for which a pipe's copy may be used beyond the time that it is good for: its web server may be restarted, but
+#: a pipe that is dead has to be told as such, as Vac's check does not (spec 8.3).
+_PIPE_DEAD = 3600
 
 #: Findings that are told, and characters of each: Nagios shows one line.
 _TOLD, _LENGTH = 4, 400
@@ -190,7 +191,7 @@ def _pipe(prefix: str, pipe: PipeStatus, report: Report, now: float, limit: floa
                 CRITICAL, f"Vacuum pipe {prefix} has never been read{': ' * bool(pipe.problem)}{pipe.problem}"
             )
     elif pipe.problem:
-        old = now - pipe.fetched_at > _PIPE_DEAD
+        old = now - pipe.fetched_at - pipe.cache_seconds > _PIPE_DEAD
         copy = f", and its copy is in use{_since(pipe.fetched_at, now)}" if old else ""
         yield _Finding(CRITICAL if old else WARNING, f"Vacuum pipe {prefix}{copy}: {pipe.problem}")
     # What has no share would not be started anyway; of what does not come nobody knows what was meant.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import typing as t
@@ -69,7 +70,8 @@ def facts(state_folder: str) -> HostFacts:
         root_disk=_disk("/"),
         state_disk=_disk(state_folder),
         memory_total=found["MemTotal"],
-        memory_used=found["MemTotal"] - found["MemAvailable"],
+        # As VacQuery has it (spec 7.3): what caches hold counts as used. Decisions go by what is available.
+        memory_used=found["MemTotal"] - found["MemFree"],
         swap_used=found["SwapTotal"] - found["SwapFree"],
         swap_free=found["SwapFree"],
     )
@@ -82,7 +84,10 @@ def _disk(path: str) -> tuple[int, int]:
 
 
 def _system() -> str:
-    """The distribution's own name for itself."""
+    """The distribution's own name for itself, from the file that Vac reads (spec 7.3), or the one that others have."""
+    for path in ("/etc/redhat-release.vac", "/etc/redhat-release"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline().strip()
     try:
         with open("/etc/os-release", encoding="utf-8") as file:
             pairs = dict(line.strip().split("=", 1) for line in file if "=" in line)

@@ -49,6 +49,7 @@ class PipeStatus:
     :ivar not_here: one sentence for each that is right, but not for this factory.
     :ivar not_brought: one sentence for each that the operator says something of, and that the pipe does not bring.
     :ivar warnings: sentences about what is ignored in the pipe.
+    :ivar cache_seconds: how long a copy is good for, by the pipe's own word; until then its source is not asked.
     """
 
     fetched_at: t.Optional[float] = None
@@ -60,6 +61,7 @@ class PipeStatus:
     not_here: tuple[str, ...] = ()
     not_brought: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    cache_seconds: int = 0
 
 
 @dataclass(frozen=True)

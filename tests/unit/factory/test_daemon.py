@@ -440,6 +440,7 @@ def test_the_report_has_all_that_a_pipe_brings() -> None:
         ("p-vm is not for this factory: vm-raw is a virtual machine.",),
         (said.sentence,),
         ("p: 'colour' in the document is no key of a vacuum pipe, and is ignored.",),
+        3600,
     )  # fmt: skip
     assert _pipe_status("p", PipeState(None, None, "down"), ()) == PipeStatus(None, "down")
 

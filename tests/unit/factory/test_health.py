@@ -76,11 +76,26 @@ def test_a_factory_that_is_well() -> None:
             WARNING,
             "metrics_file: /n/g.prom cannot be written (No such file) (",
         ),
-        ({"pipes": {"exp": PipeStatus(NOW - 9000, "Down since then.")}}, WARNING, "Vacuum pipe exp: Down since then ("),
         (
-            {"pipes": {"exp": PipeStatus(NOW - 90000, "Down since then.")}},
+            {"pipes": {"exp": PipeStatus(NOW - 7100, "Down since then.", cache_seconds=3600)}},
+            WARNING,
+            "Vacuum pipe exp: Down since then (",
+        ),
+        (
+            {"pipes": {"exp": PipeStatus(NOW - 9000, "Down since then.", cache_seconds=3600)}},
             CRITICAL,
-            "Vacuum pipe exp, and its copy is in use for 25.00 hours: Down since then (",
+            "Vacuum pipe exp, and its copy is in use for 2.50 hours: Down since then (",
+        ),
+        # By its own word a copy of it is good for a day.
+        (
+            {"pipes": {"exp": PipeStatus(NOW - 90036, "Down.", cache_seconds=86400)}},
+            CRITICAL,
+            "Vacuum pipe exp, and its copy is in use for 25.01 hours: Down (",
+        ),
+        (
+            {"pipes": {"exp": PipeStatus(NOW - 89000, "Down.", cache_seconds=86400)}},
+            WARNING,
+            "Vacuum pipe exp: Down (",
         ),
         ({"pipes": {"exp": PipeStatus(NOW - 90000)}}, OK, "Factory ok"),
         ({"decided": NOW - 600}, OK, "Factory ok"),
