@@ -47,7 +47,7 @@ def main() -> None:
         lab = make_lab(folder / "e", f"gbb{os.getpid()}")
         try:
             (folder / "f").mkdir()
-            with full(lab, folder / "f", given.slots) as (factory, took):
+            with full(lab, folder / "f", given.slots, "folder") as (factory, took):
                 print(f"{given.slots} slots full after {took:.0f} s; load {os.getloadavg()[0]:.1f}", flush=True)
                 time.sleep(_SETTLES)
                 used, began = cpu(factory.pid), time.monotonic()
