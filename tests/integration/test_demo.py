@@ -208,6 +208,22 @@ def test_the_factory_fills_its_slots_again_and_again(up: str) -> None:
         time.sleep(0.2)
 
 
+def test_the_commands_of_the_readme_show_the_space(up: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^    ((?:ip netns exec \S+ )?gridbox .*)$", readme, re.MULTILINE)
+    asked = {command.split()[-1]: command.split() for command in commands}
+    assert set(asked) == {"machines", "explain"}
+    machines = run(*asked["machines"]).stdout
+    assert all(slot in machines for slot in SLOTS), machines
+    told = {}
+    for question in ("machines", "machinetypes", "factories"):
+        told[question] = run(*asked["machines"][:-1], question, "--json").stdout
+        assert json.loads(told[question]), question
+    assert {"demo-primes", "demo-pi"} <= set(re.findall(r"demo-\w+", told["machinetypes"]))
+    assert "demo.demo.example" in told["factories"]
+    assert re.search(r"demo-(primes|pi)", run(*asked["explain"]).stdout)
+
+
 def test_the_pipe_comes_from_a_vobox_and_who_published_it_is_known(up: str) -> None:
     """Over TLS: a client that does not know the demo's authority trusts nothing of it."""
     for address in BOXES["vobox1"]:

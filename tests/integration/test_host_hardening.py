@@ -31,6 +31,12 @@ from tests.sampled import sampled
 HOST = "host1"
 DROP_IN = "/etc/ssh/sshd_config.d/01-hep.gridbox.conf"
 WAY_BACK = "/run/hep.gridbox-way-back"
+#: What takes the change back at a boot.
+AT_BOOT = (
+    "/var/lib/hep.gridbox/way-back",
+    "/etc/systemd/system/hep.gridbox-way-back-boot.service",
+    "/etc/systemd/system/multi-user.target.wants/hep.gridbox-way-back-boot.service",
+)
 KERNEL = "the kernel is not the machine's own"
 
 #: The host of molecule/host_hardening, without its time server.
@@ -309,7 +315,7 @@ def many_keys(fleet: Fleet, tmp_path: Path) -> t.Iterator[Operator]:
     assert operator.can_log_in()
     yield operator
     wait_for(machine, operator.can_log_in, 10)  # sshd may be reading its configuration at this moment
-    assert machine.run("ls", DROP_IN, WAY_BACK, check=False).stdout == ""
+    assert machine.run("ls", DROP_IN, WAY_BACK, *AT_BOOT, check=False).stdout == ""
     units = machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "hep.gridbox*").stdout
     assert units == ""
 
@@ -324,6 +330,25 @@ def test_a_login_that_is_refused_puts_the_configuration_back_at_once(fleet: Flee
     assert (said["way_in"], said["rolled_back"]) == ("not proved, put back", ["sshd's configuration"])
     assert "a second connection with the same user, key and options could not be made" in said["msg"]
     assert "The configuration of before is back; log in to make sure." in said["msg"]
+
+
+def test_a_boot_before_the_proof_puts_it_back(fleet: Fleet, many_keys: Operator, tmp_path: Path) -> None:
+    """The power goes after the change: no timer is left, and the new configuration lets nobody in."""
+    machine = machine_of(fleet)
+    many_keys.run({"ansible.builtin.ping": {}})  # the first connection, which stays
+    (tmp_path / "hold").touch()
+    process = many_keys.start(controls(proof_timeout=600))
+    try:
+        wait_for(machine, lambda: not machine.run("ls", WAY_BACK, DROP_IN, check=False).returncode, 30)
+        assert not many_keys.can_log_in()
+    finally:
+        kill_family(process.pid)
+        process.wait(10)
+        (tmp_path / "hold").unlink()
+    fleet.reboot(HOST)
+    assert machine.run("ls", DROP_IN, *AT_BOOT, check=False).stdout == ""
+    assert many_keys.can_log_in()
+    assert "before anybody proved" in machine.run("journalctl", "--boot", "--unit", "hep.gridbox-way-back-boot").stdout
 
 
 @pytest.mark.parametrize("systemd", sampled([True, False], every=2), ids=["systemd", "no systemd"])

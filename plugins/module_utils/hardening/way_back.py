@@ -9,11 +9,13 @@ that belongs to nobody: a timer of systemd, or a process in a session of its own
 connection. Whoever renames the folder first decides: the script when the time is up, or who has logged in by a new
 connection and keeps the change.
 
-All of it lies in /run and is gone after a boot, when every login is a proof that one can log in.
+What lies in /run is gone after a boot. Whatever the host boots for, nobody has proved anything by then: so for as long
+as the clock runs, a unit lies on the disk that runs before sshd and puts the text back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -29,21 +31,39 @@ from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
 FOLDER = host_state.WAY_BACK
 UNIT = "hep.gridbox-way-back"
 
+#: For a boot while the clock runs; with systemd only.
+BOOT_FOLDER = "/var/lib/hep.gridbox/way-back"
+BOOT_UNIT = f"/etc/systemd/system/{UNIT}-boot.service"
+_BOOT_LINK = f"/etc/systemd/system/multi-user.target.wants/{UNIT}-boot.service"
+
+#: From the folder that $1 names.
+_PUT_BACK = f"""\
+put_back() {{
+    file={host_state.SSHD_FILE}
+    if [ -e "$1/before" ]; then
+        cp "$1/before" "$file.before" && mv "$file.before" "$file"
+    else
+        rm -f "$file"
+    fi
+}}
+forget_boot() {{
+    rm -f {_BOOT_LINK} {BOOT_UNIT}
+    rm -rf {BOOT_FOLDER}
+    rmdir {os.path.dirname(BOOT_FOLDER)} 2>/dev/null || true
+}}
+"""
+
 #: Its argument, where there is no timer of systemd: seconds to wait, and whose clock it is.
 SCRIPT = f"""\
 # Written by hep.gridbox (host_controls): nobody proved in time that one can log in with the new configuration of sshd.
+{_PUT_BACK}
 folder={FOLDER}
-file={host_state.SSHD_FILE}
 if [ -n "$1" ]; then
     sleep "$1"
     [ "$(cat "$folder/clock" 2>/dev/null)" = "$2" ] || exit 0
 fi
 mv "$folder" "$folder.over" 2>/dev/null || exit 0
-if [ -e "$folder.over/before" ]; then
-    cp "$folder.over/before" "$file.before" && mv "$file.before" "$file"
-else
-    rm -f "$file"
-fi
+put_back "$folder.over"
 if [ -d /run/systemd/system ]; then
     for unit in ssh.service sshd.service; do
         if systemctl --quiet is-active "$unit"; then systemctl reload "$unit" && break; fi
@@ -51,8 +71,29 @@ if [ -d /run/systemd/system ]; then
 elif [ -s /run/sshd.pid ]; then
     kill -HUP "$(cat /run/sshd.pid)"
 fi
+forget_boot
 rm -r "$folder.over"
 echo "sshd has its configuration of before back: nobody proved in time that one can log in with the new one."
+"""
+
+_BOOT_SCRIPT = f"""\
+# Written by hep.gridbox (host_controls): the host has booted before anybody proved that one can log in.
+{_PUT_BACK}
+put_back {BOOT_FOLDER}
+forget_boot
+systemctl daemon-reload
+echo "sshd has its configuration of before back: the host booted before anybody proved that one can log in."
+"""
+
+_BOOT_UNIT = f"""\
+# Written by hep.gridbox (host_controls); it goes when a login with the new configuration of sshd is proved.
+[Unit]
+Description=Take back a change of sshd that nobody has proved
+Before=ssh.service sshd.service
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh {BOOT_FOLDER}/put_back
 """
 
 
@@ -64,16 +105,12 @@ def armed() -> bool:
 def arm(before: t.Optional[str], seconds: int) -> None:
     """Put the present text of the drop-in aside (None: there is none), and start the clock."""
     clock = os.urandom(8).hex()
-    new = f"{FOLDER}.new"
-    shutil.rmtree(new, ignore_errors=True)  # half made by a run that was killed
-    os.mkdir(new, 0o700)
-    if before is not None:
-        write_atomically(f"{new}/before", before.encode(errors="surrogateescape"), 0o644)
-    write_atomically(f"{new}/clock", clock.encode(), 0o600)
-    write_atomically(f"{new}/put_back", SCRIPT.encode(), 0o600)
-    os.rename(new, FOLDER)
+    systemd = os.path.isdir("/run/systemd/system")
+    if systemd:
+        _arm_boot(before)
+    _lay(FOLDER, before, SCRIPT, clock)
     try:
-        if os.path.isdir("/run/systemd/system"):
+        if systemd:
             run(
                 "Arming the timer that takes the change of sshd back",
                 ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", f"--on-active={seconds}",
@@ -87,7 +124,40 @@ def arm(before: t.Optional[str], seconds: int) -> None:
             )  # fmt: skip
     except BaseException:
         shutil.rmtree(FOLDER)
+        _forget_boot()
         raise
+
+
+def _lay(folder: str, before: t.Optional[str], script: str, clock: str = "") -> None:
+    """Make a folder with what is to be put back and the script that does it; whole, or not at all."""
+    new = f"{folder}.new"
+    shutil.rmtree(new, ignore_errors=True)  # half made by a run that was killed
+    os.makedirs(new, 0o700)
+    if before is not None:
+        write_atomically(f"{new}/before", before.encode(errors="surrogateescape"), 0o644)
+    write_atomically(f"{new}/clock", clock.encode(), 0o600)
+    write_atomically(f"{new}/put_back", script.encode(), 0o600)
+    os.rename(new, folder)
+
+
+def _arm_boot(before: t.Optional[str]) -> None:
+    """What a boot puts back. The link comes last, for without it the rest does nothing; when sshd's new drop-in is on
+    the disk, so is the link, for journalling file systems keep the order of such changes.
+    """
+    _forget_boot()  # of a run that was killed
+    _lay(BOOT_FOLDER, before, _BOOT_SCRIPT)
+    write_atomically(BOOT_UNIT, _BOOT_UNIT.encode(), 0o644)
+    os.makedirs(os.path.dirname(_BOOT_LINK), 0o755, exist_ok=True)
+    os.symlink(BOOT_UNIT, _BOOT_LINK)
+
+
+def _forget_boot() -> None:
+    for path in (_BOOT_LINK, BOOT_UNIT):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    shutil.rmtree(BOOT_FOLDER, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others have something there, or it is not there
+        os.rmdir(os.path.dirname(BOOT_FOLDER))
 
 
 def disarm() -> None:
@@ -95,6 +165,7 @@ def disarm() -> None:
 
     :raises GridboxError: if the time was up before.
     """
+    _forget_boot()  # first: kept is kept, also if the power goes now
     try:
         os.rename(FOLDER, f"{FOLDER}.kept")
     except FileNotFoundError as exc:
