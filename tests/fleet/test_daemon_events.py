@@ -14,7 +14,7 @@ import typing as t
 
 import pytest
 
-from tests.lab.daemon_events import EVENTS, Event, EventHost, identity, vobox
+from tests.lab.daemon_events import EVENTS, MAKE_NEWER, UPGRADED, Event, EventHost, identity, vobox
 from tests.lab.fleet import Fleet
 from tests.lab.modules_over_ssh import Call
 from tests.lab.probe import Reach
@@ -53,11 +53,15 @@ def reach(host: EventHost, number: int = 1) -> Reach:
     return Reach(host.fleet.peer, identity(number), interval=0.1, patience=0.9)
 
 
-@pytest.mark.parametrize("name", EVENTS)
+@pytest.mark.parametrize("name", [*EVENTS, "docker.io upgraded, restarted"])
 def test_nobody_notices(host: EventHost, budget: dict[str, t.Any], name: str) -> None:
+    event = EVENTS.get(name, UPGRADED)
+    if event is UPGRADED:
+        old, new = host.shell(MAKE_NEWER).split()
+        assert old.split(".")[:2] == new.split(".")[:2] and old != new, "not of the same minor version"
     before = host.container()
     with reach(host) as peer:
-        happened = host.happen(EVENTS[name])
+        happened = host.happen(event)
     assert peer.attempts > 10
     assert peer.outages == {address: [] for address in identity().addresses}
     assert host.container() == before

@@ -73,16 +73,41 @@ EVENTS = {
 }  # fmt: skip
 
 
+#: Makes NEWER of the archive's docker.io, whose daemon says that it is the next patch level: a distribution's archive
+#: has one version of a package at a time.
+MAKE_NEWER = """
+cd $(mktemp -d /tmp/newer.XXXXXX)
+apt-get -qq download docker.io
+dpkg-deb --raw-extract docker.io_*.deb tree
+old=$(docker version --format '{{.Server.Version}}')
+new=$(echo "$old" | perl -pe 's/^(\\d+\\.\\d+\\.)(\\d+)/$1 . ($2 + 1)/e')
+[ ${#old} = ${#new} ]
+sed -i "s/$(echo "$old" | sed 's/[.+]/[&]/g')/$new/g" tree/usr/sbin/dockerd
+sed -i 's/^Version: .*/&.newer1/' tree/DEBIAN/control
+dpkg-deb --build -Znone tree NEWER >/dev/null
+cd / && rm -r "$OLDPWD"
+echo "$old $new"
+""".replace("NEWER", _NEWER := "/var/tmp/docker-newer.deb")
+#: Not among the others: there is no way back from it.
+UPGRADED = Event(
+    f"DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install {_NEWER};"
+    " systemctl restart docker.service",
+    frozenset({"daemon", "version"}),
+)
+
+
 @dataclass(frozen=True)
 class Seen:
     """What runs on the host: pid and start of each process, so that another one of the same pid is another one.
 
     :ivar labels: of the daemon, from its configuration file.
+    :ivar version: that it says it has.
     """
 
     daemon: str
     containerd: str
     labels: str
+    version: str
 
     def changes(self, before: Seen) -> frozenset[str]:
         """What differs."""
@@ -95,6 +120,7 @@ _SEE = f"""
 process $(systemctl show --property MainPID --value docker.service)
 process $(systemctl show --property MainPID --value containerd.service)
 docker info --format '{{{{.Labels}}}}'
+docker version --format '{{{{.Server.Version}}}}'
 """
 
 
