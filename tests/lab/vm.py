@@ -79,7 +79,7 @@ _FILES = {
 def frozen(suite: str, image: str) -> Path:
     """The folder of a frozen machine, made now if it is not there: kernel, disk, memory and devices."""
     packages = BASE + KERNEL + with_split_off(suite, IMAGES[image])
-    recipe = hashlib.sha256(f"{suite} {packages} {REPOSITORY} {REPLACED} {_FILES} 4".encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(f"{suite} {packages} {REPOSITORY} {REPLACED} {_FILES} 5".encode()).hexdigest()[:12]
     return made_once(
         f"vm-{suite}-{image}", recipe, lambda folder: _make(folder, suite, packages),
         in_use=lambda: any((CACHE / "vms").glob("*")),  # the disk of a machine that runs lies on its image's
@@ -132,8 +132,13 @@ def _freeze(folder: Path) -> None:
         control.save(folder / "devices")
         control.tell("quit")
         process.wait(timeout=60)
+        (folder / "accelerator").write_text(_accelerator(folder))
     finally:
         machine.stop()
+
+
+def _accelerator(base: Path) -> str:
+    return " ".join(accelerator(base / "vmlinuz", base / "initrd"))
 
 
 #: What every play asks for first is in memory when the machine is frozen, and nothing that is only cache.
@@ -188,12 +193,15 @@ class VirtualMachine:
             run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base / f"{name}.qcow2"), "-F", "qcow2", str(disk))
         (self.folder / "base").symlink_to(base)
         (self.folder / "lan").write_text(f"{lan} {number}")
-        memory = f"memory-backend-file,id=m0,size={MEGABYTES}M,mem-path={base / 'ram'},share=off"
-        process = self._plugged_in(memory, incoming=True)
-        control = Control(self.folder / "control")
-        control.load(base / "devices")
-        control.close()
-        self.wait(process)
+        if (base / "accelerator").read_text() == _accelerator(base):
+            memory = f"memory-backend-file,id=m0,size={MEGABYTES}M,mem-path={base / 'ram'},share=off"
+            process = self._plugged_in(memory, incoming=True)
+            control = Control(self.folder / "control")
+            control.load(base / "devices")
+            control.close()
+            self.wait(process)
+        else:
+            self.power_on()  # what is frozen is another processor's: the cache is of before this machine's last boot
         self.run("sh", "-c", _BECOME, "sh", self.name, str(number), *addresses, str(int(time.time())))
 
     def power_on(self) -> None:

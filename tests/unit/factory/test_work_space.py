@@ -199,7 +199,7 @@ def test_a_pool_that_no_boot_has_activated_is_activated(
     pool = ("grid", "pool", "", "twi---tz--", "1000", "", used, "-1", "-1")
     run: list[list[str]] = []
 
-    def lvm_says(_request: str, argv: list[str], _seconds: float) -> str:
+    def lvm_says(_request: str, argv: list[str], _seconds: float, **_options: object) -> str:
         run.append(list(argv))
         return report([pool])
 
@@ -228,7 +228,7 @@ def test_a_report_that_is_none(text: str) -> None:
     ],
 )
 def test_a_volume_group_that_will_not_do(monkeypatch: pytest.MonkeyPatch, attributes: str, words: str) -> None:
-    def run(request: str, argv: t.Sequence[str], timeout: float = 60) -> str:
+    def run(request: str, argv: t.Sequence[str], timeout: float = 60, **_options: object) -> str:
         return GROUPS.replace("wz--n-", attributes) if argv[0] == "vgs" else report([])
 
     monkeypatch.setattr(command, "run", run)
