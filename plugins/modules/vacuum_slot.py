@@ -43,8 +43,13 @@ options:
     description:
       - With O(state=running), the only machinetype that runs in these slots, whatever shares and back-off say, until the next
         boot or another call without it. Memory, disk, and the image being there count all the same.
-      - A machine of another type that runs there is ended first.
-      - If it cannot be started in each of the slots, the call is refused before anything is touched.
+      - A machine of another type that runs there is ended first, but only when the ordered one can be started in its room.
+      - In push mode the call is refused before anything is touched if it cannot be started in each of the slots, and its image
+        is pulled before anything else is done. If that fails, nothing was touched.
+      - Where a daemon works the call is refused before anything is ordered if the factory starts nothing, for draining or its
+        C(shutdown_time), or if no machine of it can be started here by what the daemon says, for instance because it is for
+        another engine, too large, wrong in its pipe, or its image could not be pulled. What passes by itself is waited for, such
+        as lack of room, the load, and an image that is being pulled; what runs in the slots goes on until then.
     type: str
   wait:
     description:
@@ -176,7 +181,8 @@ slots:
       type: str
       sample: ''
     reason:
-      description: Why it is empty, where that is the factory's decision.
+      description: Why it is empty, or why another machinetype than the ordered one goes on there, where that is the factory's
+        decision.
       type: str
       sample: ''
     last_end:

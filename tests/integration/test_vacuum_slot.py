@@ -253,6 +253,81 @@ def test_the_daemon_is_asked_where_one_works(site: Site) -> None:
     factory.wait("the word", lambda: "is draining" in factory.run("explain").stdout)
 
 
+#: An image that nobody can pull, for nothing listens there.
+GONE = "docker://127.0.0.1:1/gone:1"
+
+
+@pytest.fixture()
+def unfit(site: Site) -> Site:
+    """The same with machinetypes that cannot be started: ``gone``, without its image, ``later``, which has no share in
+    addition, and ``other``, which is of another engine."""
+    kinds = {"a": KIND, "gone": {**KIND, "root_image": GONE}, "later": {**KIND, "root_image": GONE, "target_share": 0}}
+    kinds["other"] = {**KIND, "machine_model": "apptainer", "root_image": "/cvmfs/images.example.org/a"}
+    for name in kinds:
+        site.factory.file(name, "run", WORKS)
+    site.factory.write(machinetypes=kinds)
+    return site
+
+
+def processes(site: Site) -> dict[str, int]:
+    """By machine, its process, as the engine knows it."""
+    return {one["Id"]: one["State"]["Pid"] for one in site.factory.running()}
+
+
+def test_without_a_daemon_a_machinetype_that_cannot_be_started_costs_no_machine(unfit: Site) -> None:
+    assert states(unfit.slot(slots=["0"], machinetype="a")) == ["running"]
+    before, working = unfit.world(), processes(unfit)
+    for check in (True, False):
+        with pytest.raises(ModuleFailed) as refused:
+            unfit.slot(check, slots=["0", "1"], machinetype="other")
+        assert "other cannot be started here: not for this factory" in refused.value.result["msg"]
+    announced = unfit.slot(check=True, slots=["0", "1"], machinetype="gone")
+    assert [one for one, _target in actions(announced)] == [
+        "pull_image", "give_order", "give_order", "stop_machine", "start_machine", "start_machine",
+    ]  # fmt: skip
+    with pytest.raises(ModuleFailed) as failed:
+        unfit.slot(slots=["0", "1"], machinetype="gone")
+    assert failed.value.result["failed_action"] == announced["actions"][0]
+    assert failed.value.result["actions"] == [], "nothing was done before the image was there"
+    assert "Nothing was touched" in failed.value.result["msg"]
+    assert (unfit.world(), processes(unfit)) == (before, working)
+
+
+def test_a_daemon_ends_no_machine_for_a_machinetype_that_cannot_be_started(unfit: Site) -> None:
+    factory = unfit.factory
+    factory.start()
+    unfit.slot(slots=["0"], machinetype="a")
+    factory.wait("the machines", lambda: len(factory.running()) == 3)
+    factory.wait("a pull in vain", lambda: "gone:1" in str(factory.events("image_missing")))
+    before, working = unfit.world(), processes(unfit)
+    for check in (True, False):
+        for kind, why in (
+            ("gone", "its image is not here yet: "),
+            ("other", "not for this factory: machine_model apptainer, the engine is docker or podman"),
+        ):
+            with pytest.raises(ModuleFailed) as refused:
+                unfit.slot(check, slots=["0", "1"], machinetype=kind)
+            assert f"machinetype: {kind}: " in refused.value.result["msg"]
+            assert why in refused.value.result["msg"]
+    assert unfit.world() == before
+
+    # Nobody knows yet whether this image can be had: it is ordered, and the machine goes on for as long as it cannot.
+    with pytest.raises(ModuleFailed) as late:
+        unfit._run("vacuum_slot", False, slots=["0"], machinetype="later", wait_timeout=15)
+    told = "f1-00.example.org: a goes on there: later cannot be started here: not now: its image is not here yet"
+    assert told in late.value.result["msg"]
+    assert processes(unfit) == working
+    assert unfit.info()["slots"][0]["reason"].startswith("a goes on there")
+    assert told in factory.run("explain").stdout
+    assert not factory.events("machine_told_to_end")
+    # The image has come by another way: now the machine makes room.
+    factory.write(machinetypes={**factory.settings["machinetypes"], "later": {**KIND, "target_share": 0}})
+    replaced = unfit.slot(slots=["0"], machinetype="later")
+    assert (replaced["slots"][0]["machinetype"], states(replaced)) == ("later", ["running"])
+    [end] = factory.events("machine_told_to_end")
+    assert (end["slot"], end["reason"]) == (SLOTS[0], "later was ordered for its slot")
+
+
 def test_the_playbooks_drain_a_host_give_it_back_and_show_the_space(site: Site) -> None:
     factory = site.factory
     factory.write(machinetypes={"a": KIND}, factories=["f1.example.org", "f2.example.invalid"])

@@ -109,13 +109,16 @@ class ByHand(Look):
         :raises EngineError: if the engine refuses KILL, or does not answer.
         :raises WaitError: if it outlives that.
         """
+        container = self._seen(machine)
+        if container is None or not container.alive:  # since it was looked at, for instance while an image was pulled
+            self.clean(self.life.end(machine, container, self.boot_time))
+            return
         now = int(time.time())
         machine = replace(
             machine, told=machine.told or now, end_code=end.code, end_reason=end.reason, shutdown_message=end.message
         )
         self.store.save(machine)  # first, or after a crash it would have ended by itself
-        container = self._seen(machine)
-        if container is not None and container.pid:
+        if container.pid:
             used = cpu_seconds(container.pid)  # after the end nobody can tell any more
             machine = replace(machine, cpu_seconds=int(used)) if used is not None else machine
         for signal, seconds in (("SIGTERM", float(self.configuration.grace_seconds)), ("SIGKILL", KILLED)):

@@ -71,6 +71,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.history import histories, works_here
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ordered import exchange
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE, Space
 
@@ -498,8 +499,7 @@ class Factory:
             return
         live = [machine for machine in self.machines.values() if machine.state == RUNNING]
         own = [machine.own() for machine in live]
-        resting = {uuid for uuid, until in self._resting.items() if time.monotonic() < until}
-        slots = {one.slot: one for one in live if one.uuid not in self._busy and one.uuid not in resting}
+        slots = {one.slot: one for one in live if one.uuid not in self._busy and not self._rests(one)}
         heartbeats = self.store.heartbeats(live)
         written = {one.slot: self._written[one.uuid].outside or 0 for one in live if one.uuid in self._written}
         settings = self.configuration.settings
@@ -595,6 +595,9 @@ class Factory:
         """Do nothing with a machine for some time: each end of a task is a turn, so that would be without a pause."""
         self._resting[machine.uuid] = time.monotonic() + AGAIN
 
+    def _rests(self, machine: Machine) -> bool:
+        return time.monotonic() < self._resting.get(machine.uuid, -math.inf)
+
     async def _at_work(self, machine: Machine, work: t.Callable[..., Machine], *arguments: t.Any) -> None:
         self._busy.add(machine.uuid)
         try:
@@ -653,6 +656,30 @@ class Factory:
             self.decision, self.decided = decision, time.time()
             if decision.start is not None and free > 0:
                 self._begin(decision.start, now)
+        self._exchange(host, can, cannot, now)
+
+    def _exchange(self, host: HostLoad, can: list[Machinetype], cannot: list[Unstartable], now: int) -> None:
+        """Have machines end for what was ordered for their slots, if it can be started in their room, by what the host
+        has now."""
+        settings, machines = self.configuration.settings, self.machines.values()
+        own = [*(machine.own() for machine in machines), *occupying(self.unreadable, machines)]
+        made = exchange(settings, can, {one.machinetype: one.refusal for one in cannot}, own, host, now)
+        if self.decision is not None and made.waiting:
+            self.decision = replace(self.decision, waiting=(*self.decision.waiting, *made.waiting))
+        images = {one.name: one.root_image for one in can}
+        running = {one.slot: one for one in machines if one.state == RUNNING}
+        for end in made.ends:
+            machine = running[end.slot]
+            if machine.told is None and not self._rests(machine):
+                image = images[settings.forced[end.slot].machinetype]
+                self.spawn(self._make_room(machine.uuid, end, image, now))
+
+    async def _make_room(self, identity: str, end: End, image: str, now: int) -> None:
+        """Tell a machine to end for one that is made from this image, unless somebody has removed the image by hand."""
+        await self.images.look_for(image)
+        machine = self.machines.get(identity)
+        if machine is not None and machine.told is None and not self.images.missing([image]):
+            await self._tell(machine, end, now)
 
     def _begin(self, start: Start, now: int) -> None:
         kind = next(one for one in self.catalogue.machinetypes if one.name == start.machinetype)

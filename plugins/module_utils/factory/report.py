@@ -18,16 +18,31 @@ from dataclasses import asdict, dataclass, field, replace
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine, last_in_slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
+    RUNNING,
+    STARTING,
+    Machine,
+    last_in_slots,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import remove_neighbours, write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
+    DROPPED,
+    NOT_BROUGHT,
+    NOT_HERE,
+    PIPE_UNREAD,
+    TOO_LARGE,
+    FactorySettings,
+)
 
 NAME = "report.json"
 
 #: Bytes of a report that are read: one of a thousand slots has less than one.
 _MOST_BYTES = 16 << 20
+
+#: Refusals of machinetypes that stay until somebody changes something.
+_LASTING = (NOT_HERE, DROPPED, NOT_BROUGHT, PIPE_UNREAD, TOO_LARGE)
 
 #: What of a machine is told. The image and the rest of the definition are in its own file.
 _OF_A_MACHINE = (
@@ -180,6 +195,28 @@ class Report:
     def to_json(self) -> str:
         """The file's text."""
         return json.dumps(asdict(self), indent=1) + "\n"
+
+    @property
+    def begun(self) -> dict[str, t.Any]:
+        """By slot, the uuid of the machine that is being made there: it need not be written down yet."""
+        return {one["slot"]: one.get("uuid") for one in self.slots if one.get("state") == STARTING}
+
+    def waits(self, slot: str) -> str:
+        """Why what was ordered for a slot does not run there, by the last decision; empty: nothing is known of it."""
+        waiting = (self.decision or {}).get("waiting") or ()
+        return next((str(one.get("reason")) for one in waiting if one.get("slot") == slot), "")
+
+    def cannot_start(self, machinetype: str) -> str:
+        """Why no machine of a machinetype can be started here before somebody changes something; empty: nothing that
+        stays is known. An image that could not be had is somebody's to see to, though it is tried again."""
+        judged = (self.decision or {}).get("machinetypes") or ()
+        for one in judged:
+            if one.get("machinetype") == machinetype and one.get("refusal") in _LASTING:
+                return str(one.get("reason"))
+        image = self.images.get(machinetype)
+        if image is not None and not image.present and image.problem:
+            return f"its image is not here yet: {image.problem}"
+        return ""
 
 
 def stamp(path: str) -> str:

@@ -29,7 +29,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import 
     SlotOrder,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, Heartbeat, ends, lowered
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, Heartbeat, ends, lowered, replaced
 
 if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
@@ -37,7 +38,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, Unstartable
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, HostLoad
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
 
 ABSENT = "absent"
@@ -174,12 +175,21 @@ class Tried:
 
 
 def ending(wish: Wish, configuration: Configuration, observed: Observed) -> dict[str, End]:
-    """By slot, why its machine has to end: by order, its time, or its heartbeat. Where a daemon works, that is its."""
+    """By slot, why its machine has to end: by order, its time, or its heartbeat. Where a daemon works, that is its.
+
+    A machine makes room for another machinetype only in a slot that this run fills with it.
+    """
     if observed.mending is None:
         return {}
-    settings = _ordered(wish, observed).over(configuration.settings)
-    live = [one.own() for one in observed.live().values()]
-    return {one.slot: one for one in ends(settings, live, observed.mending.heartbeats, observed.now, 0)}
+    settings = ordered(wish, observed).over(configuration.settings)
+    live = {slot: one.own() for slot, one in observed.live().items()}
+    found = {
+        slot: replaced(live[slot], wish.machinetype)
+        for slot in wish.slots
+        if slot in live and live[slot].state == RUNNING and wish.machinetype not in ("", live[slot].machinetype)
+    }
+    timely = ends(settings, live.values(), observed.mending.heartbeats, observed.now, 0)
+    return {**{one.slot: one for one in timely}, **found}
 
 
 def to_fill(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> set[str]:
@@ -206,7 +216,7 @@ def filling(wish: Wish, configuration: Configuration, observed: Observed, tried:
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import decide_all
 
     empty, over = to_fill(wish, configuration, observed, tried), ending(wish, configuration, observed)
-    settings = _ordered(wish, observed).over(configuration.settings)
+    settings = ordered(wish, observed).over(configuration.settings)
     others = frozenset(slot for slot in settings.slots if slot not in empty)
     settings = replace(settings, closed_slots=settings.closed_slots | others)
     own = [
@@ -216,12 +226,25 @@ def filling(wish: Wish, configuration: Configuration, observed: Observed, tried:
         for one in observed.machines
     ]
     own += occupying(observed.unreadable, observed.machines)
+    host = chances.host
+    if host.disk_free_bytes is not None:
+        host = replace(host, disk_free_bytes=host.disk_free_bytes + _freed(observed, over, settings, chances))
     lot = random.Random(" ".join([settings.name, *sorted(one.uuid for one in observed.machines)]))  # noqa: S311
     made = decide_all(
-        settings, chances.machinetypes, own, chances.space, chances.host, observed.now, lot.random,
+        settings, chances.machinetypes, own, chances.space, host, observed.now, lot.random,
         unstartable=chances.unstartable,
     )  # fmt: skip
     return Filling(tuple(one.start for one in made if one.start is not None), made[-1])
+
+
+def _freed(observed: Observed, over: t.Collection[str], settings: FactorySettings, chances: Chances) -> int:
+    """Bytes of work space that machines have which end before others are started."""
+    kinds = {one.name: one for one in chances.machinetypes}
+    return sum(
+        one.processors * (disk_bytes(settings, kinds[one.machinetype]) or 0)
+        for slot, one in observed.live().items()
+        if slot in over and one.machinetype in kinds
+    )
 
 
 def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> Plan:
@@ -231,7 +254,10 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
         started again.
     """
     live, last = observed.live(), last_in_slots(observed.machines)
-    steps: list[Step] = []
+    filled = filling(wish, configuration, observed, tried)
+    pulls = _pulls(filled, observed.chances) if observed.chances is not None else []
+    # Where one machinetype is wanted nothing is touched before its image is there, and no machine ended for it.
+    steps, pulls = (pulls, []) if wish.machinetype else ([], pulls)
     if observed.mending is not None:
         steps += _mend(observed.mending, configuration)
     steps += _order(wish, observed, live)
@@ -239,9 +265,8 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
     steps += _lower(wish, configuration, observed)
     if wish.state == ABSENT:
         steps += _remove(wish, observed)
-    filled = filling(wish, configuration, observed, tried)
     if observed.chances is not None:
-        steps += _fill(filled, observed.chances)
+        steps += _fill(filled, observed.chances, pulls)
     for slot, machine in tried.started.items():
         if machine.failed_start:
             steps.append(Step("start_machine", slot, f"{machine.machinetype} did not start: {machine.end_reason}"))
@@ -259,8 +284,8 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
     return Plan(tuple(steps), before, after)
 
 
-def _ordered(wish: Wish, observed: Observed) -> Orders:
-    """The orders as they are wanted."""
+def ordered(wish: Wish, observed: Observed) -> Orders:
+    """All orders, as they are wanted."""
     given = observed.orders
     return given.changed({slot: wish.order(given.of(slot), observed.now) for slot in wish.slots})
 
@@ -294,7 +319,7 @@ def _mend(mending: Mending, configuration: Configuration) -> list[Step]:
 
 def _order(wish: Wish, observed: Observed, live: t.Mapping[str, Machine]) -> list[Step]:
     steps = []
-    wanted = _ordered(wish, observed)
+    wanted = ordered(wish, observed)
     for slot in wish.slots:
         given, order = observed.orders.of(slot), wanted.of(slot)
         if given == order:
@@ -327,7 +352,7 @@ def _lower(wish: Wish, configuration: Configuration, observed: Observed) -> list
     if observed.mending is None:
         return []
     live, over = observed.live(), ending(wish, configuration, observed)
-    found = lowered(_ordered(wish, observed).over(configuration.settings), [one.own() for one in live.values()])
+    found = lowered(ordered(wish, observed).over(configuration.settings), [one.own() for one in live.values()])
     reason = "the factory's shutdown_time comes before its time limit"
     return [
         Step("lower_limit", _name(live[slot]), reason, details={"machine": live[slot], "limit": limit})
@@ -348,7 +373,20 @@ def _remove(wish: Wish, observed: Observed) -> list[Step]:
     return steps
 
 
-def _fill(filled: Filling, chances: Chances) -> list[Step]:
+def _pulls(filled: Filling, chances: Chances) -> list[Step]:
+    wanted = {start.machinetype for start in filled.starts}
+    kinds = [one for one in chances.machinetypes if one.name in wanted and one.root_image not in chances.images]
+    names: dict[str, list[str]] = {}
+    for kind in kinds:
+        names.setdefault(kind.root_image, []).append(kind.name)
+    return [
+        Step("pull_image", reference, f"{', '.join(sorted(names[reference]))} needs it, and it is not here")
+        for reference in sorted(names)
+    ]
+
+
+def _fill(filled: Filling, chances: Chances, pulls: t.Sequence[Step]) -> list[Step]:
+    """What is started, the pulls that are not done yet before what waits for them."""
     known = {one.name: one for one in chances.machinetypes}
     steps = [
         Step("remove_left_over", one.uuid or one.folder, f"it is {one.what}", details={"left": one})
@@ -359,10 +397,7 @@ def _fill(filled: Filling, chances: Chances) -> list[Step]:
     here = [one for one in wanted if one[1].root_image in chances.images]
     away = [one for one in wanted if one[1].root_image not in chances.images]
     steps += [_start(start, kind) for start, kind in here]
-    for reference in sorted({kind.root_image for _start_, kind in away}):
-        names = sorted({kind.name for _start_, kind in away if kind.root_image == reference})
-        steps.append(Step("pull_image", reference, f"{', '.join(names)} needs it, and it is not here"))
-    return steps + [_start(start, kind) for start, kind in away]
+    return [*steps, *pulls, *(_start(start, kind) for start, kind in away)]
 
 
 def _start(start: Start, kind: Machinetype) -> Step:
@@ -388,7 +423,7 @@ def _shown(machine: t.Optional[Machine], order: SlotOrder) -> dict[str, str]:
 
 
 def _after(wish: Wish, configuration: Configuration, observed: Observed, filled: Filling) -> dict[str, t.Any]:
-    live, orders = observed.live(), _ordered(wish, observed)
+    live, orders = observed.live(), ordered(wish, observed)
     starts = {start.slot: start.machinetype for start in filled.starts}
     after, over = {}, ending(wish, configuration, observed)
     for slot in wish.slots:

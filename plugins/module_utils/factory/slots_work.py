@@ -40,6 +40,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import veto
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, HostLoad
 
 if t.TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +56,13 @@ _STARTS = 4
 #: Seconds between two looks at what the daemon has done.
 _PAUSE = 0.5
 
+#: Seconds: from a change of the configuration until the daemon has surely decided with it; for which a report is waited
+#: for that comes after that, where the one that there is keeps a machinetype from being ordered.
+_SEEN, _FRESH = 5, 20
+
+#: What to do if a machinetype that is wanted cannot be started.
+_REMEDY = "Nothing was touched. See what keeps it from starting, or leave the choice to the factory."
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -66,7 +75,8 @@ class Patience:
 class SlotsWork:
     """The work of the module ``vacuum_slot``; see ``front_room.Work``.
 
-    :param check_mode: nothing is waited for then.
+    :param path: of the configuration.
+    :param check_mode: that slots are as wanted is not waited for then.
     :param held: gets the daemon's lock, if nobody has it.
     """
 
@@ -75,10 +85,11 @@ class SlotsWork:
         wish: Wish,
         patience: Patience,
         configuration: Configuration,
+        path: str,
         check_mode: bool,
         held: contextlib.ExitStack,
     ) -> None:
-        self.wish, self.patience, self.configuration = wish, patience, configuration
+        self.wish, self.patience, self.configuration, self._path = wish, patience, configuration, path
         self._factory = f"the factory in {os.path.realpath(configuration.state_folder)}"
         self.subject = f"slots of {self._factory}: {', '.join(wish.slots)}"
         self._check_mode, self._held = check_mode, held
@@ -120,7 +131,7 @@ class SlotsWork:
             raise RefusedError("configuration", str(exc).rstrip("."), "Configure the factory first.") from exc
         wish = Wish(orders.slots_of(configuration.settings, params["slots"]), state, machinetype)
         patience = Patience(params["wait"], params["wait_timeout"])
-        return cls(wish, patience, configuration, check_mode, held)
+        return cls(wish, patience, configuration, params["configuration"], check_mode, held)
 
     # ---- observe, plan, preflight --------------------------------------------------------------------------------
 
@@ -178,18 +189,60 @@ class SlotsWork:
         if not self.wish.machinetype:
             return
         if observed.mending is None:
-            self._is_known(self.wish.machinetype)
+            self._can_be_asked_for(observed)
         if observed.chances is None:
             return
         filled = slots.filling(self.wish, self.configuration, observed)
         starts = {one.slot for one in filled.starts}
         for slot in sorted(slots.to_fill(self.wish, self.configuration, observed) - starts):
-            remedy = "Nothing was touched. See what keeps it from starting, or leave the choice to the factory."
-            raise RefusedError(f"{self.wish.machinetype} in {slot}", filled.why_empty(slot), remedy)
+            raise RefusedError(f"{self.wish.machinetype} in {slot}", filled.why_empty(slot), _REMEDY)
 
-    def _is_known(self, machinetype: str) -> None:
-        """The daemon says which machinetypes it has."""
-        told = self._told()
+    def _can_be_asked_for(self, observed: Observed) -> None:
+        """The daemon says which machinetypes it has, and which of them cannot be started here. One that it is to start
+        and that cannot be now, for lack of room or a repository, is waited for, and costs no machine meanwhile."""
+        machinetype = self.wish.machinetype
+        if slots.to_fill(self.wish, self.configuration, observed):
+            settings = slots.ordered(self.wish, observed).over(self.configuration.settings)
+            why = self._forbidden(settings, observed.now) or self._told_against(machinetype)
+            if why:
+                raise RefusedError(f"machinetype: {machinetype}", why.rstrip(". "), _REMEDY)
+        self._is_known(machinetype, self._told())
+
+    def _forbidden(self, settings: FactorySettings, now: int) -> str:
+        """Why the factory may start nothing, or none of this type, by what is configured and ordered; empty: it may."""
+        from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import unfit
+
+        # The load and the like pass: of these the daemon knows.
+        against = veto(settings, (), HostLoad(settings.total_processors), now)
+        for one in self.configuration.machinetypes:
+            if against is None and one.name == self.wish.machinetype:
+                against = unfit(settings, one, now)
+        return against.text if against is not None else ""
+
+    def _told_against(self, machinetype: str) -> str:
+        """Why a machinetype cannot be started here, by a report of what is configured now; empty: nothing is known."""
+        deadline = time.time() + _FRESH
+        while True:
+            told = self._told()
+            why = told.cannot_start(machinetype) if told is not None else ""
+            if told is None or not why or self._is_of_now(told):
+                return why
+            if time.time() > deadline:  # whoever orders in vain loses nothing
+                return ""
+            time.sleep(_PAUSE)
+
+    def _is_of_now(self, told: report.Report) -> bool:
+        """Whether a report is of the daemon that works, and of a decision with the configuration as it is."""
+        from ansible_collections.hep.gridbox.plugins.module_utils.factory import info, report
+
+        try:
+            changed = os.stat(self._path).st_mtime
+        except OSError:
+            return False
+        is_read = told.configuration_stamp == report.stamp(self._path) and (told.decided or 0) > changed + _SEEN
+        return is_read and info.is_at_work(told, time.time())
+
+    def _is_known(self, machinetype: str, told: t.Optional[report.Report]) -> None:
         pipes = told.pipes.values() if told is not None else ()
         known = {one.name for one in self.configuration.machinetypes}
         known.update(name for pipe in pipes for name in pipe.machinetypes)
@@ -223,6 +276,8 @@ class SlotsWork:
             if _silent(exc):
                 self._end_all()
                 raise
+            if step.action == "pull_image" and self.wish.machinetype:
+                raise GridboxError(f"{exc} Nothing was touched.") from exc
             self._troubles[step.target] = str(exc)
         except BaseException:
             self._end_all()
@@ -318,7 +373,7 @@ class SlotsWork:
         told = self._told() if self._look is None else None
         obeyed = self._look is not None or (told is not None and told.orders == orders.load(folder))
         settled = told is not None and obeyed and self._has_decided(told)
-        begun = {one["slot"]: one.get("uuid") for one in told.slots if one.get("state") == STARTING} if told else {}
+        begun = told.begun if told is not None else {}
         left, why = {}, {}
         for slot in wanted:
             machine = recorded = last.get(slot)
@@ -331,7 +386,9 @@ class SlotsWork:
                 if settled and machine is None and not self.wish.machinetype:
                     why[slot] = reason
                 else:
-                    left[slot] = f"{machine.machinetype} is {machine.state}" if machine else reason or "it is empty"
+                    kept = told.waits(slot) if told is not None and machine is not None else ""
+                    runs = f"{machine.machinetype} is {machine.state}" if machine is not None else "it is empty"
+                    left[slot] = reason or kept or runs
             elif machine is not None:
                 left[slot] = f"{machine.machinetype} runs, until {utc(machine.shutdown_time)} at the latest"
             elif not obeyed:
@@ -383,11 +440,7 @@ def _why(told: t.Optional[report.Report], slot: str) -> str:
         return ""
     if told.engine_problem:
         return f"the engine does not answer: {told.engine_problem}"
-    decision = told.decision or {}
-    for one in decision.get("waiting") or ():
-        if one.get("slot") == slot:
-            return str(one.get("reason"))
-    return str(decision.get("factory") or "nothing has been decided yet")
+    return told.waits(slot) or str((told.decision or {}).get("factory") or "nothing has been decided yet")
 
 
 def _silent(problem: GridboxError) -> bool:

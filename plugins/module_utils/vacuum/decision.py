@@ -23,15 +23,13 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import (
-    forced_slots,
     free_slots,
     occupied,
-    processors_by_disk,
     processors_by_memory,
     veto,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import outcome
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ordered import most_of, next_ordered
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import (
     UNSEEN,
     Member,
@@ -39,18 +37,16 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import 
     Tie,
     horizon,
     rank,
-    unfit,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
     FactorySettings,
-    Forced,
     HostLoad,
     OwnMachine,
     PeerUsage,
     Refusal,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import Fit, Room, place, room
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE, Space, of_space, with_own
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import place, room
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, of_space, with_own
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,8 @@ class Decision:
     :ivar factory: one sentence about the factory.
     :ivar candidates: machinetypes in the order in which they were tried; then those that may not be started.
     :ivar ignored: what peers said and cannot be, one sentence each.
-    :ivar waiting: slots that a machinetype was ordered for and cannot be started in, each with the reason.
+    :ivar waiting: slots that a machinetype was ordered for and cannot be started in, each with the reason. Whoever
+        decides adds those in which a machine of another type goes on, by ``ordered.exchange``.
     :ivar unstartable: the other machinetypes that the factory knows, each with the reason.
     """
 
@@ -176,7 +173,7 @@ class Decision:
     @property
     def reasons(self) -> tuple[str, ...]:
         """The whole explanation, line by line."""
-        waiting = (f"{slot} is not filled: {why.text}" for slot, why in self.waiting)
+        waiting = (f"{slot} is not filled as ordered: {why.text}" for slot, why in self.waiting)
         return (self.factory, *waiting, *(one.text for one in self.machinetypes), *self.ignored)
 
     @property
@@ -227,21 +224,15 @@ def decide(
     ranked = rank(factory, machinetypes, usage, amount, space.others, now, tie, absent)
     against = veto(factory, own, host, now)
     start: t.Optional[Start] = None
-    waiting: list[tuple[str, Refusal]] = []
+    waiting: tuple[tuple[str, Refusal], ...] = ()
     lacking: dict[str, Refusal] = {}
     if against is None:
-        known = {machinetype.name: machinetype for machinetype in machinetypes}
+        most = most_of(factory, machinetypes, own, host)
         away = {one.machinetype: one.refusal for one in unstartable}
-
-        def most(machinetype: Machinetype) -> int:
-            return min(by_memory, processors_by_disk(factory, machinetype, own, host, known))
-
-        for slot in forced_slots(factory, own):
-            found = _ordered(factory, slot, known, away, own, room_here, most, now)
-            if isinstance(found, Fit):
-                start = Start(slot, found.machinetype, found.processors, found.shutdown_time)
-                break
-            waiting.append((slot, found))
+        turn = next_ordered(factory, machinetypes, away, own, room_here, most, now)
+        waiting = turn.waiting
+        if turn.fit is not None:
+            start = Start(turn.slot, turn.fit.machinetype, turn.fit.processors, turn.fit.shutdown_time)
         free, order = free_slots(factory, own), [s.machinetype for s in ranked if s.refusal is None]
         if start is None and free:
             fit, lacking = place(factory, order, room_here, most, now)
@@ -257,7 +248,7 @@ def decide(
         for standing in ranked
     )
     text = _factory_text(factory, own, start, against, now)
-    return Decision(start, against, text, candidates, space.ignored, tuple(waiting), tuple(unstartable))
+    return Decision(start, against, text, candidates, space.ignored, waiting, tuple(unstartable))
 
 
 def _absent(
@@ -276,52 +267,6 @@ def _absent(
         if machine.occupies and machine.machinetype in usage:
             usage[machine.machinetype] += factory.usage(machine.processors)
     return [Member(one.group, one.target_share or 0.0, usage[name]) for name, one in members.items()]
-
-
-def _ordered(
-    factory: FactorySettings,
-    slot: str,
-    known: t.Mapping[str, Machinetype],
-    away: t.Mapping[str, Refusal],
-    own: t.Sequence[OwnMachine],
-    space: Room,
-    most: t.Callable[[Machinetype], int],
-    now: int,
-) -> t.Union[Fit, Refusal]:
-    """The machine that was ordered for a slot; why not, if it cannot be started now."""
-    forced = factory.forced[slot]
-    machinetype = known.get(forced.machinetype)
-    if machinetype is None:
-        why = away[forced.machinetype].text if forced.machinetype in away else "the factory knows no such machinetype"
-        return Refusal("not_startable", f"{forced.machinetype} cannot be started here: {why}")
-    against = unfit(factory, machinetype, now) or _failed_there(slot, forced, machinetype, own, now)
-    if against is None:
-        fit, lacking = place(factory, [machinetype], space, most, now)
-        if fit is not None:
-            return fit
-        against = lacking[machinetype.name]
-    return Refusal(against.code, f"{machinetype.name} was ordered for it, and not now: {against.text}")
-
-
-def _failed_there(
-    slot: str, forced: Forced, machinetype: Machinetype, own: t.Sequence[OwnMachine], now: int
-) -> t.Optional[Refusal]:
-    """An order is no reason to start what fails again and again without a pause: after an abort there, since then,
-    its own ``backoff_seconds`` pass. An order that lies ahead is of a clock that was set back: nobody knows what was
-    before it."""
-    since = forced.since if forced.since <= now + CLOCK_TOLERANCE else 0
-    ends = [
-        end
-        for machine in own
-        if machine.slot == slot and machine.machinetype == machinetype.name and machine.created >= since
-        for end in [outcome(machine, machinetype)]
-        if end is not None and end.time <= now + CLOCK_TOLERANCE
-    ]
-    last = max(ends, key=lambda end: end.time, default=None)
-    if last is None or not last.abort or now > last.time + machinetype.backoff_seconds:
-        return None
-    left = max(1, last.time + machinetype.backoff_seconds - now)
-    return Refusal("backing_off", f'backing off there for {left} s more after "{last.message}"')
 
 
 def decide_all(

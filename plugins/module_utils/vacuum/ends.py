@@ -5,6 +5,7 @@
 """Which machines have to end now, and why (spec 4.6), or because somebody has ordered it. Pure.
 
 Draining ends none. One whose state is not known is never ended; nor is one that only starts, which is its maker's.
+Which make room for another machinetype that was ordered, ``ordered.py`` knows.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def ends(
     for machine in own:
         if machine.state != "running":
             continue
-        end = _by_order(factory, machine) or _by_time(factory, machine, now)
+        is_stopped = machine.slot in factory.stopped_slots
+        end = _by_order(machine, "its slot was stopped by order") if is_stopped else _by_time(factory, machine, now)
         if end is None and machine.slot in heartbeats:
             end = _by_heartbeat(machine, heartbeats[machine.slot], now, watching_since)
         if end is not None:
@@ -122,14 +124,15 @@ def not_measured(own: t.Iterable[OwnMachine], in_a_row: t.Mapping[str, int]) -> 
     )  # fmt: skip
 
 
-def _by_order(factory: FactorySettings, machine: OwnMachine) -> t.Optional[End]:
-    forced = factory.forced.get(machine.slot)
-    if machine.slot in factory.stopped_slots:
-        reason = "its slot was stopped by order"
-    elif forced is not None and forced.machinetype != machine.machinetype:
-        reason = f"{forced.machinetype} was ordered for its slot"
-    else:
-        return None
+def replaced(machine: OwnMachine, machinetype: str) -> End:
+    """The end of a machine that makes room for another one. Whether that can be started is not asked here.
+
+    :param machinetype: that was ordered for its slot.
+    """
+    return _by_order(machine, f"{machinetype} was ordered for its slot")
+
+
+def _by_order(machine: OwnMachine, reason: str) -> End:
     return End(machine.slot, machine.machinetype, STOPPED, reason, STOPPED_MESSAGE)
 
 

@@ -94,6 +94,21 @@ def test_a_machine_that_term_is_refused_for_is_killed(tmp_path: Path, monkeypatc
         hand.stop(LIVE, end)
 
 
+def test_a_machine_that_has_ended_since_it_was_looked_at_has_ended_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that is pulled before may take an hour."""
+    hand = ByHand(configuration(state_folder=str(tmp_path)))
+    hand.store.create(LIVE)
+    over: list[Machine] = []
+    monkeypatch.setattr(hand.life, "end", lambda machine, _container, _boot: over.append(machine))
+    monkeypatch.setattr(hand, "clean", lambda _machine: None)
+    hand.engine = engine = Refuses()
+    engine.sent.append("its own end")
+    hand.stop(LIVE, End(LIVE.slot, LIVE.machinetype, "stopped", "by order", "100 Stopped"))
+    assert (over, engine.sent) == ([LIVE], ["its own end"])
+
+
 def test_a_machine_whose_folder_could_not_be_made_has_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import FIZZLE
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import Forced, HostLoad
 from tests.unit.factory.reports import CONFIGURATION, REPORT
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, RUNS
@@ -682,6 +682,42 @@ def test_a_start_whose_image_has_gone_meanwhile_leaves_its_machine_to_the_next_l
         factory._begin(Start("f1-00.example.org", kind.name, 1, int(time.time()) + 3600), int(time.time()))
         await factory.close()
         assert (said, factory._busy) == (["internal_error"], set())
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(("image", "order"), [("here", True), ("away", True), ("removed", True), ("here", False)])
+def test_a_machine_makes_room_for_what_was_ordered_when_that_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str, order: bool
+) -> None:
+    async def test() -> None:
+        options = {"mb_per_processor": 4, "overload_per_processor": 1000, "total_processors": 1}
+        factory = made(tmp_path, machinetypes={"own": {**KINDS["own"], "min_wallclock_seconds": 1}}, **options)
+        use(factory, Images(**({"own": "sha256:own"} if image == "here" else {})))
+        await factory.read_catalogue()
+        if image != "away":
+            factory.images.here["own"] = Image("sha256:own")
+        if order:
+            forced = {LIVE.slot: Forced("own", 1)}
+            wanted = replace(factory.configuration, settings=replace(factory.configuration.settings, forced=forced))
+            factory.configure(wanted)
+        told: list[tuple[str, str]] = []
+
+        async def tell(machine: Machine, end: End, _now: int) -> None:
+            told.append((machine.uuid, end.reason))
+
+        monkeypatch.setattr(factory, "_tell", tell)
+        machine = replace(LIVE, machinetype="z", shutdown_time=int(time.time()) + 3600)
+        factory.machines = {machine.uuid: machine}
+        factory._limits(int(time.time()))
+        factory._fill(HostLoad(8), int(time.time()))
+        assert factory.decision is not None
+        waits = [(slot, why.text) for slot, why in factory.decision.waiting]
+        await factory.close()
+        ends = [(machine.uuid, "own was ordered for its slot")]
+        assert told == (ends if (image, order) == ("here", True) else [])
+        why = "z goes on there: own cannot be started here: not now: its image is not here yet"
+        assert waits == ([(machine.slot, why)] if image == "away" else [])
 
     asyncio.run(test())
 

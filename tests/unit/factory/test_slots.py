@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import time
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +22,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     InputError,
     RefusedError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend, slots_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders, SlotOrder
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import ImageStatus, Report, stamp
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import (
     Chances,
     Mending,
@@ -39,6 +42,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import Hea
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
+from tests.unit.factory.reports import REPORT
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, OVER, RUNS
 
@@ -124,6 +128,32 @@ def test_a_machine_of_another_type_makes_room_for_the_one_that_is_ordered() -> N
     assert [step.disruption.name for step in made.steps] == ["none", "container", "none"]
     assert made.before == {FIRST: {"machine": "b", "order": ""}}
     assert made.after == {FIRST: {"machine": "a", "order": "only a"}}
+
+
+def test_nothing_is_touched_before_the_image_of_a_machinetype_that_is_wanted_is_here() -> None:
+    observed = seen(live(FIRST, "a"), chances=CHANCES)
+    observed = replace(observed, mending=Mending(uncleaned=(live(THIRD, state=ENDED),)))
+    made = plan(wish("running", FIRST, SECOND, machinetype="b"), CONFIGURATION, observed)
+    assert [action for action, _target in steps(made)] == [
+        "pull_image", "clean_machine", "give_order", "give_order", "stop_machine", "start_machine", "start_machine",
+    ]  # fmt: skip
+
+
+def test_what_was_ordered_of_another_slot_ends_no_machine_there_for_it_is_not_filled_now() -> None:
+    given = Orders(slots={FIRST: SlotOrder("", "b", 5)})
+    made = plan(wish("running", SECOND), CONFIGURATION, seen(live(FIRST, "a"), orders=given, chances=CHANCES))
+    assert [one for one in steps(made) if one[0] != "pull_image"] == [("start_machine", SECOND)]
+
+
+def test_the_disk_of_a_machine_that_ends_is_there_for_the_next() -> None:
+    """All of a volume group may be in machines."""
+    settings = replace(CONFIGURATION.settings, disk_bytes_per_processor=1000)
+    full = replace(CHANCES, host=HostLoad(4, disk_free_bytes=0))
+    observed = seen(live(FIRST, "b"), chances=full)
+    filled = filling(wish("running", FIRST, machinetype="a"), replace(CONFIGURATION, settings=settings), observed)
+    assert [one.slot for one in filled.starts] == [FIRST]
+    filled = filling(wish("running", SECOND, machinetype="a"), replace(CONFIGURATION, settings=settings), observed)
+    assert filled.starts == ()
 
 
 @pytest.mark.parametrize(
@@ -257,6 +287,106 @@ def test_one_that_fails_does_not_keep_the_others_from_being_done(
     assert work._troubles == {"two": "It is in use."}
     with pytest.raises(EngineError):
         work.do(made[3], journal)
+
+
+def test_a_pull_that_fails_ends_the_run_for_one_machinetype_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal: t.Any = None
+    for machinetype in ("b", None):
+        work = SlotsWork.from_params(params(tmp_path, machinetype=machinetype), False, contextlib.ExitStack())
+
+        def refuse(_step: Step) -> None:
+            raise EngineError("Pulling r:1", "no such image", 404)
+
+        monkeypatch.setattr(work, "_one", refuse)
+        step = Step("pull_image", "r:1", "")
+        work._plan = Plan((step,))
+        if machinetype:
+            with pytest.raises(GridboxError, match="The engine says: no such image Nothing was touched"):
+                work.do(step, journal)
+        else:
+            work.do(step, journal)
+            assert list(work._troubles) == ["r:1"]
+
+
+#: What a daemon says of machinetypes.
+JUDGED: dict[str, t.Any] = {
+    "machinetypes": [
+        {"machinetype": "a", "refusal": "no_image", "reason": "a: not now: its image is not here yet: gone"},
+        {"machinetype": "b", "refusal": "not_here", "reason": "b: not for this factory"},
+        {"machinetype": "c", "refusal": "no_share", "reason": "c: its target_share is 0"},
+    ]
+}
+
+
+def asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machinetype: str, told: Report, **changes: t.Any
+) -> SlotsWork:
+    """A run on a host whose daemon has written a report a minute ago, with the machinetypes ``a``, ``b`` and ``c``."""
+    given = params(tmp_path, machinetype=machinetype, slots=["0"])
+    kind = {"root_image": "docker://image:1", "user_data": "run", "target_share": 1.0, "min_wallclock_seconds": 60}
+    path = Path(given["configuration"])
+    kinds = {"a": kind, "b": kind, "c": kind}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "machinetypes": kinds, **changes}))
+    os.utime(path, (time.time() - 900, time.time() - 900))
+    made = SlotsWork.from_params(given, True, contextlib.ExitStack())
+    now = time.time()
+    known = {"configuration_stamp": stamp(str(path)), "pid": os.getpid(), "written": now, "decided": now - 60}
+    monkeypatch.setattr(made, "_told", lambda: replace(told, **{**known, "orders": NOTHING}))
+    return made
+
+
+TOLD = replace(REPORT, decision=JUDGED, images={"a": ImageStatus(False, "It is gone.", 5.0)}, pipes={})
+
+
+@pytest.mark.parametrize(
+    ("machinetype", "changes", "told"),
+    [
+        ("a", {}, "machinetype: a: its image is not here yet: It is gone. Nothing was touched."),
+        ("b", {}, "machinetype: b: b: not for this factory. Nothing was touched."),
+        ("c", {"draining": True}, "machinetype: c: the factory is draining. Nothing was touched."),
+        ("c", {"shutdown_time": 12_030}, "machinetype: c: the factory's shutdown_time is in 30 s"),
+    ],
+)
+def test_a_daemon_is_not_asked_for_what_it_says_it_cannot_start(
+    machinetype: str, changes: dict[str, t.Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = asked(tmp_path, monkeypatch, machinetype, TOLD, grace_seconds=0, **changes)
+    observed = replace(seen(live(FIRST, "z"), by_hand=False), now=12_000)
+    with pytest.raises(RefusedError) as found:
+        work.preflight(work.plan(observed), observed)
+    assert str(found.value).startswith(told)
+    # One that runs there may do so.
+    observed = replace(observed, machines=(live(FIRST, machinetype),))
+    work.preflight(work.plan(observed), observed)
+
+
+def test_a_daemon_is_asked_for_what_may_come_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = asked(tmp_path, monkeypatch, "c", TOLD)
+    observed = seen(by_hand=False)
+    work.preflight(work.plan(observed), observed)
+    work = asked(tmp_path, monkeypatch, "a", replace(TOLD, images={"a": ImageStatus(False)}))
+    work.preflight(work.plan(observed), observed)
+
+
+def test_a_report_that_is_older_than_the_configuration_keeps_nobody_from_ordering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration has just been put right: the next report is waited for."""
+    work = asked(tmp_path, monkeypatch, "b", TOLD)
+    told: t.Any = work._told()
+    good = replace(told, decision={"machinetypes": []})
+    reports = [told, good]
+    monkeypatch.setattr(work, "_told", lambda: reports.pop(0) if len(reports) > 1 else reports[0])
+    path = Path(work._path)
+    path.write_text(path.read_text())
+    observed = seen(by_hand=False)
+    work.preflight(work.plan(observed), observed)
+    # Or for as long as it takes a daemon that hangs.
+    reports[:] = [told]
+    monkeypatch.setattr(slots_work, "_FRESH", 0)
+    work.preflight(work.plan(observed), observed)
 
 
 def test_what_comes_up_during_a_run_is_no_failure_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import decide_all
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import ends
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ordered import Exchange, exchange
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
     FactorySettings,
@@ -25,6 +26,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation impor
     HostLoad,
     OwnMachine,
     PeerUsage,
+    Refusal,
 )
 from tests.unit.vacuum.cases import BIG, FACTORY, HOST, NOW, SLOTS, A, B, decided, ended, first, machine, refused
 from tests.unit.vacuum.test_decision_properties import (
@@ -99,7 +101,7 @@ def test_why_an_order_waits_is_told(machinetype: str, changes: dict[str, t.Any],
     assert decision.start is None
     [(slot, why)] = decision.waiting
     assert slot == SLOTS[3] and why.text.startswith(told)
-    assert any(line.startswith(f"{SLOTS[3]} is not filled: {told}") for line in decision.reasons)
+    assert any(line.startswith(f"{SLOTS[3]} is not filled as ordered: {told}") for line in decision.reasons)
     # Nothing else takes the slot meanwhile, and everybody is told why not.
     assert refused(decision, "a") == ("shutdown_time" if changes else "no_slot")
     assert json.loads(json.dumps(decision.as_data()))["waiting"][0]["refusal"] == why.code
@@ -185,13 +187,104 @@ def test_a_stopped_slots_machine_ends_and_that_is_no_abort() -> None:
     assert not is_abort(end.message)
 
 
-def test_a_machine_of_another_type_than_ordered_ends() -> None:
-    assert ends(forced("a", slot=0), [machine(0)], {}, NOW, NOW) == ()
-    [end] = ends(forced("b", slot=0), [machine(0), machine(1)], {}, NOW, NOW)
-    assert (end.slot, end.code, end.reason) == (SLOTS[0], "stopped", "b was ordered for its slot")
-
-
 @pytest.mark.parametrize("state", ["unknown", "starting", "ended"])
 def test_only_what_is_known_to_run_is_stopped(state: str) -> None:
     factory = closed(0, stopped_slots=frozenset([SLOTS[0]]))
     assert ends(factory, [machine(0, state=state)], {}, NOW, NOW) == ()
+    assert exchanged(forced("b", slot=0), [machine(0, state=state)]) == Exchange()
+
+
+# --- a machine of another type than was ordered
+
+
+def exchanged(
+    factory: FactorySettings,
+    own: t.Sequence[OwnMachine] = (machine(0),),
+    types: t.Sequence[Machinetype] = (A, B),
+    host: HostLoad = HOST,
+    **away: Refusal,
+) -> Exchange:
+    return exchange(factory, types, away, own, host, NOW)
+
+
+def test_a_machine_of_another_type_makes_room_for_the_one_that_was_ordered() -> None:
+    assert exchanged(forced("a", slot=0)) == Exchange()
+    # All is full, and what was ordered has no share.
+    made = exchanged(forced("c", slot=0), [machine(n) for n in range(8)], [A, NONE_OF_IT])
+    [end] = made.ends
+    assert (end.slot, end.code, end.reason) == (SLOTS[0], "stopped", "c was ordered for its slot")
+    assert (end.message, is_abort(end.message), made.waiting) == ("100 Stopped by order", False, ())
+    # It has been stopped, or drained, as well.
+    assert exchanged(replace(forced("b", slot=0), closed_slots=frozenset([SLOTS[0]]))) == Exchange()
+
+
+@pytest.mark.parametrize(
+    ("factory", "host", "away", "told"),
+    [
+        (forced("nowhere", slot=0), HOST, {}, "nowhere cannot be started here: the factory knows no such machinetype"),
+        (forced("c", slot=0), HOST, {"c": Refusal("no_image", "not now: x")}, "c cannot be started here: not now: x"),
+        (forced("big", slot=0), HOST, {}, "big was ordered for it, and not now: its min_processors is 8"),
+        (forced("b", slot=0, draining=True), HOST, {}, "b was ordered for it, and not now: the factory is draining"),
+        (forced("b", slot=0, shutdown_time=NOW + 9), HOST, {}, "b was ordered for it, and not now: the factory's shut"),
+        (forced("b", slot=0), HostLoad(8, (100.0, 1.0, 1.0)), {}, "b was ordered for it, and not now: the load is 100"),
+        (forced("b", slot=0), HostLoad(8, memory_available_mb=9), {}, "b was ordered for it, and not now: a proc"),
+        (
+            forced("b", slot=0, disk_bytes_per_processor=10), HostLoad(8, disk_free_bytes=-1), {},
+            "b was ordered for it, and not now: memory and disk do for 0 processors",
+        ),
+    ],
+)  # fmt: skip
+def test_a_machine_goes_on_for_as_long_as_what_was_ordered_could_not_be_started(
+    factory: FactorySettings, host: HostLoad, away: dict[str, Refusal], told: str
+) -> None:
+    made = exchanged(factory, [machine(0), machine(1)], [A, B, BIG], host, **away)
+    assert made.ends == ()
+    [(slot, why)] = made.waiting
+    assert slot == SLOTS[0] and why.text.startswith(f"a goes on there: {told}")
+
+
+def test_what_has_failed_there_since_it_was_ordered_costs_no_machine_before_its_back_off_is_over() -> None:
+    failed = replace(ended(after=5, ago=40, shutdown_message="700 Failed"), machinetype="b", created=NOW - 50)
+    made = exchanged(forced("b", slot=0, since=NOW - 100), [failed, machine(0)])
+    assert made.ends == () and made.waiting[0][1].code == "backing_off"
+    assert exchanged(forced("b", slot=0), [failed, machine(0)]).ends != (), "it ended before the order"
+
+
+def test_the_room_that_machines_leave_is_given_once() -> None:
+    wide = replace(B, min_processors=2, max_processors=2)
+    factory = replace(
+        FACTORY, processors_per_superslot=2, disk_bytes_per_processor=10,
+        forced={slot: Forced("b", NOW) for slot in SLOTS[:3]},
+    )  # fmt: skip
+    running = [machine(n, shutdown_time=NOW + 7200 + n) for n in range(3)]
+    # There is disk for 2 processors; each machine that ends leaves that of one, and what comes has that of 2.
+    made = exchanged(factory, running, [A, wide], HostLoad(8, disk_free_bytes=20))
+    assert [end.slot for end in made.ends] == [SLOTS[0], SLOTS[1]]
+    [(slot, why)] = made.waiting
+    assert (slot, why.code) == (SLOTS[2], "resources")
+    # What waits in an empty slot comes first, and takes what would become free.
+    factory = replace(FACTORY, processors_per_superslot=8, forced={slot: Forced("big", NOW) for slot in SLOTS[:2]})
+    made = exchanged(factory, [machine(1)], [A, BIG])
+    assert made.ends == () and made.waiting[0][1].code == "full"
+
+
+@STEADY
+@given(ordered(), machinetypes(), own_machines(), HOSTS)
+def test_a_machine_ends_for_what_is_started_in_its_slot_then(
+    factory: FactorySettings, types: list[Machinetype], own: list[OwnMachine], host: HostLoad
+) -> None:
+    made = exchange(factory, types, {}, own, host, NOW)
+    over = {end.slot for end in made.ends}
+    others = {
+        one.slot
+        for one in own
+        if one.state == "running" and factory.forced.get(one.slot, Forced(one.machinetype)).machinetype
+        != one.machinetype
+    }  # fmt: skip
+    assert over | {slot for slot, _why in made.waiting} == others - factory.closed_slots
+    own = [replace(one, state="ended", ended=NOW) if one.slot in over and one.occupies else one for one in own]
+    if host.disk_free_bytes is not None:
+        host = replace(host, disk_free_bytes=host.disk_free_bytes + 10**15)
+    starts = [one.start for one in decide_all(factory, types, own, [], host, NOW, random.Random(1).random)]
+    found = {start.slot: start.machinetype for start in starts if start is not None}
+    assert {slot: factory.forced[slot].machinetype for slot in over}.items() <= found.items()
