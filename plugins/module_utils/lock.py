@@ -61,6 +61,22 @@ class Lock:
     def __exit__(self, *_exc: object) -> None:
         self.release()
 
+    def is_held(self) -> bool:
+        """Whether another has it. To try it would keep out for a moment who wants it, and might not wait.
+
+        :raises GridboxError: if nobody can tell.
+        """
+        try:
+            about = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        try:
+            with open("/proc/locks", encoding="ascii") as file:
+                held = {line.split()[-3] for line in file}
+        except OSError as exc:
+            raise GridboxError(f"Who has the lock {self._path} cannot be read ({exc.strerror}).") from exc
+        return f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}" in held
+
     def release(self) -> None:
         """Let go of it, for every process that shares it; fine if that has been done."""
         if self._file is not None:

@@ -91,6 +91,12 @@ factory:
       description: Why the engine does not answer; empty if it does, or did not have to be asked.
       type: str
       sample: ''
+    orders_taken:
+      description:
+        - Whether RV(orders) are obeyed, so that nothing is started any more against them. The daemon reads them within two
+          seconds, and tells it in its report. Without a daemon nothing is started, and whoever starts something reads them before.
+      type: bool
+      sample: true
     draining:
       description: Whether it starts nothing, by its configuration or by order.
       type: bool

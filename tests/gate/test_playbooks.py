@@ -48,7 +48,8 @@ class ActionModule(ActionBase):
         left = int(file.read_text())
         file.write_text(str(max(0, left - 1)))
         slot = {"state": "running" if left else "empty", "shutdown_time": 1800000000}
-        result.update(factory={"name": "f1.example.org", "running_machines": left}, slots=[slot] * max(1, left))
+        factory = {"name": "f1.example.org", "running_machines": left, "orders_taken": True}
+        result.update(factory=factory, slots=[slot] * max(1, left))
         return result
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -326,6 +327,28 @@ def test_a_daemon_ends_no_machine_for_a_machinetype_that_cannot_be_started(unfit
     assert (replaced["slots"][0]["machinetype"], states(replaced)) == ("later", ["running"])
     [end] = factory.events("machine_told_to_end")
     assert (end["slot"], end["reason"]) == (SLOTS[0], "later was ordered for its slot")
+
+
+def test_a_host_is_drained_when_its_daemon_has_read_the_order(site: Site) -> None:
+    """All slots may be empty for a moment, and a machine be started in the next."""
+    site.factory.start()
+    site.slot(state="stopped")
+    process = site.factory.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)  # from now on it reads nothing
+    try:
+        site.slot(wait=False)
+        late = " ".join(playbook(site, "drain", "-e", "gridbox_timeout=4", status=2).split())
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert "nothing runs any more" not in late
+    assert "Waited 4 s for f1.example.org to run nothing, in vain. Its daemon has not read the order" in late
+    assert "nothing runs any more" in playbook(site, "drain")
+    assert site.info()["factory"]["orders_taken"] is True
+    # Without a daemon nobody has to read it, whatever the last report says.
+    site.factory.stop()
+    assert "nothing runs any more" in playbook(site, "drain", "-e", "gridbox_stop=true")
+    assert site.info()["factory"]["orders_taken"] is True
 
 
 def test_the_playbooks_drain_a_host_give_it_back_and_show_the_space(site: Site) -> None:

@@ -23,7 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import DROPPED, NOT_BROUGHT
 
@@ -41,17 +41,20 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     told = report.load(configuration.state_folder)
     works = is_at_work(told, time.time())
     given = orders.load(configuration.state_folder)
+    is_taken = not at_work(configuration.state_folder).is_held() or (told is not None and told.orders == given)
+    # Read after the report: what that says is begun is written down by now, or may come to run yet.
     last = Store(configuration.state_folder).last(configuration.settings.slots)
+    begun = told.begun if told is not None and works else {}
+    is_taken = is_taken and all(slot in last and last[slot].uuid == uuid for slot, uuid in begun.items())
     problem = (told.engine_problem if told is not None else "") if works else _without_daemon(configuration, last)
-    decision = (told.decision or {}) if told is not None and works else {}
-    waiting = {one["slot"]: one["reason"] for one in decision.get("waiting") or ()}
     found = [
-        slots.facts(one, last.get(one), given.of(one), waiting.get(one, "")) for one in configuration.settings.slots
+        slots.facts(one, last.get(one), given.of(one), told.waits(one) if told is not None and works else "")
+        for one in configuration.settings.slots
     ]
     unsure = "The engine does not answer, so nobody can tell what runs: the slots are as they were written down last."
     return {
         "warnings": [unsure] if problem else [],
-        "factory": _factory(configuration, given, told, works, problem, found),
+        "factory": {**_factory(configuration, given, told, works, problem, found), "orders_taken": is_taken},
         "orders": given.as_data(),
         "slots": found,
         "machinetypes": _machinetypes(configuration, told if works else None, found),

@@ -40,6 +40,17 @@ def test_the_second_waits_and_names_the_first(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_whether_a_lock_is_held_is_known_without_taking_it(folder: Path) -> None:
+    assert not Lock("a").is_held()
+    with Lock("a"):
+        assert Lock("a").is_held()
+        assert not Lock("b").is_held()
+        left = next(folder.iterdir())
+        (folder / "kept").hardlink_to(left)
+    (folder / "kept").rename(left)  # as whoever is killed leaves it
+    assert not Lock("a").is_held()
+
+
 def test_a_lock_whose_file_has_gone_is_let_go_of(folder: Path) -> None:
     with Lock("a"):
         next(folder.iterdir()).unlink()

@@ -16,8 +16,9 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, report
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.info import collect, is_at_work
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Unstartable
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import Refusal
 from tests.unit.factory.reports import DECISION, REPORT
@@ -26,6 +27,7 @@ from tests.unit.factory.test_mend import LIVE
 from tests.unit.factory.test_views import PIPE
 
 NOW = REPORT.written
+MADE = replace(LIVE, state=STARTING, started=None)
 
 
 @pytest.fixture()
@@ -82,6 +84,30 @@ def test_with_a_daemon_its_report_counts_and_the_engine_is_not_asked(params: dic
     assert sorted(told) == ["a", "b", "exp-dc-idle", "exp-dc-prod", "lhcb-dc-prod", "local"]
     assert told["exp-dc-prod"]["backing_off"] is True
     assert told["a"]["running_machines"] == 1
+
+
+def test_orders_are_taken_when_the_daemon_says_so(params: dict[str, t.Any], tmp_path: Path) -> None:
+    """Until then it may start something."""
+
+    def taken(**changes: t.Any) -> bool:
+        report.write(str(tmp_path), replace(REPORT, written=time.time(), pid=os.getpid(), slots=(), **changes))
+        return t.cast(bool, collect(params)["factory"]["orders_taken"])
+
+    given = orders.Orders(slots={LIVE.slot: orders.SlotOrder("drained", since=5)})
+    orders.save(str(tmp_path), given)
+    assert collect(params)["factory"]["orders_taken"] is True, "nobody starts anything"
+    with at_work(str(tmp_path)):
+        assert collect(params)["factory"]["orders_taken"] is False, "a daemon that has just been started"
+        assert not taken(orders=orders.Orders())
+        assert taken(orders=given)
+        begun = replace(REPORT, written=time.time(), pid=os.getpid(), orders=given, slots=of_slots([LIVE.slot], [MADE]))
+        report.write(str(tmp_path), begun)
+        assert collect(params)["factory"]["orders_taken"] is False, "it has begun to make a machine"
+        Store(str(tmp_path)).create(MADE)
+        found = collect(params)["factory"]
+        assert (found["orders_taken"], found["running_machines"]) == (True, 1)
+        orders.save(str(tmp_path), orders.Orders())
+    assert collect(params)["factory"]["orders_taken"] is True
 
 
 def test_pipes_are_told_with_what_of_them_is_not_for_this_factory(params: dict[str, t.Any], tmp_path: Path) -> None:
