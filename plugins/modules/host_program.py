@@ -20,9 +20,9 @@ description:
 options:
   name:
     description:
-      - Which one. V(gridbox-reconcile) starts the VO-boxes that the engine could not start and does not try again; it
-        needs the Python library C(pyroute2) for VO-boxes on macvlan networks, and C(docker) for an engine without a Unix
-        socket.
+      - Which one. V(gridbox-reconcile) starts the VO-boxes that the engine could not start and does not try again, and
+        takes back or finishes swaps that were interrupted. It needs the Python library C(pyroute2) for VO-boxes on macvlan
+        networks, and C(docker) for an engine without a Unix socket.
       - V(gridbox) is a vacuum factory, and what people ask of it.
     type: str
     choices: [gridbox, gridbox-reconcile]

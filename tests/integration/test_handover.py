@@ -14,13 +14,17 @@ import signal
 import time
 import typing as t
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
+from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import NAME_LABEL
 from tests.integration.conftest import PARENT, Lab
 from tests.lab.lan import run
 from tests.lab.probe import Reach
+from tests.lab.reconciler import Reconciler
 from tests.lab.swap import VOBOX, Job, recover, swap, vobox_body
 from tests.sampled import sampled
 
@@ -52,10 +56,10 @@ def make_network(lab: Lab, *options: str) -> None:
     )  # fmt: skip
 
 
-def make_vobox(lab: Lab, *command: str) -> str:
+def make_vobox(lab: Lab, *command: str, labels: t.Mapping[str, str] = MappingProxyType({})) -> str:
     """Make and start one; returns its id."""
     engine = DockerApi(lab.engine.url, 30)
-    made = engine.create_container(NAME, vobox_body(*command))
+    made = engine.create_container(NAME, {**vobox_body(*command), "Labels": dict(labels)})
     engine.start_container(NAME)
     eventually_in_service(lab)
     return made
@@ -417,7 +421,8 @@ def cut_the_power(lab: Lab) -> None:
     run_folder = lab.engine.folder / "exec"
     pids = [lab.engine.pid, int((run_folder / "containerd" / "containerd.pid").read_text())]
     running = lab.docker("ps", "--quiet").split()
-    pids += [int(pid) for pid in lab.docker("inspect", "--format", "{{.State.Pid}}", *running).split()]
+    if running:
+        pids += [int(pid) for pid in lab.docker("inspect", "--format", "{{.State.Pid}}", *running).split()]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # one that has just ended
             if path.read_bytes().startswith(b"/usr/bin/containerd-shim") and str(run_folder) in path.read_text():
@@ -466,3 +471,107 @@ def test_the_next_run_says_what_it_found(own_lab: Lab, tmp_path: Path) -> None:
     [warning] = said["warnings"]
     assert f"An interrupted swap of {NAME} was taken back" in str(warning)
     assert "warnings" not in own_lab.module("vobox_container", name=NAME, files=str(tmp_path / "voboxes"))
+
+
+# ---- the reconciler, which a boot starts, does the same --------------------------------------------------------------
+
+LABELS = {NAME_LABEL: NAME}
+LABELLED = {**vobox_body(), "Labels": LABELS}
+TAKEN_BACK = (
+    f"{NAME}: recovered: An interrupted swap of {NAME} was taken back; the container before it is in service again.\n"
+)
+FINISHED = f"{NAME}: recovered: An interrupted swap of {NAME} was finished: the replaced container is stopped.\n"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stand_in", "number"),
+    sampled(
+        [
+            pytest.param("sequential", False, 4, id="sequential-old-stopped"),
+            pytest.param("sequential", False, 3, id="sequential-new-made"),
+            pytest.param("sequential", False, 8, id="sequential-old-disconnected"),
+            pytest.param("overlap", True, 8, id="stand-in-old-stopped"),
+            pytest.param("overlap", True, 3, id="stand-in-made"),
+            pytest.param("overlap", False, 11, id="overlap-new-has-its-policy"),
+            pytest.param("overlap", False, 7, id="overlap-old-disconnected"),
+            pytest.param("overlap", False, 14, id="overlap-old-renamed"),
+            pytest.param("overlap", False, COMMITTED + 1, id="overlap-old-not-removed"),
+            pytest.param("overlap", False, COMMITTED, id="overlap-old-not-stopped"),
+        ],
+        every=3,
+    ),
+)
+def test_after_a_power_cut_the_reconciler_alone_brings_the_vobox_back(
+    own_lab: Lab, tmp_path: Path, strategy: str, stand_in: bool, number: int
+) -> None:
+    make_network(own_lab)
+    made = make_vobox(own_lab, labels=LABELS)
+    before = network_state(own_lab)
+    swap(
+        Job(own_lab.engine.url, LABELLED, strategy=strategy, stand_in=stand_in, die_at=number, power_cut=True),
+        own_lab.engine.netns,
+    )
+    cut_the_power(own_lab)
+    own_lab.engine.start()
+    time.sleep(2)  # for what the engine starts by itself
+    committed = strategy == "overlap" and not stand_in and number >= COMMITTED
+    assert troubles(own_lab)
+    reconciler = Reconciler(own_lab.engine, tmp_path)
+    assert reconciler.run() == (0, FINISHED if committed else TAKEN_BACK)
+    eventually_in_service(own_lab)
+    assert (inspect(own_lab)["Id"] == made) == (not committed)
+    assert network_state(own_lab) == before
+    assert [name for name, _text in reconciler.events()] == [NAME]
+    assert reconciler.run() == (0, "")
+    assert recover(own_lab.engine.url, NAME, own_lab.engine.netns) == []
+
+
+def test_the_reconciler_brings_back_what_was_started_by_hand(site: Lab, vobox: str, tmp_path: Path) -> None:
+    """Its first swap by this collection is cut short, so nothing but what that left tells of a VO-box."""
+    swap(Job(site.engine.url, LABELLED, strategy="sequential", die_at=4, power_cut=True), site.engine.netns)
+    assert names(site) == {NAME: "exited", f"{NAME}.next": "created"}
+    assert Reconciler(site.engine, tmp_path).run() == (0, TAKEN_BACK)
+    eventually_in_service(site)
+    assert inspect(site)["Id"] == vobox
+
+
+def test_the_reconciler_disturbs_no_swap_and_no_guard(site: Lab, vobox: str, tmp_path: Path) -> None:
+    swap(Job(site.engine.url, LABELLED, strategy="sequential", die_at=5, power_cut=True), site.engine.netns)
+    there = names(site)
+    assert there == {NAME: "exited", f"{NAME}.next": "running"}
+    reconciler = Reconciler(site.engine, tmp_path)
+    with Lock(f"VO-box {NAME} of {site.engine.url}"):
+        assert reconciler.run() == (0, f"{NAME}: another run, or the undo of one, is at work on it\n")
+        assert names(site) == there
+    assert reconciler.run() == (0, TAKEN_BACK)
+    eventually_in_service(site)
+    assert inspect(site)["Id"] == vobox
+
+
+def test_the_reconciler_leaves_alone_what_no_swap_has_made(own_lab: Lab, tmp_path: Path) -> None:
+    make_network(own_lab)
+    make_vobox(own_lab, labels=LABELS)
+    # By somebody who copies a VO-box with its labels.
+    for other in ("next", "stand-in", "previous"):
+        own_lab.docker("create", "--name", f"{NAME}.{other}", "--label", f"{NAME_LABEL}={NAME}", "busybox:test", "true")
+    there = names(own_lab)
+    reconciler = Reconciler(own_lab.engine, tmp_path)
+    assert reconciler.run() == (0, "")
+    own_lab.docker("stop", "--time", "1", NAME)
+    assert reconciler.run() == (0, "")
+    assert names(own_lab) == {**there, NAME: "exited"}
+
+
+def test_a_recovery_that_fails_is_told_and_tried_again_later(own_lab: Lab, tmp_path: Path) -> None:
+    make_network(own_lab)
+    made = make_vobox(own_lab, labels=LABELS)
+    swap(Job(own_lab.engine.url, LABELLED, die_at=3, power_cut=True), own_lab.engine.netns)
+    own_lab.docker("rm", "--force", NAME)
+    reconciler = Reconciler(own_lab.engine, tmp_path)
+    complaint = f"The container that {NAME} was before, {made[:12]}, is gone."
+    assert reconciler.run() == (1, f"{NAME}: recover failed: {complaint}\n{NAME}: {complaint}\n")
+    status, said = reconciler.run()
+    assert status == 1
+    assert said.startswith(f"{NAME}: a swap that was interrupted has left {NAME}.next; next try in ")
+    assert reconciler.events() == [(NAME, f"recover failed: {complaint}")]
+    assert names(own_lab) == {f"{NAME}.next": "created"}

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
 
 from tests.lab.engine import PodmanService
 from tests.lab.lan import in_netns
+from tests.lab.reconciler import Reconciler
 from tests.lab.swap import VOBOX, Job, swap, vobox_body
 
 NAME = "vobox"
@@ -94,3 +96,17 @@ def test_a_killed_swap_ends_with_the_old_container(podman: PodmanService, podman
         time.sleep(0.2)
     assert (names(podman), inspect(podman)["Id"]) == ([NAME], vobox)
     eventually_answers(podman_site)
+
+
+def test_the_reconciler_takes_back_what_neither_the_module_nor_its_guard_could_end(
+    podman: PodmanService, podman_site: str, vobox: str, tmp_path: Path
+) -> None:
+    swap(Job(podman.url, create=body(), die_at=3, power_cut=True), podman.netns)  # the old one is stopped
+    assert sorted(names(podman)) == [NAME, f"{NAME}.next"]
+    reconciler = Reconciler(podman, tmp_path)
+    status, said = reconciler.run()
+    assert (status, said.split(";")[0]) == (0, f"{NAME}: recovered: An interrupted swap of {NAME} was taken back")
+    assert names(podman) == [NAME]
+    assert inspect(podman)["Id"] == vobox
+    eventually_answers(podman_site)
+    assert reconciler.run() == (0, "")

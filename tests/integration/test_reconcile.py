@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import time
 import typing as t
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,43 +26,9 @@ from tests.lab.lab import make_lab, remove_lab
 from tests.lab.lan import in_netns, run
 from tests.lab.modules import run_module
 from tests.lab.playbook import play
+from tests.lab.reconciler import Reconciler
 
 MISSING_LINK = "the requested parent interface site0 was not found on the Docker host"
-
-
-@dataclass
-class Reconciler:
-    """The program on the lab's host."""
-
-    lab: Lab
-    folder: Path
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start it, and return at once."""
-        return subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self.lab.engine.netns}", sys.executable, str(self.folder / "program"),
-             "--engine-url", self.lab.engine.url, "--state", str(self.folder / "run/state.json"),
-             "--unit-folder", str(self.folder / "units"), *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-        )  # fmt: skip
-
-    def run(self, *arguments: str) -> tuple[int, str]:
-        """Run it to its end: exit status, and what it says to the journal."""
-        process = self.start("--wait", "0", *arguments)
-        _output, errors = process.communicate(timeout=60)
-        return process.returncode, errors
-
-    def findings(self, *arguments: str) -> dict[str, str]:
-        """What it would do, by VO-box."""
-        output, errors = self.start("--wait", "0", "--dry-run", "--json", *arguments).communicate(timeout=60)
-        assert not errors
-        return {finding["name"]: finding["action"] for finding in json.loads(output)["findings"]}
-
-    def state(self) -> dict[str, t.Any]:
-        return t.cast("dict[str, t.Any]", json.loads((self.folder / "run/state.json").read_text()))
-
-    def forget(self) -> None:
-        (self.folder / "run/state.json").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +44,7 @@ def own_lab(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Lab]:
 
 @pytest.fixture()
 def reconciler(own_lab: Lab, tmp_path: Path) -> t.Iterator[Reconciler]:
-    (tmp_path / "program").write_bytes(build("reconcile.program", sys.executable))
-    (tmp_path / "units").mkdir()
-    yield Reconciler(own_lab, tmp_path)
+    yield Reconciler(own_lab.engine, tmp_path)
     own_lab.lan.plug_in([])
     left = own_lab.docker("ps", "--all", "--quiet").split()
     if left:
@@ -136,7 +98,7 @@ def test_what_the_engine_gave_up_on_comes_back(own_lab: Lab, reconciler: Reconci
     assert state(box)["Error"] == MISSING_LINK
     status, said = reconciler.run()
     assert (status, said) == (
-        1, "vobox1: not started: it waits for the link site0, which is not there; waited 0 s\n"
+        1, "vobox1: not in service: it waits for the link site0, which is not there; waited 0 s\n"
     )  # fmt: skip
     assert reconciler.findings() == {"vobox1": "wait", "vobox2": "none"}
 
@@ -157,11 +119,10 @@ def test_what_the_engine_gave_up_on_comes_back(own_lab: Lab, reconciler: Reconci
     # What a person has stopped stays stopped, whatever its policy; a second run has nothing to do or to say.
     assert state(at_rest)["Status"] == "exited"
     assert reconciler.run() == (0, "")
-    told = reconciler.state()
-    assert [(event["name"], event["text"].split(":")[0]) for event in told["events"]] == [
-        ("vobox1", "not started"), ("vobox1", "started"),
+    assert [(name, text.split(":")[0]) for name, text in reconciler.events()] == [
+        ("vobox1", "not in service"), ("vobox1", "started"),
     ]  # fmt: skip
-    assert all(finding["well"] for finding in told["findings"])
+    assert all(finding["well"] for finding in reconciler.state()["findings"])
 
 
 def test_it_keeps_off_what_others_are_at_and_what_it_is_told_to_leave(
@@ -246,7 +207,7 @@ def test_cvmfs_is_waited_for(own_lab: Lab, reconciler: Reconciler, tmp_path: Pat
         run("umount", str(root))
         status, said = reconciler.run()
         assert (status, said) == (
-            1, f"vobox1: not started: it waits for {root}, {point}, which is not mounted; waited 0 s\n"
+            1, f"vobox1: not in service: it waits for {root}, {point}, which is not mounted; waited 0 s\n"
         )  # fmt: skip
         # With the root there a missing repository comes in later; so it is waited for, but not for ever.
         mount_root()

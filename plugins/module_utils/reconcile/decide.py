@@ -8,6 +8,10 @@ An engine that cannot start a container when it comes up itself, or when it rest
 policy is for containers that end, not for those that cannot begin (moby/moby#39559, #18826). It notes why in the
 container's ``State.Error``. A container that somebody has stopped, or that has ended by itself, has no such note; so
 the note is what tells the one from the other, whatever the policy.
+
+Nor does an engine know of a swap that a power cut has ended. Then the one before has been stopped by request, or has no
+network, and the new one has no restart policy yet: the boot brings neither back, and nothing is noted. What tells that
+case are the containers that the swap has left.
 """
 
 from __future__ import annotations
@@ -57,10 +61,13 @@ class Cvmfs:
 class Box:
     """One VO-box's container as it is.
 
-    :ivar status: the engine's word: ``running``, ``exited``, ``created``, ``paused``...
+    While there are leftovers, it is the container that the VO-box was before the swap.
+
+    :ivar status: the engine's word: ``running``, ``exited``, ``created``, ``paused``...; ``gone`` if there is none.
     :ivar error: why the engine could not start it, at the last try; empty if it could.
     :ivar health: ``healthy``, ``unhealthy``, ``starting``; ``none`` without a check.
-    :ivar leftovers: containers that an interrupted swap has left.
+    :ivar leftovers: containers of an interrupted swap that is to be taken back.
+    :ivar unretired: the container that it has replaced, if the swap was interrupted before that was stopped for good.
     :ivar lacking: files and folders that are to be mounted in it, and are not there.
     """
 
@@ -72,6 +79,7 @@ class Box:
     health: str = "none"
     grace: int = 10
     leftovers: tuple[str, ...] = ()
+    unretired: t.Optional[str] = None
     networks: tuple[Network, ...] = ()
     lacking: tuple[str, ...] = ()
     cvmfs: t.Optional[Cvmfs] = None
@@ -81,7 +89,7 @@ class Box:
 class Past:
     """What was tried before.
 
-    :ivar tries: starts and restarts since the VO-box was last well.
+    :ivar tries: starts, restarts and recoveries since the VO-box was last well.
     :ivar at: when the last one was, in seconds since the boot.
     """
 
@@ -110,8 +118,9 @@ class Rules:
 class Finding:
     """One VO-box, and what follows.
 
-    :ivar action: ``none``; ``start`` or ``restart``; ``wait``: something is not there yet; ``later``: the last try
-        failed a short while ago; ``leave``: nothing here may change it.
+    :ivar action: ``none``; ``start`` or ``restart``; ``recover``: take a swap that was interrupted back, or finish it;
+        ``wait``: something is not there yet; ``later``: the last try failed a short while ago; ``leave``: nothing here
+        may change it.
     :ivar well: whether the VO-box is as it should be, as far as it is this program's matter.
     """
 
@@ -133,21 +142,18 @@ def decide(box: Box, past: Past, rules: Rules, now: float, patient: bool) -> Fin
     """
     if box.name in rules.leave:
         return Finding(box.name, "none", well=True)
-    if box.status == "running":
-        return _running(box, past, rules, now)
-    if box.status in ("restarting", "removing"):
+    if box.status == "removing":
         return Finding(box.name, "none", well=True)  # the engine is at it
     if box.status == "paused":
         return Finding(box.name, "leave", "it is paused", well=True)
+    if _interrupted(box):
+        return _recover(box, past, now, patient)
+    if box.status == "running":
+        return _running(box, past, rules, now)
+    if box.status == "restarting":
+        return Finding(box.name, "none", well=True)  # the engine is at it
     if box.policy not in _PROMISES or not box.error:
         return Finding(box.name, "none", well=True)  # stopped by somebody, or ended by itself
-    if box.leftovers:
-        return Finding(
-            box.name,
-            "leave",
-            f"the engine could not start it ({box.error}), and {', '.join(box.leftovers)} is left of a swap that was"
-            " interrupted: run hep.gridbox.vobox, which takes it back",
-        )
     awaited = _awaited(box, patient)
     if awaited:
         return Finding(box.name, "wait", f"it waits for {'; '.join(awaited)}")
@@ -161,7 +167,7 @@ def decide(box: Box, past: Past, rules: Rules, now: float, patient: bool) -> Fin
 
 def well_again(box: Box) -> bool:
     """Whether the tries before do not count any more."""
-    return box.status == "running" and box.health in ("none", "healthy")
+    return box.status == "running" and box.health in ("none", "healthy") and not _interrupted(box)
 
 
 def explain(error: str) -> str:
@@ -174,6 +180,25 @@ def explain(error: str) -> str:
             " With live restore no running container notices"
         )
     return error.strip()
+
+
+def _interrupted(box: Box) -> bool:
+    """Whether a swap is to be taken back, or to be finished.
+
+    Only where the new one runs the replaced one may be stopped: a person may have gone back to it by hand.
+    """
+    return bool(box.leftovers) or (box.unretired is not None and box.status == "running")
+
+
+def _recover(box: Box, past: Past, now: float, patient: bool) -> Finding:
+    left = f"a swap that was interrupted has left {' and '.join(box.leftovers) or box.unretired}"
+    awaited = _awaited(box, patient) if box.leftovers else []
+    if awaited:
+        return Finding(box.name, "wait", f"it waits for {'; '.join(awaited)}; {left}")
+    if now < past.next_at:
+        pause = f"next try in {past.next_at - now:.0f} s, after {past.tries} that failed"
+        return Finding(box.name, "later", f"{left}; {pause}")
+    return Finding(box.name, "recover", left)
 
 
 def _running(box: Box, past: Past, rules: Rules, now: float) -> Finding:

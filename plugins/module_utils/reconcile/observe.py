@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import typing as t
 
@@ -18,31 +19,51 @@ from ansible_collections.hep.gridbox.plugins.module_utils.network.observe import
 from ansible_collections.hep.gridbox.plugins.module_utils.reconcile.decide import Box, Cvmfs, Network
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json import NAME_LABEL
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import CVMFS_TARGET
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import made_by_a_swap
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import find_leftovers, made_by_a_swap
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import REPLACES_LABEL, previous_name
 
 
 def observe(engine: DockerApi, unit_folder: str = UNIT_FOLDER, only: t.Optional[str] = None) -> tuple[Box, ...]:
-    """All VO-boxes that bear this collection's label, by name.
+    """All VO-boxes that bear this collection's label, or of which an interrupted swap has left something, by name.
 
     :param only: the name of the one to look at.
     """
-    names = {record["Names"][0].lstrip("/"): record["Labels"][NAME_LABEL] for record in _labelled(engine)}
+    # All of them: what a swap replaces need not have been made by this collection.
+    there = {record["Names"][0].lstrip("/"): record for record in engine.containers() if record.get("Names")}
+    swapped = {record["name"] for made, record in _records(there).items() if made in made_by_a_swap(record["name"])}
+    labelled = {name for name, record in there.items() if (record.get("Labels") or {}).get(NAME_LABEL) == name}
     found = []
-    for name in sorted(name for name, label in names.items() if name == label and only in (None, name)):
-        container = engine.container(name)
-        if container is not None:  # it may have been removed meanwhile
-            found.append(_box(engine, container, names, unit_folder))
+    for name in sorted(swapped | labelled):
+        if only in (None, name):
+            box = _box(engine, name, there, unit_folder)
+            if box is not None:
+                found.append(box)
     return tuple(found)
 
 
-def _labelled(engine: DockerApi) -> list[Json]:
-    return [record for record in engine.containers({"label": [NAME_LABEL]}) if record.get("Names")]
+def _records(there: t.Mapping[str, Json]) -> dict[str, Json]:
+    """By name of a container that a swap has made: what it was made to replace."""
+    labels = {name: (record.get("Labels") or {}).get(REPLACES_LABEL) for name, record in there.items()}
+    return {name: json.loads(label) for name, label in labels.items() if label}
 
 
-def _box(engine: DockerApi, container: Json, names: t.Container[str], unit_folder: str) -> Box:
-    name, state = container["Name"].lstrip("/"), container["State"]
+def _box(engine: DockerApi, name: str, there: t.Mapping[str, Json], unit_folder: str) -> t.Optional[Box]:
+    """One VO-box; None if it has gone since the containers were listed."""
+    records = {made: record for made, record in _records(there).items() if record["name"] == name}
+    # What has such a name and was made by no swap is left alone.
+    family = {one: record for one, record in there.items() if one in records or one not in made_by_a_swap(name)}
+    left, _kept = find_leftovers(name, family)
+    leftovers = tuple(made for made in made_by_a_swap(name) if made in left)
+    before = records[leftovers[0]] if leftovers else None
+    container = engine.container(before["old_id"] if before else name)
+    if container is None:
+        return Box(name, "", "gone", "no", leftovers=leftovers) if before else None
+    state = container["State"]
     idle = not state.get("Running")
     grace = container["Config"].get("StopTimeout")
+    networks = set((container.get("NetworkSettings") or {}).get("Networks") or {})
+    if before:
+        networks.add(before["network"])  # the swap may have taken it off
     return Box(
         name=name,
         id=container["Id"],
@@ -51,17 +72,18 @@ def _box(engine: DockerApi, container: Json, names: t.Container[str], unit_folde
         error=state.get("Error") or "",
         health=((state.get("Health") or {}).get("Status")) or "none",
         grace=10 if grace is None else grace,
-        leftovers=tuple(made for made in made_by_a_swap(name) if made in names),
+        leftovers=leftovers,
+        unretired=previous_name(name) if previous_name(name) in left else None,
         # What a VO-box needs is asked only where that decides something.
-        networks=_networks(engine, container) if idle else (),
+        networks=_networks(engine, networks) if idle or before else (),
         lacking=tuple(sorted(source for source in _sources(container) if not os.path.exists(source))) if idle else (),
         cvmfs=_cvmfs(container, unit_folder) if idle else None,
     )
 
 
-def _networks(engine: DockerApi, container: Json) -> tuple[Network, ...]:
+def _networks(engine: DockerApi, names: t.Iterable[str]) -> tuple[Network, ...]:
     found = []
-    for name in sorted((container.get("NetworkSettings") or {}).get("Networks") or {}):
+    for name in sorted(names):
         network = engine.network(name)
         parent = ((network or {}).get("Options") or {}).get("parent") or ""
         found.append(Network(name, network is not None, parent, _state_of(engine, parent) if parent else "up"))

@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The command ``gridbox-reconcile``: start the VO-boxes that the engine has given up on.
+"""The command ``gridbox-reconcile``: bring back the VO-boxes that the engine does not bring back.
 
-It starts and, where that is wished, restarts containers. It makes, replaces and removes none, and leaves alone what
-somebody has stopped and what another run is at work on.
+It starts those that the engine has given up on, takes back or finishes swaps that were interrupted, and restarts
+unhealthy ones where that is wished. It makes and replaces none, and leaves alone what somebody has stopped and what
+another run is at work on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api impo
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
+from ansible_collections.hep.gridbox.plugins.module_utils.network.observe import enter_namespace_of
 from ansible_collections.hep.gridbox.plugins.module_utils.reconcile import memory
 from ansible_collections.hep.gridbox.plugins.module_utils.reconcile.decide import (
     Box,
@@ -33,6 +35,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.reconcile.decide impor
     well_again,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.reconcile.observe import observe
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox import handover
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import subject_of
 
 #: Exit statuses, beside argparse's 2 for wrong arguments.
@@ -110,7 +113,7 @@ class Run:
                     _say(f"{finding.name}: {finding.reason}; looking again for up to {seconds:g} s")
             time.sleep(_PAUSE)
         for finding in waiting:
-            self._note(finding.name, f"not started: {finding.reason}; waited {seconds:g} s")
+            self._note(finding.name, f"not in service: {finding.reason}; waited {seconds:g} s")
         for finding in findings:
             if finding.action in ("later", "leave"):
                 _say(f"{finding.name}: {finding.reason}")
@@ -126,9 +129,9 @@ class Run:
         return decide(box, self._memory.past.get(box.name, Past()), self.rules, _since_boot(), patient)
 
     def _act(self, finding: Finding) -> Finding:
-        """Start or restart a VO-box if that is what the finding says; the finding as it is afterwards."""
+        """Bring a VO-box back if the finding says how; the finding as it is afterwards."""
         name = finding.name
-        if finding.action not in ("start", "restart"):
+        if finding.action not in ("start", "restart", "recover"):
             return finding
         with contextlib.ExitStack() as held:
             try:
@@ -142,16 +145,25 @@ class Run:
             past = self._memory.past.get(name, Past())
             self._memory.past[name] = Past(past.tries + 1, _since_boot())
             try:
-                if finding.action == "start":
-                    self.engine.start_container(boxes[0].id)
-                else:
-                    self.engine.restart_container(boxes[0].id, boxes[0].grace)
+                done = self._bring_back(boxes[0], finding)
             except GridboxError as exc:
                 reason = explain(str(exc))
                 self._note(name, f"{finding.action} failed: {reason}")
                 return Finding(name, "later", reason)
-        self._note(name, f"{finding.action}ed: {finding.reason}")
+        self._note(name, f"{finding.action}ed: {done}")
         return Finding(name, "none", f"{finding.action}ed", well=True)
+
+    def _bring_back(self, box: Box, finding: Finding) -> str:
+        """Do what the finding says; what was done, or why."""
+        if finding.action == "start":
+            self.engine.start_container(box.id)
+        elif finding.action == "restart":
+            self.engine.restart_container(box.id, box.grace)
+        else:
+            # The LAN is told over links of the namespace in which the engine is.
+            enter_namespace_of(self.engine)
+            return " ".join(handover.recover(self.engine, box.name))
+        return finding.reason
 
     def _note(self, name: str, text: str) -> None:
         self._memory.note(_now(), name, text)
@@ -162,8 +174,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gridbox-reconcile",
         description="Start the VO-boxes that the engine could not start and does not try again, once what they need is"
-        " there: the link of their network, what is mounted in them, CVMFS. Nothing is made, replaced or removed; what"
-        " somebody has stopped stays stopped.",
+        " there: the link of their network, what is mounted in them, CVMFS. Take back, or finish, what a power cut"
+        " has left of a swap. Nothing else is made, replaced or removed; what somebody has stopped stays stopped.",
         epilog="Exit status: 0 all VO-boxes are as they should be; 1 one is not, see what is said; 2 wrong arguments; 3"
         " the engine or the host could not be asked.",
     )

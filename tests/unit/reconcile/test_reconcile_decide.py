@@ -56,15 +56,61 @@ def found(box: Box, past: Past = UNTRIED, rules: Rules = COMMON, now: float = 10
         (replace(DOWN, status="restarting"), "none", True),
         (replace(DOWN, status="removing"), "none", True),
         (replace(DOWN, status="paused"), "leave", True),
-        (replace(DOWN, leftovers=("vb.next",)), "leave", False),
     ],
 )
 def test_what_the_engine_gave_up_on_is_started_and_nothing_else(box: Box, action: str, well: bool) -> None:
     assert (found(box).action, found(box).well) == (action, well)
 
 
+NEXT = ("vb.next",)
+#: As a power cut in the midst of a swap leaves it: the old container was stopped by request, or it has no network.
+CUT = replace(DOWN, error="", leftovers=NEXT)
+
+
+@pytest.mark.parametrize(
+    ("box", "action", "well"),
+    [
+        (CUT, "recover", False),
+        (replace(CUT, policy="no"), "recover", False),
+        (replace(CUT, status="running"), "recover", False),
+        (replace(CUT, status="running", health="unhealthy"), "recover", False),
+        (replace(CUT, status="restarting"), "recover", False),
+        (replace(CUT, status="gone", networks=()), "recover", False),  # it will say what is wrong
+        (replace(CUT, error=ERROR), "recover", False),
+        (replace(CUT, leftovers=("vb.stand-in",)), "recover", False),
+        (replace(CUT, status="paused"), "leave", True),
+        (replace(CUT, status="removing"), "none", True),
+        # The new one has proved well: only the replaced one is still to be stopped, or removed.
+        (replace(RUNNING, unretired="vb.previous"), "recover", False),
+        (replace(RUNNING, unretired="vb.previous", health="unhealthy"), "recover", False),
+        # Somebody may have gone back to the replaced one by hand.
+        (replace(DOWN, unretired="vb.previous", error=""), "none", True),
+        (replace(DOWN, unretired="vb.previous"), "start", False),
+    ],
+)
+def test_a_swap_that_was_interrupted_is_ended(box: Box, action: str, well: bool) -> None:
+    assert (found(box).action, found(box).well) == (action, well)
+
+
+def test_it_names_what_the_swap_has_left() -> None:
+    left = "a swap that was interrupted has left"
+    assert found(CUT).reason == f"{left} vb.next"
+    assert found(replace(CUT, leftovers=("vb.next", "vb.stand-in"))).reason == f"{left} vb.next and vb.stand-in"
+    assert found(replace(RUNNING, unretired="vb.previous")).reason == f"{left} vb.previous"
+
+
+@pytest.mark.parametrize("status", ["exited", "running"])
+def test_what_is_taken_back_needs_its_link(status: str) -> None:
+    finding = found(replace(CUT, status=status, networks=(Network("site", True, "site0", "missing"),)))
+    assert (finding.action, finding.well) == ("wait", False)
+    assert finding.reason == (
+        "it waits for the link site0, which is not there; a swap that was interrupted has left vb.next"
+    )
+
+
 def test_what_is_to_be_left_is_left() -> None:
     assert found(DOWN, rules=Rules(frozenset({"vb"}))) == Finding("vb", "none", well=True)
+    assert found(CUT, rules=Rules(frozenset({"vb"}))) == Finding("vb", "none", well=True)
     assert found(DOWN, rules=Rules(frozenset({"other"}))).action == "start"
 
 
@@ -105,6 +151,8 @@ def test_the_pauses_grow_to_half_an_hour(tries: int, seconds: int) -> None:
     past = Past(tries, 1000)
     assert found(DOWN, past, now=1000 + seconds - 1).action == "later"
     assert found(DOWN, past, now=1000 + seconds).action == "start"
+    assert found(CUT, past, now=1000 + seconds - 1).action == "later"
+    assert found(CUT, past, now=1000 + seconds).action == "recover"
     ill = replace(RUNNING, health="unhealthy")
     assert found(ill, past, Rules(restart_unhealthy=True), 1000 + seconds - 1).action == "later"
     assert found(ill, past, Rules(restart_unhealthy=True), 1000 + seconds).action == "restart"
@@ -121,6 +169,7 @@ def test_an_unhealthy_one_is_restarted_only_if_that_is_wished() -> None:
     [
         (RUNNING, True), (replace(RUNNING, health="healthy"), True), (replace(RUNNING, health="starting"), False),
         (replace(RUNNING, health="unhealthy"), False), (DOWN, False),
+        (replace(RUNNING, leftovers=NEXT), False), (replace(RUNNING, unretired="vb.previous"), False),
     ],
 )  # fmt: skip
 def test_tries_count_until_it_is_well(box: Box, again: bool) -> None:
