@@ -352,6 +352,11 @@ def _read(reader: _Reader) -> Configuration:
         reader.refuse(InputError("signed_only", True, expected, "Name the space's key as key_file."))
     if made.work_space == "lvm" and not made.volume_group:
         reader.refuse(InputError("volume_group", "", "a volume group's name, for work_space is lvm"))
+    for option in ("volume_group", "thin_pool"):
+        if made.work_space != "lvm" and getattr(made, option):
+            expected = f"nothing, for work_space is {made.work_space}"
+            remedy = f"Set work_space: lvm, or leave {option} out."
+            reader.refuse(InputError(option, getattr(made, option), expected, remedy))
     for shorter, longer in _ambiguous([one.section.prefix for one in made.pipes]):
         expected = "a prefix that does not begin with another pipe's and a hyphen"
         why = f"a machinetype {longer}-a could be of this pipe or of {shorter}; rename one of them"

@@ -75,6 +75,15 @@ def test_more_than_a_hundred_slots_have_names_of_one_length() -> None:
         ({"factories": [{"factory": "f2.example.org", "prot": 1}]}, "factories: got"),
         ({"work_space": "lvm"}, "volume_group: got ''"),
         (
+            {"volume_group": "grid"},
+            "volume_group: got 'grid', expected nothing, for work_space is file. Set work_space: lvm, or leave",
+        ),
+        (
+            {"work_space": "folder", "volume_group": "grid", "thin_pool": "pool"},
+            "nothing, for work_space is folder. Set work_space: lvm, or leave volume_group out. Wrong as well: thin_",
+        ),
+        ({"thin_pool": "pool"}, "thin_pool: got 'pool', expected nothing, for work_space is file. Set work_space: "),
+        (
             {"signed_only": True},
             "signed_only: got True, expected false, for there is no key_file to sign and to check with. Name the",
         ),
