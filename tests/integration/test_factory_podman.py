@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 import re
 import signal
 import typing as t
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import configuration
 from tests.integration.test_factory import (
     FIZZLED,
     TALKS,
@@ -41,7 +44,7 @@ def make(podman: PodmanService, tmp_path: Path) -> t.Iterator[t.Callable[..., La
     def factory(script: str = WORKS, **settings: t.Any) -> LabFactory:
         kind = {**KIND, **settings.pop("kind", {})}
         lab = t.cast(Lab, PodmanLab(podman))
-        one = LabFactory(lab, tmp_path, network="podman", **{"machinetypes": {"a": kind}, **settings})
+        one = LabFactory(lab, tmp_path, **{"network": "podman", "machinetypes": {"a": kind}, **settings})
         one.file("a", "run", script)
         made.append(one)
         return one
@@ -101,6 +104,29 @@ def test_the_life_of_a_machine(make: t.Callable[..., LabFactory]) -> None:
     assert kept["features"] == "read-only\n"
     second = factory.wait("the next one", lambda: [one for one in factory.running() if one["Id"] != before["Id"]])
     assert second
+
+
+def test_a_machine_is_on_the_default_network_of_podman(
+    make: t.Callable[..., LabFactory], podman: PodmanService
+) -> None:
+    """What Podman calls ``podman``, and its API for Docker's programs ``bridge``."""
+    script = (
+        "#!/bin/sh\nip -o -4 addr show >$JOBOUTPUTS/addresses 2>&1\nip route >$JOBOUTPUTS/routes 2>&1\n"
+        "touch $JOBOUTPUTS/done\nsleep 300\n"
+    )
+    factory = make(script, total_processors=1, network=None)
+    assert configuration.load(str(factory.configuration)).network == "bridge"
+    factory.start()
+    factory.wait("the machine's words", lambda: list(factory.state.glob("machines/*/mnt/joboutputs/done")))
+    [container] = factory.running()
+    pid = container["State"]["Pid"]
+    assert os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat(f"/run/netns/{podman.netns}").st_ino
+    [outputs] = factory.state.glob("machines/*/mnt/joboutputs")
+    subnet = json.loads(podman.podman("network", "inspect", "podman").stdout)[0]["subnets"][0]
+    addresses = re.findall(r"inet ([0-9.]+)/", (outputs / "addresses").read_text())
+    [own] = [one for one in addresses if not one.startswith("127.")]
+    assert ipaddress.ip_address(own) in ipaddress.ip_network(subnet["subnet"])
+    assert f"default via {subnet['gateway']} " in (outputs / "routes").read_text()
 
 
 def test_of_a_long_output_the_end_is_kept(make: t.Callable[..., LabFactory]) -> None:
