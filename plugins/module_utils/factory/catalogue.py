@@ -69,6 +69,17 @@ def meant(found: Catalogue, settings: FactorySettings) -> list[Machinetype]:
     return [one for one in found.machinetypes if one.target_share > 0 or one.name in ordered]
 
 
+def images(found: Catalogue, kinds: t.Iterable[Machinetype]) -> dict[str, frozenset[str]]:
+    """By reference, prefixes of pipes that name an image in these machinetypes; none: the site itself does. Pure."""
+    owners = {
+        one.name: prefix for prefix, state in found.pipes.items() if state.pipe for one in state.pipe.machinetypes
+    }
+    named: dict[str, set[str]] = {}
+    for kind in kinds:
+        named.setdefault(kind.root_image, set()).add(owners.get(kind.name, ""))
+    return {reference: frozenset() if "" in pipes else frozenset(pipes) for reference, pipes in named.items()}
+
+
 def news(
     before: t.Mapping[str, PipeState], after: t.Mapping[str, PipeState]
 ) -> t.Iterator[tuple[str, dict[str, t.Any]]]:

@@ -211,6 +211,10 @@ class Factory:
         kinds = catalogue.meant(self.catalogue, self.configuration.settings)
         return [one for one in kinds if one.machine_model in self.configuration.models]
 
+    def images_to_have(self) -> dict[str, frozenset[str]]:
+        """By reference, the images of those, each with the pipes that name it."""
+        return catalogue.images(self.catalogue, self.meant())
+
     async def touch_repositories(self) -> None:
         """Keep the repositories in use mounted, and see which of them answer."""
         kinds = self.meant()
@@ -233,7 +237,7 @@ class Factory:
         self._limits(int(time.time()))
         self._weigh(now)
         if self.can_tell and not self._closing:
-            self.images.pull({one.root_image for one in self.meant()}, now)
+            self.images.pull(self.images_to_have(), now)
             self.images.tidy(self._wanted_images, lambda: self.configuration.images_days, now)
         due = self._changed or now - self._considered >= DECIDE
         if due and self.can_tell and not self._closing and not self._deciding:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import unwanted_images
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pull_order import Wish, next_pulls, pause
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import (
     PulledImage,
     PulledImages,
@@ -27,12 +28,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images 
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unwanted_images import Wanted
 
-#: Pulls at a time: workers are for machines first.
-PULLS = 2
-
-#: Seconds: until a pull that failed is tried again; until an image named by a tag, which may have moved, is pulled
-#: again; between two looks for images that nobody wants.
-PULL_AGAIN, PULL_NEWER, TIDY = 60, 86400, 3600
+#: Seconds: until an image named by a tag, which may have moved, is pulled again; between two looks for images that
+#: nobody wants.
+PULL_NEWER, TIDY = 86400, 3600
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,21 @@ class Image:
     :ivar id: None: it is not here.
     :ivar problem: why not, in a sentence.
     :ivar since: since when it is not.
-    :ivar tried: when it was last pulled, or found, by :func:`time.monotonic`.
+    :ivar tried: when it was last pulled, or found, or when that failed, by :func:`time.monotonic`.
+    :ivar failures: how often in a row it was to be here and is not.
     """
 
     id: t.Optional[str] = None
     problem: str = ""
     since: t.Optional[float] = None
     tried: float = -math.inf
+    failures: int = 0
+
+    def is_due(self, reference: str, now: float) -> bool:
+        """Whether it is to be pulled now."""
+        if self.id is None:
+            return self.failures == 0 or now - self.tried >= pause(self.failures)
+        return "@sha256:" not in reference and now - self.tried >= PULL_NEWER
 
 
 class Owner(t.Protocol):
@@ -78,7 +84,7 @@ class ImageStore:
         self.engine, self.pulled = engine, PulledImages(state_folder)
         self.here: dict[str, Image] = {}
         self._owner = owner
-        self._pulling: dict[str, asyncio.Task[None]] = {}
+        self._pulling: dict[Wish, asyncio.Task[None]] = {}
         self._tidied = -math.inf
         self._tidying = self._closing = False
 
@@ -95,36 +101,38 @@ class ImageStore:
 
     # ---- pulls ---------------------------------------------------------------------------------------------------
 
-    def pull(self, wanted: t.Collection[str], now: float) -> None:
+    def pull(self, wanted: t.Mapping[str, frozenset[str]], now: float) -> None:
         """Have images here before a machine needs them.
 
-        :param wanted: their references.
+        :param wanted: by reference, prefixes of the pipes that name the image; empty: the site itself does.
         """
         if self._closing or self._tidying:
             return
-        for reference in sorted(set(wanted) - self._pulling.keys()):
-            if len(self._pulling) >= PULLS:
-                break
-            image = self.here.get(reference, Image())
-            fixed = "@sha256:" in reference
-            patience = PULL_AGAIN if image.id is None else PULL_NEWER
-            if now - image.tried >= patience and not (image.id is not None and fixed):
-                self._pulling[reference] = self._owner.spawn(self._fetch(reference, image))
+        known = {reference: self.here.get(reference, Image()) for reference in wanted}
+        due = [
+            Wish(reference, wanted[reference], image.tried)
+            for reference, image in known.items()
+            if image.is_due(reference, now) and all(reference != one.reference for one in self._pulling)
+        ]
+        for wish in next_pulls(due, self._pulling):
+            self._pulling[wish] = self._owner.spawn(self._fetch(wish, known[wish.reference]))
 
-    async def _fetch(self, reference: str, before: Image) -> None:
-        now, begun = time.time(), time.monotonic()
+    async def _fetch(self, wish: Wish, before: Image) -> None:
+        reference, now, begun = wish.reference, time.time(), time.monotonic()
         try:
             found = await self._owner.in_thread(self.engine.image, reference)
             if found is None or before.id is not None:
                 self._owner.say("image_wanted", image=reference)
                 found = await self._fetch_now(reference, found)
-            self.here[reference] = Image(found, "", None if found else before.since or now, begun)
+            failures = before.failures + 1 if found is None else 0
+            self.here[reference] = Image(found, "", None if found else before.since or now, begun, failures)
             self._owner.changed()
         except (GridboxError, OSError) as exc:
-            self.here[reference] = Image(before.id, str(exc), before.since or now, time.monotonic())
+            failures = before.failures + 1
+            self.here[reference] = Image(before.id, str(exc), before.since or now, time.monotonic(), failures)
             self._owner.say("image_missing", image=reference, problem=str(exc))
         finally:
-            self._pulling.pop(reference, None)
+            self._pulling.pop(wish, None)
 
     async def _fetch_now(self, reference: str, named: t.Optional[str]) -> t.Optional[str]:
         """Pull an image, and write down that it is the factory's if it was not here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import typing as t
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,12 @@ def test_before_a_pipe_has_been_read_nobody_can_tell(tmp_path: Path) -> None:
     (tmp_path / "pipe").unlink()
     found = catalogue.read(made, {})
     assert (found.machinetypes, found.not_brought) == ((), ())
+
+
+def test_images_are_named_by_pipes_or_by_the_site(tmp_path: Path) -> None:
+    made = site(tmp_path, {"own": {"root_image": "docker://own:1", "user_data": "run"}}, PROD)
+    found = catalogue.read(made, {})
+    image = "registry.example.org/a:1"
+    assert catalogue.images(found, found.machinetypes) == {"own:1": frozenset(), image: frozenset({"p"})}
+    also = replace(found.machinetypes[0], root_image=image)
+    assert catalogue.images(found, [also, *found.machinetypes])[image] == frozenset()

@@ -24,6 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.image_store im
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, STARTING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import not_started
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.pull_order import Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots, write
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
@@ -502,7 +503,7 @@ def use(factory: factories.Factory, engine: MachineEngine) -> None:
 
 def pull(factory: factories.Factory) -> None:
     """Let it begin to pull what it wants."""
-    factory.images.pull([one.root_image for one in factory.meant()], time.monotonic())
+    factory.images.pull(factory.images_to_have(), time.monotonic())
 
 
 def tidy(factory: factories.Factory) -> None:
@@ -572,7 +573,7 @@ def test_an_image_that_nobody_wants_is_removed_and_is_not_here_from_then_on(tmp_
 def test_no_image_is_removed_while_images_are_pulled(tmp_path: Path) -> None:
     async def test() -> None:
         factory = await with_images(tmp_path, Images(own="sha256:own"), [])
-        factory.images._pulling["other"] = asyncio.create_task(asyncio.sleep(0))
+        factory.images._pulling[Wish("other")] = asyncio.create_task(asyncio.sleep(0))
         tidy(factory)
         assert not factory.images._tidying
         await factory.close()
