@@ -27,7 +27,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_sour
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import Pipe
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import from_path, from_url
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_source import from_copy, from_path, from_url
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 
 #: Pipes that are read at a time.
@@ -41,12 +41,14 @@ class PipeState:
     :ivar pipe: None: it has never been read.
     :ivar problem: what is wrong now, in a sentence; empty: nothing.
     :ivar source: what it was read from, and what the site said of it then.
+    :ivar awaited: of one that is being read for the first time, Unix s: since when.
     """
 
     pipe: t.Optional[Pipe] = None
     fetched_at: t.Optional[float] = None
     problem: str = ""
     source: t.Optional[PipeSource] = None
+    awaited: t.Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,43 @@ def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Cat
     with ThreadPoolExecutor(_AT_ONCE, "gridbox-pipe") as pool:
         was = (before.get(prefix, PipeState()) for prefix in prefixes)
         pipes = dict(zip(prefixes, pool.map(partial(_read, configuration), configuration.pipes, was)))
+    return _of(configuration, pipes)
+
+
+def made_from(configuration: Configuration) -> tuple[object, ...]:
+    """All of a configuration that a catalogue depends on: an order changes none of it. Pure."""
+    return configuration.machinetypes, configuration.overrides, configuration.pipes, configuration.ca_path
+
+
+def at_hand(configuration: Configuration, before: t.Mapping[str, PipeState], now: float) -> Catalogue:
+    """What is known of what the configuration names before its pipes are read; no server is asked, nor a file that may
+    be on one. Nothing is in it that the configuration does not want, or wants to be another way.
+
+    :param before: pipes as they were.
+    """
+    return _of(
+        configuration,
+        {
+            source.section.prefix: _at_hand(configuration, source, before.get(source.section.prefix), now)
+            for source in configuration.pipes
+        },
+    )
+
+
+def _at_hand(configuration: Configuration, source: PipeSource, before: t.Optional[PipeState], now: float) -> PipeState:
+    if before is not None and before.source == source:
+        return before
+    copy = from_copy(source.url, source.section, _copies(configuration)) if source.url else None
+    if copy is None:
+        return PipeState(source=source, awaited=now)
+    return PipeState(copy.pipe, copy.fetched_at, "", source)  # whether the source is down the reading will tell
+
+
+def _copies(configuration: Configuration) -> str:
+    return os.path.join(configuration.state_folder, "pipes")
+
+
+def _of(configuration: Configuration, pipes: t.Mapping[str, PipeState]) -> Catalogue:
     found = {one.name: one for state in pipes.values() if state.pipe for one in state.pipe.machinetypes}
     found.update({one.name: one for one in configuration.machinetypes})
     not_brought = [one for one in configuration.overrides if _is_not_brought(one, pipes)]
@@ -133,7 +172,7 @@ def _read(configuration: Configuration, source: PipeSource, before: PipeState) -
         if source.path:
             return PipeState(from_path(source.path, source.section), os.stat(source.path).st_mtime, "", source)
         transfer = Transfer(configuration.ca_path)
-        reading = from_url(source.url, source.section, transfer, os.path.join(configuration.state_folder, "pipes"))
+        reading = from_url(source.url, source.section, transfer, _copies(configuration))
     except (GridboxError, OSError) as exc:
         known = before if before.source == source else PipeState()
         return PipeState(known.pipe, known.fetched_at, str(exc), source)

@@ -409,7 +409,7 @@ def _pipe_status(prefix: str, state: PipeState, not_brought: t.Iterable[Override
     """A pipe as the report has it."""
     pipe = state.pipe
     if pipe is None:
-        return reports.PipeStatus(state.fetched_at, state.problem)
+        return reports.PipeStatus(state.fetched_at, state.problem, awaited=state.awaited)
     return reports.PipeStatus(
         state.fetched_at, state.problem,
         tuple(one.name for one in pipe.machinetypes),

@@ -117,7 +117,8 @@ class Factory:
         self.decision: t.Optional[Decision] = None
         self.decided: t.Optional[float] = None
         self.wake, self._reading = asyncio.Event(), asyncio.Lock()
-        self._catalogue_of = configuration
+        # What the catalogue was made from.
+        self._catalogue_of = catalogue.made_from(configuration)
         self.boot_time = host_facts.boot_time()
         self.watching_since = int(time.time())
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
@@ -195,16 +196,37 @@ class Factory:
 
     async def read_catalogue(self) -> None:
         """Read the configuration's machinetypes, and the pipes that are due."""
-        async with self._reading:  # of two at a time the one with the older configuration might end last
+        async with self._reading:  # two would write the same copies
+            if self._closing:
+                return
             configuration = self.configuration
             found = await self.in_thread(catalogue.read, configuration, self.catalogue.pipes)
+            source = catalogue.made_from(configuration)
+            if not self._is_current(source):
+                return  # another reading is for that
             for event, facts in catalogue.news(self.catalogue.pipes, found.pipes):
                 self.say(event, **facts)
-            self._catalogue_of = configuration
-            if found != self.catalogue:
-                self.catalogue = found
-                self.changed()
-                self.spawn(self.touch_repositories())
+            self._know(found, source)
+
+    async def _take_over(self) -> None:
+        """Go on with what is known of what another configuration names. Its pipes are read beside: a server that does
+        not answer must not keep the factory from what others want."""
+        source = catalogue.made_from(self.configuration)
+        found = await self.in_thread(catalogue.at_hand, self.configuration, self.catalogue.pipes, time.time())
+        if source != self._catalogue_of and self._is_current(source):  # nobody was quicker
+            self._know(found, source)
+            self.spawn(self.read_catalogue())
+
+    def _is_current(self, source: tuple[object, ...]) -> bool:
+        """Whether a catalogue that is made from this is one of the configuration as it is now."""
+        return source == catalogue.made_from(self.configuration)
+
+    def _know(self, found: Catalogue, source: tuple[object, ...]) -> None:
+        self._catalogue_of = source
+        if found != self.catalogue:
+            self.catalogue = found
+            self.changed()
+            self.spawn(self.touch_repositories())
 
     def meant(self) -> list[Machinetype]:
         """Machinetypes that machines are made of here, once all is there that they need."""
@@ -631,10 +653,8 @@ class Factory:
         """Fill slots by what the host has now; for LVM's word about that commands are run, which may wait."""
         self._changed, self._considered = False, time.monotonic()
         try:
-            if (
-                self._catalogue_of is not self.configuration
-            ):  # what the configuration does not want any more must not start
-                await self.read_catalogue()
+            if not self._is_current(self._catalogue_of):
+                await self._take_over()
             written = {uuid: one.inside for uuid, one in self._written.items()}
             kept = promised(self.configuration, self.catalogue.machinetypes, self.machines.values(), written)
             host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(kept)))
@@ -649,6 +669,8 @@ class Factory:
 
     def _fill(self, host: HostLoad, now: int) -> None:
         if not self.can_tell or self._closing:  # since it was asked
+            return
+        if not self._is_current(self._catalogue_of):  # what the configuration does not want any more must not start
             return
         settings = self.configuration.settings
         free = STARTS - sum(machine.state == STARTING for machine in self.machines.values())

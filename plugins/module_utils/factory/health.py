@@ -186,7 +186,7 @@ def _image(machinetype: str, image: ImageStatus, now: float, limit: float) -> t.
 
 def _pipe(prefix: str, pipe: PipeStatus, report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
     if pipe.fetched_at is None:
-        if pipe.problem or now - report.started > limit:
+        if pipe.problem or now - max(report.started, pipe.awaited or 0) > limit:
             yield _Finding(
                 CRITICAL, f"Vacuum pipe {prefix} has never been read{': ' * bool(pipe.problem)}{pipe.problem}"
             )

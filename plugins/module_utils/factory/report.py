@@ -65,6 +65,7 @@ class PipeStatus:
     :ivar not_brought: one sentence for each that the operator says something of, and that the pipe does not bring.
     :ivar warnings: sentences about what is ignored in the pipe.
     :ivar cache_seconds: how long a copy is good for, by the pipe's own word; until then its source is not asked.
+    :ivar awaited: of one that is being read for the first time, Unix s: since when.
     """
 
     fetched_at: t.Optional[float] = None
@@ -77,6 +78,7 @@ class PipeStatus:
     not_brought: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     cache_seconds: int = 0
+    awaited: t.Optional[float] = None
 
 
 @dataclass(frozen=True)

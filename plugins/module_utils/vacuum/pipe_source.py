@@ -129,6 +129,15 @@ def from_url(
         return replace(copy.reading, problems=problems)
 
 
+def from_copy(url: str, section: Section, cache: str) -> t.Optional[Reading]:
+    """A pipe from the copy, whatever its age; None: there is none. Nobody is asked, and nothing is said of the source.
+
+    :param cache: the folder of copies.
+    """
+    copy = _load(cache, url, section)
+    return copy.reading if copy is not None else None
+
+
 def _ask(url: str, section: Section, transfer: Transfer, cache: str, copy: t.Optional[_Copy], now: float) -> Reading:
     """Ask the source, and keep a copy of what it says."""
     validators = (copy.note.etag, copy.note.last_modified) if copy is not None else ("", "")

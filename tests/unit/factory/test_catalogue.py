@@ -153,6 +153,47 @@ def test_before_a_pipe_has_been_read_nobody_can_tell(tmp_path: Path) -> None:
     assert (found.machinetypes, found.not_brought) == ((), ())
 
 
+# ---- what is known before the pipes are read -----------------------------------------------------------------------
+
+
+def test_what_is_at_hand_of_another_configuration_is_what_it_still_wants(tmp_path: Path) -> None:
+    """No source is asked: the copy says what a pipe had last, and the new configuration what it makes of it."""
+    with serving(Web(json.dumps({"machinetypes": [PROD], "cache_seconds": 3600}).encode())) as web:
+        kinds = {"root_image": "docker://a:1", "user_data": "run", "target_share": 1}
+
+        def given(machinetypes: dict[str, t.Any], **pipes: t.Any) -> Configuration:
+            options = {"state_folder": str(tmp_path), "machinetypes": machinetypes, "vacuum_pipes": pipes}
+            return parse({**SMALL, **options})
+
+        url = {"vacuum_pipe_url": web.url, "target_share": 2}
+        before = catalogue.read(given({"own": kinds, "old": kinds}, p=url, q=url), {})
+        assert [one.name for one in before.machinetypes] == ["old", "own", "p-prod", "q-prod"]
+        asked = len(web.requests)
+
+        def at_hand(*arguments: t.Any, **pipes: t.Any) -> tuple[catalogue.Catalogue, list[tuple[str, float]]]:
+            found = catalogue.at_hand(given(*arguments, **pipes), before.pipes, 7.0)
+            return found, [(one.name, one.target_share) for one in found.machinetypes]
+
+        same, told = at_hand({"own": kinds, "new": kinds}, p=url)
+        assert told == [("new", 1), ("own", 1), ("p-prod", 2)]
+        assert same.pipes == {"p": before.pipes["p"]}
+        changed, told = at_hand({"p-prod": {"max_processors": 1}}, p={**url, "target_share": 5})
+        assert told == [("p-prod", 5)]
+        assert [one.max_processors for one in changed.machinetypes] == [1]
+        assert changed.pipes["p"].fetched_at == before.pipes["p"].fetched_at
+        elsewhere, told = at_hand({"own": kinds}, p={**url, "vacuum_pipe_url": f"{web.url}other"}, r=url)
+        assert told == [("own", 1)]
+        assert {(one.pipe, one.fetched_at, one.awaited) for one in elsewhere.pipes.values()} == {(None, None, 7.0)}
+        assert len(web.requests) == asked
+
+
+def test_an_order_changes_nothing_that_a_catalogue_is_made_from(tmp_path: Path) -> None:
+    before = site(tmp_path, {}, PROD)
+    drained = replace(before, settings=replace(before.settings, closed_slots=frozenset(before.settings.slots)))
+    assert catalogue.made_from(drained) == catalogue.made_from(before)
+    assert catalogue.made_from(site(tmp_path, {"p-prod": {"target_share": 0}}, PROD)) != catalogue.made_from(before)
+
+
 def test_images_are_named_by_pipes_or_by_the_site(tmp_path: Path) -> None:
     made = site(tmp_path, {"own": {"root_image": "docker://own:1", "user_data": "run"}}, PROD)
     found = catalogue.read(made, {})

@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
+import socket
 import threading
 import time
 import typing as t
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
@@ -86,6 +89,87 @@ def test_no_decision_is_taken_with_the_machinetypes_of_an_older_configuration(tm
         await factory.close()
 
     asyncio.run(test())
+
+
+@contextlib.contextmanager
+def hanging() -> t.Iterator[tuple[str, t.Callable[[], int]]]:
+    """The URL of a server that takes connections and never answers, and how many it has taken."""
+    taken: list[socket.socket] = []
+
+    def take() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(server.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=take)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/pipe", lambda: len(taken)
+        server.shutdown(socket.SHUT_RDWR)
+        for one in taken:
+            one.close()
+        thread.join()
+
+
+async def until(true: t.Callable[[], bool]) -> None:
+    """Wait for something that comes soon."""
+    while not true():
+        await asyncio.sleep(0.01)
+
+
+def test_an_order_lets_no_pipe_be_read_again(tmp_path: Path) -> None:
+    """While one is being read that hangs, as is done each ten seconds then."""
+
+    async def test(url: str, taken: t.Callable[[], int]) -> None:
+        factory = made(tmp_path, machinetypes={"a": KINDS["own"]}, vacuum_pipes={"p": {"vacuum_pipe_url": url}})
+        before = factory.catalogue = catalogue.at_hand(factory.configuration, {}, 1.0)
+        reading = asyncio.ensure_future(factory.read_catalogue())
+        await until(lambda: taken() == 1)
+        settings = factory.configuration.settings
+        ordered = replace(settings, closed_slots=frozenset(settings.slots[:1]))
+        factory.configure(replace(factory.configuration, settings=ordered))
+        await asyncio.wait_for(factory._decide(), 10)
+        assert not factory.host_problem
+        assert factory.catalogue is before and not factory._tasks and not reading.done()
+        reading.cancel()
+
+    with hanging() as (url, taken):
+        asyncio.run(test(url, taken))
+
+
+def test_a_pipe_that_hangs_keeps_no_other_machinetype_waiting(tmp_path: Path) -> None:
+    """Another configuration is gone on with at once: with what it says itself, and what is known of its pipes. Nothing
+    of what it does not want any more is left."""
+    published = json.dumps({"machinetypes": [{**KINDS["other"], "suffix": "x", "machine_model": "docker"}]})
+    (tmp_path / "pipe").write_text(published)
+    known = {"vacuum_pipe_path": str(tmp_path / "pipe"), "target_share": 2}
+
+    async def test(url: str, taken: t.Callable[[], int]) -> None:
+        hangs = {"vacuum_pipe_url": url, "target_share": 1}
+        old, new = {"a": KINDS["own"], "old": KINDS["own"]}, {"a": KINDS["own"], "new": KINDS["own"]}
+        factory = made(tmp_path, machinetypes=old, vacuum_pipes={"p": known, "gone": known})
+        await factory.read_catalogue()
+        assert [one.name for one in factory.catalogue.machinetypes] == ["a", "gone-x", "old", "p-x"]
+        pipes = {"p": known, "h": hangs}
+        factory.configure(made(tmp_path, machinetypes=new, vacuum_pipes=pipes).configuration)
+        await asyncio.wait_for(factory._decide(), 10)
+        assert not factory.host_problem
+        await until(lambda: taken() == 1)  # it is being read beside
+        assert [one.name for one in factory.catalogue.machinetypes] == ["a", "new", "p-x"]
+        # And once more, while that is read: its reading must not bring back what is not wanted any more then.
+        factory.configure(made(tmp_path, machinetypes={"last": KINDS["own"]}, vacuum_pipes=pipes).configuration)
+        await asyncio.wait_for(factory._decide(), 10)
+        assert [one.name for one in factory.catalogue.machinetypes] == ["last", "p-x"]
+        assert taken() == 1
+        answers.close()
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks), timeout=60)
+        assert [one.name for one in factory.catalogue.machinetypes] == ["last", "p-x"]
+        assert factory.catalogue.pipes["h"].problem
+        await factory.close()
+
+    with contextlib.ExitStack() as answers:
+        asyncio.run(test(*answers.enter_context(hanging())))
 
 
 def test_an_engine_that_does_not_answer_from_the_start_is_told_once(

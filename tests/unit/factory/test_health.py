@@ -110,6 +110,8 @@ def test_a_factory_that_is_well() -> None:
         ),
         ({"pipes": {"exp": PipeStatus()}}, CRITICAL, "Vacuum pipe exp has never been read ("),
         ({"pipes": {"exp": PipeStatus()}, "started": NOW - 500}, OK, "Factory ok"),
+        ({"pipes": {"exp": PipeStatus(awaited=NOW - 500)}}, OK, "Factory ok"),
+        ({"pipes": {"exp": PipeStatus(awaited=NOW - 1200)}}, CRITICAL, "Vacuum pipe exp has never been read ("),
         ({"pipes": {"exp": PipeStatus(NOW, dropped=("exp-a is dropped: x.",))}}, WARNING, "exp-a is dropped: x ("),
         ({"pipes": {"exp": PipeStatus(NOW, dropped_without_share=("exp-a is dropped: x.",))}}, OK, "Factory ok"),
         (
