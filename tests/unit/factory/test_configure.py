@@ -143,6 +143,10 @@ def test_whatever_the_file_holds_can_be_shown(value: t.Any) -> None:
     [
         ({"data": {"port": 0}}, "port: got 0, expected a whole number from 1 to 65535."),
         (
+            {"data": {"volume_group": "grid"}},
+            "for work_space is folder. Set work_space: lvm, or leave volume_group out.",
+        ),
+        (
             {"data": {"drainning": True}},
             "drainning: got 'an option', expected draining, which comes closest, or another one of apptainer_account, ",
         ),
