@@ -49,6 +49,7 @@ KINDS = {
     "thin": {"work_space": "lvm", "volume_group": "grid", "thin_pool": "pool"},
     "file": {"work_space": "file"},
     "linear with xfs": {"work_space": "lvm", "volume_group": "grid", "file_system": "xfs"},
+    "thin with xfs": {"work_space": "lvm", "volume_group": "grid", "thin_pool": "pool", "file_system": "xfs"},
 }
 #: Each is a function of tests/lab/work_spaces.py.
 TRUE_OF_ALL = (
@@ -56,7 +57,8 @@ TRUE_OF_ALL = (
     "several_at_once", "no_more_is_given_away_than_there_is", "one_in_use_is_not_removed",
     "one_that_somebody_only_looks_into_is_removed",
     "one_that_another_mount_namespace_has_is_not_lost", "what_is_mounted_in_it_is_not_removed",
-    "a_kill_while_a_command_is_at_work_leaves_nothing", "a_kill_of_a_command_as_well_leaves_nothing",
+    "a_kill_between_two_commands_leaves_nothing", "a_kill_while_a_command_is_at_work_leaves_nothing",
+    "a_kill_of_a_command_as_well_leaves_nothing",
 )  # fmt: skip
 
 
@@ -104,9 +106,21 @@ def test_work_spaces(fleet: Fleet, what: str, kind: str) -> None:
     assert volumes(fleet) == before
 
 
-@pytest.mark.parametrize("what", ["a_volume_is_as_large_as_was_said", "several_at_once"])
-def test_xfs(fleet: Fleet, what: str) -> None:
-    run(fleet, what, KINDS["linear with xfs"])
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ("a_volume_is_as_large_as_was_said", "linear with xfs"),
+        ("a_volume_is_as_large_as_was_said", "thin with xfs"),
+        ("several_at_once", "linear with xfs"),
+        ("one_in_use_is_not_removed", "linear with xfs"),
+        ("a_kill_between_two_commands_leaves_nothing", "linear with xfs"),
+        ("a_kill_between_two_commands_leaves_nothing", "thin with xfs"),
+    ],
+)
+def test_xfs(fleet: Fleet, what: str, kind: str) -> None:
+    before = volumes(fleet)
+    run(fleet, what, KINDS[kind])
+    assert volumes(fleet) == before
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,25 @@ def at_line(number: int, files: t.Container[str]) -> Moment:
     return arm
 
 
+def before_command(number: int) -> Moment:
+    """When so many commands less one have ended, and the next is about to be started."""
+
+    def arm() -> None:
+        left = number
+        real = subprocess.Popen
+
+        def popen(*arguments: t.Any, **options: t.Any) -> subprocess.Popen[bytes]:
+            nonlocal left
+            left -= 1
+            if not left:
+                die()
+            return real(*arguments, **options)
+
+        subprocess.Popen = popen  # type: ignore[assignment, misc]
+
+    return arm
+
+
 def at_command(number: int, along: t.Optional[float] = None) -> Moment:
     """When so many commands have been started, and the last of them is at work.
 

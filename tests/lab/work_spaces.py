@@ -35,7 +35,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     work_space_lvm,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
-from tests.lab.killed import at_command, at_line, killed
+from tests.lab.killed import at_command, at_line, before_command, killed
 
 MIB = 1 << 20
 #: Of a volume; xfs takes no less than 300 MiB, and its log 64 of them.
@@ -289,6 +289,11 @@ def a_kill_between_two_steps_leaves_nothing(place: Place) -> None:
     """Before each line of the code."""
     moments = (at_line(number, CODE) for number in range(1, 1000))
     _kills(place, moments, least=25)
+
+
+def a_kill_between_two_commands_leaves_nothing(place: Place) -> None:
+    """The same, as far as the host looks another way: for hosts on which each kill takes half a minute."""
+    _kills(place, (before_command(number) for number in range(1, 100)), least=2)
 
 
 def a_kill_while_a_command_is_at_work_leaves_nothing(place: Place) -> None:
