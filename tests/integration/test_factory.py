@@ -22,7 +22,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from tests.integration.conftest import Lab
-from tests.lab.factory import KIND, LabFactory
+from tests.lab.factory import DAY, KIND, LabFactory
 from tests.unit.factory.test_proxy import Authority, openssl
 
 #: Waits as a machine that is told to end should: the shell has the signal when its sleep has ended, so none is long.
@@ -107,6 +107,34 @@ def kept_of_a_long_output(factory: LabFactory) -> list[str]:
 def test_of_a_long_output_the_end_is_kept(make: t.Callable[..., LabFactory]) -> None:
     numbers = [int(line.split()[2]) for line in kept_of_a_long_output(make(TALKS, output_bytes=65536))]
     assert numbers == list(range(numbers[0], 4001)) and len(numbers) > 100
+
+
+def test_old_folders_go_beside_one_that_cannot(make: t.Callable[..., LabFactory]) -> None:
+    """Records come oldest first, and in the oldest folder somebody has mounted something."""
+    script = "#!/bin/sh\nsleep 1.2\necho 200 Success >$JOBOUTPUTS/shutdown_message\n"
+    factory = make(script, total_processors=1, machines_dir_days=3)
+    factory.start()
+    factory.wait("two machines to be cleaned away", lambda: sum(one["cleaned"] for one in factory.records()) >= 2)
+    factory.stop()
+    machines = factory.state / "machines"
+    old = sorted(path.parent for path in machines.glob("*/machine.json") if json.loads(path.read_text())["cleaned"])
+    for folder in old:
+        record = json.loads((folder / "machine.json").read_text())
+        record["ended"] -= 4 * DAY
+        (folder / "machine.json").write_text(json.dumps(record))
+    mounted = old[0] / "joboutputs"
+    mounted.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+    try:
+        (mounted / "theirs").touch()
+        factory.start()
+        [told] = factory.wait("the look", lambda: factory.events("folder_not_removed"))
+        assert told["problem"] == f"{old[0]} is not removed, for {mounted} is still mounted."
+        factory.wait("the others to go", lambda: [path for path in old if path.exists()] == old[:1])
+        assert (mounted / "theirs").exists()
+        assert (old[0] / "machine.json").exists()
+    finally:
+        subprocess.run(["umount", mounted], check=True)
 
 
 def test_a_machine_gets_the_proxy_of_its_machinetype(make: t.Callable[..., LabFactory], tmp_path: Path) -> None:

@@ -390,7 +390,9 @@ class Daemon:
     async def _expire(self) -> None:
         machines, _problems = await self.factory.in_thread(self.factory.store.load)
         days = self.configuration.machines_days
-        await self.factory.in_thread(self.factory.store.expire, machines, int(time.time()), days)
+        stay = await self.factory.in_thread(self.factory.store.expire, machines, int(time.time()), days)
+        for machine, problem in stay:
+            say("folder_not_removed", slot=machine.slot, machine=machine.uuid, problem=problem)
 
 
 async def end_all(tasks: t.Collection[asyncio.Task[t.Any]]) -> None:

@@ -25,6 +25,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     last_in_slots,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable, unreadable
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.plain_file import plain_file
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import remove_neighbours, write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
@@ -156,22 +157,42 @@ class Store:
         write_atomically(os.path.join(self.folder(machine), RECORD), machine.as_json().encode(), 0o600)
 
     def forget(self, machine: Machine) -> None:
-        """Remove a machine's folder. Its work space has to be gone: what is mounted in it is not removed."""
+        """Remove a machine's folder. Its work space has to be gone: what is mounted in it is not removed.
+
+        :raises GridboxError: if something is.
+        :raises OSError: if it cannot be removed for another reason.
+        """
         folder = self.folder(machine)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.ismount(os.path.join(folder, "mnt")):
-                raise GridboxError(f"{folder} is not removed, for its work space is still mounted.")
+        real = os.path.realpath(folder)
+        for mount in mount_table.read():
+            if f"{mount.point}/".startswith(f"{real}/"):
+                raise GridboxError(f"{folder} is not removed, for {mount.point} is still mounted.")
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as inside:
+            # The record last: without it nobody would know later that the rest is to go.
+            for one in inside:
+                if one.is_dir(follow_symlinks=False):
+                    shutil.rmtree(one.path)
+                elif one.name != RECORD:
+                    os.unlink(one.path)
             shutil.rmtree(folder)
 
-    def expire(self, machines: t.Iterable[Machine], now: int, days: float) -> list[Machine]:
-        """Remove the folders of machines that ended more than so many days ago, and return them.
+    def expire(self, machines: t.Iterable[Machine], now: int, days: float) -> list[tuple[Machine, str]]:
+        """Remove the folders of machines that ended more than so many days ago. One that cannot be removed keeps no
+        other from going.
 
         :param days: 0: folders stay for ever.
+        :returns: those whose folders stay, with a sentence why.
         """
-        gone = [machine for machine in machines if expired(machine, now, days)]
-        for machine in gone:
-            self.forget(machine)
-        return gone
+        stay = []
+        for machine in machines:
+            if expired(machine, now, days):
+                try:
+                    self.forget(machine)
+                except GridboxError as exc:
+                    stay.append((machine, str(exc)))
+                except OSError as exc:
+                    stay.append((machine, f"{self.folder(machine)} cannot be removed ({exc})."))
+        return stay
 
     # ---- what a machine has written ------------------------------------------------------------------------------
 

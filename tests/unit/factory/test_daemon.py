@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import json
+import shutil
 import sys
 import time
 import types
@@ -314,6 +315,29 @@ def test_apel_is_told_each_day_how_many_records_it_should_have(
 
     asyncio.run(test())
     assert capsys.readouterr().out.count('"apel_sync_written"') == 2 * many
+
+
+def test_each_look_tells_of_a_folder_that_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(path: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    monkeypatch.setattr(shutil, "rmtree", fails)
+
+    async def test() -> None:
+        daemon = without_machines(daemon_of(tmp_path, machines_dir_days=3))
+        daemon.factory.store.create(replace(ENDED_MACHINE, cleaned=True))
+        await daemon._expire()
+        await daemon._expire()
+        await daemon.factory.close()
+
+    asyncio.run(test())
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["event"], one["slot"], one["machine"]) for one in told] == [
+        ("folder_not_removed", ENDED_MACHINE.slot, ENDED_MACHINE.uuid)
+    ] * 2
+    assert "Input/output error" in told[0]["problem"]
 
 
 def test_a_report_says_where_the_factories_are_and_nothing_secret(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -14,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import store as store_module
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import KEPT_BYTES, Store
-from tests.lab.killed import die, killed
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
+from tests.lab.killed import at_line, die, killed
 from tests.unit.factory.test_mend import LIVE
 
 
@@ -140,8 +144,64 @@ def test_folders_go_after_their_days(tmp_path: Path) -> None:
     assert store.expire([over], 10_000 + 2 * day, 3) == []
     assert store.expire([over], 10_000 + 4 * day, 0) == []
     assert store.expire([LIVE, replace(over, cleaned=False)], 10_000 + 4 * day, 3) == []
-    assert store.expire([over], 10_000 + 4 * day, 3) == [over]
+    assert os.path.exists(store.folder(over))
+    assert store.expire([over], 10_000 + 4 * day, 3) == []
     assert not os.path.exists(store.folder(over))
+
+
+def test_a_folder_that_cannot_be_removed_keeps_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records come oldest first, so one would keep all that ended after it, for ever."""
+    store = Store(str(tmp_path))
+    machines = [
+        replace(LIVE, uuid=f"u{number}", created=8_000 + number, state=ENDED, ended=10_000 + number, cleaned=True)
+        for number in range(4)
+    ]
+    for machine in machines:
+        store.create(machine)
+    mounted, broken = Path(store.folder(machines[0])), Path(store.folder(machines[1]), "joboutputs")
+    for folder in (mounted / "looked-into", broken):
+        folder.mkdir()
+        (folder / "theirs").touch()
+    rmtree = shutil.rmtree
+
+    def fails(path: str) -> None:
+        if path == str(broken):
+            raise OSError(errno.EIO, "Input/output error", path)
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", fails)
+    there = Mount(f"{mounted}/looked-into", "ext4", "/dev/sdb1", False)
+    monkeypatch.setattr(mount_table, "read", lambda: [there, Mount(f"{mounted}2", "ext4", "/dev/sdb2", False)])
+    told = store.expire(machines, 10_000 + 4 * 86400, 3)
+    assert [one for one, _problem in told] == machines[:2]
+    assert told[0][1] == f"{mounted} is not removed, for {there.point} is still mounted."
+    assert told[1][1] == f"{broken.parent} cannot be removed ([Errno 5] Input/output error: '{broken}')."
+    assert store.load() == (machines[:2], []), "the records are there for the next look"
+    assert sorted(os.listdir(store.root)) == [one.folder for one in machines[:2]]
+    assert (mounted / "looked-into" / "theirs").exists()
+
+
+def test_who_is_killed_as_he_removes_a_folder_leaves_the_record_that_says_so(tmp_path: Path) -> None:
+    """A folder without a record would stay for ever."""
+    store = Store(str(tmp_path))
+    files = {shutil.__file__, store_module.__file__}
+    line, cut_short, was_killed = 1, 0, True
+    while was_killed:
+        folder = Path(store.create(LIVE))
+        for name in ("joboutputs", "mnt"):
+            (folder / name).mkdir()
+            (folder / name / "file").touch()
+        (folder / "output.log").touch()
+        (folder / "link").symlink_to(tmp_path)
+        was_killed = killed(lambda: store.forget(LIVE), at_line(line, files))
+        cut_short += folder.exists() and len(list(folder.rglob("*"))) < 7
+        assert store.load() == ([LIVE] if any(folder.rglob("*")) else [], []), line
+        store.forget_unborn()
+        store.forget(LIVE)
+        assert not folder.exists()
+        line += 4
+    assert cut_short > 5
+    store.forget(LIVE)
 
 
 def test_the_last_machine_of_a_slot_is_found_without_reading_the_others(tmp_path: Path) -> None:
