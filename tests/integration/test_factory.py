@@ -109,6 +109,21 @@ def test_of_a_long_output_the_end_is_kept(make: t.Callable[..., LabFactory]) -> 
     assert numbers == list(range(numbers[0], 4001)) and len(numbers) > 100
 
 
+def test_what_a_daemon_left_that_was_killed_while_it_wrote_goes(
+    make: t.Callable[..., LabFactory], tmp_path: Path
+) -> None:
+    factory = make(total_processors=1, metrics_file=str(tmp_path / "gridbox.prom"))
+    factory.state.mkdir(exist_ok=True)
+    names = ("report.json", "pulled-images.json", "engine", "apel-synced")
+    left = [factory.state / f"{name}.4711.140000.new" for name in names] + [tmp_path / "gridbox.prom.4711.140000.new"]
+    for path in (*left, tmp_path / "other.prom.4711.140000.new"):
+        path.touch()
+    factory.start()
+    assert [path for path in left if path.exists()] == []
+    assert (tmp_path / "other.prom.4711.140000.new").exists()
+    factory.wait("a machine", factory.running)
+
+
 def test_old_folders_go_beside_one_that_cannot(make: t.Callable[..., LabFactory]) -> None:
     """Records come oldest first, and in the oldest folder somebody has mounted something."""
     script = "#!/bin/sh\nsleep 1.2\necho 200 Success >$JOBOUTPUTS/shutdown_message\n"

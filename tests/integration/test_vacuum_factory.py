@@ -111,12 +111,16 @@ def test_a_factory_comes_changes_and_goes(host: Host) -> None:
     assert host.daemon("started", check=True)["changed"] is False, "it was left alone"
     assert host.pids == before
 
+    left = metrics.with_name("gridbox.prom.17.140000.new")
+    left.touch()  # by a daemon that was killed
     predicted = host.remove(check=True, machines=True)
     assert host.pids == before
+    assert left.exists()
     done = host.remove(machines=True)
     assert predicted["actions"] == done["actions"]
     assert targets(done) == ["stop_daemon", "end_machine", "end_machine", "remove_metrics", "remove_configuration"]
     assert not metrics.exists()
+    assert not left.exists()
     assert factory.containers() == []
     assert not factory.configuration.exists()
     assert {(one["end_code"], one["shutdown_message"], one["cleaned"]) for one in factory.records()} == {

@@ -99,7 +99,14 @@ def test_the_whole_life_without_a_daemon(site: Site) -> None:
     site.factory.lab.docker("kill", "--signal", "TERM", first["Id"])
     site.factory.wait("its end", lambda: len(site.factory.running()) == 2)
     assert site.info()["factory"]["running_machines"] == 2
+    # Nor is what a run left that was killed while it wrote.
+    left = [site.factory.state / f"{name}.17.140000.new" for name in ("engine", "pulled-images.json")]
+    for path in left:
+        path.touch()
+    site.slot(check=True)
+    assert all(path.exists() for path in left)
     filled = site.proved()
+    assert not any(path.exists() for path in left)
     assert actions(filled) == [("end_machine", SLOTS[0]), ("start_machine", SLOTS[0])]
     assert [one["shutdown_message"] for one in site.factory.records()].count("100 told") == 1
 

@@ -41,6 +41,7 @@ _LEVEL_TYPES = {"hs06": "HEPSPEC", "hepscore23": "HEPscore23"}
 
 _DAY = re.compile(r"[0-9]{8}")
 _RECORD = re.compile(r"[0-9]{14}")
+_UNFINISHED = re.compile(r"[0-9]{14}\.([0-9]+)\.[0-9]+\.new")
 _MOST_BYTES = 65536
 
 
@@ -144,6 +145,22 @@ def _put(path: str, text: str) -> None:
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     remove_neighbours(path)  # of the daemon that was killed while it wrote the same
     write_atomically(path, text.encode(), 0o644)
+
+
+def remove_unfinished(state_folder: str) -> None:
+    """Remove records for ``ssmsend`` that somebody was killed over, and that are not written anew under the same name.
+    Those of another process that is there stay: ``gridbox apel-sync`` may be at work.
+
+    :raises OSError: if they cannot be.
+    """
+    outgoing = os.path.join(state_folder, OUTGOING)
+    for day in os.listdir(outgoing) if os.path.isdir(outgoing) else ():
+        folder = os.path.join(outgoing, day)
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            found = _UNFINISHED.fullmatch(name)
+            if found and (int(found[1]) == os.getpid() or not os.path.exists(f"/proc/{found[1]}")):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
 
 
 # ---- a month -----------------------------------------------------------------------------------------------------

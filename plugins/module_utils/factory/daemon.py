@@ -34,6 +34,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     orders,
     space,
     state,
+    unfinished,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import PipeState
@@ -95,7 +96,7 @@ class Daemon:
         os.makedirs(self.configuration.state_folder, mode=0o755, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(_alone(self.configuration.state_folder))
-            reports.remove_unfinished(self.configuration.state_folder)
+            unfinished.remove(self.configuration)
             self._remember()
             self._begin_with_orders()
             self.configuration = self._with_orders()

@@ -174,7 +174,6 @@ class Factory:
         """Read what there was before this process was. Before anything else; may wait."""
         self.work_spaces.activate()
         self.work_spaces.check()
-        self.store.forget_unborn()
         machines, self.unreadable = self.store.read()
         for unread in self.unreadable:
             self.say("record_unreadable", problem=unread.sentence)

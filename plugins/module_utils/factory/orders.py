@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
-from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import remove_neighbours, write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, Forced
 
@@ -141,7 +141,7 @@ def change(state_folder: str, changed: t.Callable[[Orders], Orders]) -> Orders:
     :returns: all that is ordered now.
     :raises GridboxError: if that cannot be done.
     """
-    with Lock(f"the orders to the factory in {os.path.realpath(state_folder)}", _SECONDS):
+    with _alone(state_folder, _SECONDS):
         before = load(state_folder)
         orders = changed(before)
         if orders != before:
@@ -196,6 +196,20 @@ def save(state_folder: str, orders: Orders) -> None:
         raise GridboxError(
             f"The orders to the factory, {path}, cannot be written ({exc.strerror}). Only root can give them."
         ) from exc
+
+
+def remove_unfinished(state_folder: str) -> None:
+    """Remove orders that somebody was killed over before he had given them. Those that somebody is just giving stay.
+
+    :raises OSError: if they cannot be.
+    :raises GridboxError: if it cannot be told whether somebody is.
+    """
+    with contextlib.suppress(FileNotFoundError), _alone(state_folder, 0):
+        remove_neighbours(path_of(state_folder))
+
+
+def _alone(state_folder: str, seconds: float) -> Lock:
+    return Lock(f"the orders to the factory in {os.path.realpath(state_folder)}", seconds)
 
 
 def slots_of(settings: FactorySettings, given: t.Sequence[str], option: str = "slots") -> tuple[str, ...]:

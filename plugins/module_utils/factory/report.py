@@ -25,7 +25,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     last_in_slots,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders
-from ansible_collections.hep.gridbox.plugins.module_utils.host.record import remove_neighbours, write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
     DROPPED,
@@ -295,11 +295,6 @@ def room(state_folder: str) -> t.Optional[int]:
         return None
     # Some file systems have no table of inodes that could be full.
     return 0 if seen.f_files and not seen.f_ffree else seen.f_bfree * seen.f_frsize
-
-
-def remove_unfinished(state_folder: str) -> None:
-    """Remove reports that a daemon had not finished when it was killed. For the daemon, before it writes one."""
-    remove_neighbours(os.path.join(state_folder, NAME))
 
 
 def write(state_folder: str, report: Report) -> None:

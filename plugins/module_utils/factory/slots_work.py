@@ -290,6 +290,10 @@ class SlotsWork:
         from concurrent.futures import ThreadPoolExecutor
 
         self._hands()  # before the threads, which share it
+        if self._look is not None and not self._doing:
+            from ansible_collections.hep.gridbox.plugins.module_utils.factory import unfinished
+
+            unfinished.remove(self.configuration)
         self._pool = ThreadPoolExecutor(_AT_A_TIME.get(action, _STARTS), "vacuum_slot")
         for step in steps:
             self._doing[id(step)] = self._pool.submit(self._carry_out, step)

@@ -19,7 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     InputError,
     RefusedError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, running, service
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, running, service, unfinished
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
@@ -214,6 +214,7 @@ class TakeAwayWork:
             return
         self._held.enter_context(at_work(load(self.wish.path).state_folder, self.wish.wait_timeout))
         self._alone = True
+        unfinished.remove(load(self.wish.path))
         if not self.wish.remove_machines:
             refuse_live(self.observe())  # whoever was at work may have started one meanwhile
 

@@ -22,7 +22,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
     from_json,
     load,
     of_slots,
-    remove_unfinished,
     write,
 )
 from tests.unit.factory.reports import (
@@ -44,17 +43,6 @@ def test_the_report_of_the_tests_says_something_in_every_field_that_is_not_troub
     trouble |= {"host_problem", "metrics_problem", "records_unreadable", "unmeasured"}
     empty = {one.name for one in fields(Report) if not getattr(REPORT, one.name)}
     assert empty == trouble
-
-
-def test_what_a_daemon_left_that_was_killed_while_it_wrote_goes(tmp_path: Path) -> None:
-    write(str(tmp_path), REPORT)
-    for name in ("report.json.17.140000.new", "report.json.4711.1.new"):
-        (tmp_path / name).write_text("{")
-    for name in ("report.json.new", "pulled-images.json"):
-        (tmp_path / name).write_text("other's")
-    remove_unfinished(str(tmp_path))
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["pulled-images.json", "report.json", "report.json.new"]
-    assert load(str(tmp_path)) == REPORT
 
 
 def test_trouble_is_written_and_read_again() -> None:
