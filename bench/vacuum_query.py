@@ -11,7 +11,8 @@ from 64 addresses, as from a space: one address alone would soon have asked more
 
 Then polls of 1,000 factories with 20 machinetypes each, all in one process: one in ten is dead, half of these silent
 and half refusing. The others have been asked before: their replies are made. The first poll of each pair knows nothing
-of them, the second knows who was silent. All on the loopback, over IPv4. Run it from the checkout, in its environment:
+of them, the second knows who was silent. Last, five polls of those that live by a process that has in memory what the
+daemon has, and what they take of it. All on the loopback, over IPv4. Run it from the checkout, in its environment:
 ``.venv/bin/python -m bench.vacuum_query --help``.
 """
 
@@ -27,7 +28,6 @@ import socket
 import statistics
 import time
 import typing as t
-from multiprocessing.connection import Connection
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import dump
@@ -81,8 +81,8 @@ def responder(number: int, slots: int, types: int, address: str, port: int) -> t
     return made, made.open(port, address, None)
 
 
-def serve(pipe: Connection, count: int, slots: int, types: int) -> None:
-    """Be that many factories, each at an address of its own, until the process is ended. Sends their port."""
+def serve(tell: t.Callable[[int], object], count: int, slots: int, types: int) -> None:
+    """Be that many factories, each at an address of its own, until the process is ended. Tells their port."""
 
     async def run() -> None:
         port = 0
@@ -93,7 +93,7 @@ def serve(pipe: Connection, count: int, slots: int, types: int) -> None:
             for query in QUERIES:
                 made.answer(dump(Request(query, SPACE, "").as_data()), "127.0.0.1")
             made.attach(asyncio.get_running_loop())
-        pipe.send(port)
+        tell(port)
         await asyncio.Event().wait()
 
     asyncio.run(run())
@@ -103,7 +103,7 @@ def serve(pipe: Connection, count: int, slots: int, types: int) -> None:
 def factories(count: int, slots: int, types: int) -> t.Iterator[int]:
     """A process with factories; gives their port."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=serve, args=(theirs, count, slots, types), daemon=True)
+    process = multiprocessing.Process(target=serve, args=(theirs.send, count, slots, types), daemon=True)
     process.start()
     try:
         if not ours.poll(60):
@@ -163,6 +163,51 @@ async def polls(port: int, count: int, dead: int) -> list[tuple[Result, float, f
         return results
 
 
+def as_the_daemon(port: int, count: int) -> None:
+    """Poll five times and sum up as the daemon does, with all in memory that it has; print what that takes."""
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory import daemon, space
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, of_space
+    from bench.vacuum_daemon import memory
+
+    peers = [Peer(f"factory{number}.example.com", address_of(number), port) for number in range(count)]
+    resolver, summed, result = Resolver(), Space(), None
+    print(f"{daemon.__name__.rpartition('.')[2]} imported: {memory(os.getpid())['VmRSS']:.1f} MiB resident")
+    for number in range(5):
+        began, answers = time.process_time(), space.Usages()
+        result = asyncio.run(
+            poll(
+                "machinetypes_query", SPACE, peers, resolver, heard=answers.add,
+                silent_since=result.silent_since if result is not None else None,
+            )
+        )  # fmt: skip
+        summed = of_space(answers, "own.example.com", int(time.time()), summed.aborts)
+        taken, spent = memory(os.getpid()), time.process_time() - began
+        print(
+            f"poll {number + 1}: {summed.others} of {count} heard, processor {spent:.2f} s,"
+            f" {taken['VmRSS']:.1f} MiB resident, {taken['VmHWM']:.1f} at most",
+            flush=True,
+        )
+
+
+def show_polls(pairs: t.Sequence[t.Sequence[tuple[Result, float, float]]], count: int, living: int) -> None:
+    """Print what came of pairs of polls."""
+    print(
+        f"{'poll of':<10}{'':<8}{'s, median':>10}{'worst':>7}{'processor':>11}{'last answer':>13}{'heard, least':>14}"
+    )
+    for which, taken in (("first", [pair[0] for pair in pairs]), ("second", [pair[1] for pair in pairs])):
+        answers = [
+            [one.seconds or 0.0 for one in result.outcomes.values() if one.state == ANSWERED]
+            for result, _took, _spent in taken
+        ]
+        took = [seconds for _result, seconds, _spent in taken]
+        spent = statistics.median(seconds for _result, _took, seconds in taken)
+        last = statistics.median(max(seconds, default=0.0) for seconds in answers)
+        print(
+            f"{count:<10}{which:<8}{statistics.median(took):>10.2f}{max(took):>7.2f}{spent:>11.2f}{last:>13.2f}"
+            f"{min(map(len, answers)):>9} of {living}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000, help="of each kind")
@@ -180,23 +225,12 @@ def main() -> None:
                 shown = f"{message_type:<22}{'yes' if signed else 'no':>8}{arguments.requests:>9}{lost:>6}"
                 print(f"{shown}{statistics.median(times):>11.2f}{p99:>9.2f}", flush=True)
     living = arguments.factories - arguments.dead
-    print(
-        f"{'poll of':<10}{'':<8}{'s, median':>10}{'worst':>7}{'processor':>11}{'last answer':>13}{'heard, least':>14}"
-    )
     with factories(living, 0, POLLED_TYPES) as port:
         pairs = [asyncio.run(polls(port, arguments.factories, arguments.dead)) for _round in range(arguments.rounds)]
-    for which, taken in (("first", [pair[0] for pair in pairs]), ("second", [pair[1] for pair in pairs])):
-        answers = [
-            [one.seconds or 0.0 for one in result.outcomes.values() if one.state == ANSWERED]
-            for result, _took, _spent in taken
-        ]
-        took = [seconds for _result, seconds, _spent in taken]
-        spent = statistics.median(seconds for _result, _took, seconds in taken)
-        last = statistics.median(max(seconds, default=0.0) for seconds in answers)
-        print(
-            f"{arguments.factories:<10}{which:<8}{statistics.median(took):>10.2f}{max(took):>7.2f}{spent:>11.2f}{last:>13.2f}"
-            f"{min(map(len, answers)):>9} of {living}"
-        )
+        show_polls(pairs, arguments.factories, living)
+        asker = multiprocessing.get_context("spawn").Process(target=as_the_daemon, args=(port, living))
+        asker.start()
+        asker.join()
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

@@ -122,11 +122,11 @@ def remove(factory: LabFactory) -> None:
 
 
 @contextlib.contextmanager
-def full(lab: Lab, folder: Path, slots: int, work_space: str) -> t.Iterator[tuple[LabFactory, float]]:
+def full(lab: Lab, folder: Path, slots: int, work_space: str, **options: t.Any) -> t.Iterator[tuple[LabFactory, float]]:
     """A factory that was empty, and all of whose slots run; with the seconds that this took."""
     factory = LabFactory(
         lab, folder, f"full-{work_space}.example.org", total_processors=slots, work_space=work_space,
-        disk_gb_per_processor=1, machinetypes={"a": KIND}, **OPTIONS,
+        disk_gb_per_processor=1, machinetypes={"a": KIND}, **OPTIONS, **options,
     )  # fmt: skip
     factory.file("a", "run", STAYS)
     began = time.monotonic()

@@ -263,11 +263,11 @@ class Daemon:
                 self.factory.changed()
             return
         before = self._result.silent_since if self._result is not None else None
+        answers = space.Usages()
         self._result = await poll(
             "machinetypes_query", configuration.space, peers, self.resolver,
-            silent_since=before, key=self._key, version=PRODUCT,
+            silent_since=before, key=self._key, version=PRODUCT, heard=answers.add,
         )  # fmt: skip
-        answers = space.usages(self._result.outcomes.values())
         self.factory.space = of_space(answers, own, int(time.time()), self.factory.space.aborts)
         self.factory.changed()
 

@@ -15,7 +15,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, peers_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus, Reply
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import PORT, Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Outcome, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
@@ -77,18 +77,37 @@ def ask(
     return {query: list(result.outcomes.values()) for query, result in zip(queries, results)}
 
 
-def usages(outcomes: t.Iterable[Outcome]) -> list[PeerUsage]:
-    """What the factories say of machinetypes, for decisions."""
-    return [
-        PeerUsage(
-            one.factory, reply.status.machinetype, float(reply.status.running_hs06),
-            float(reply.status.running_processors or 0), reply.status.num_before_fizzle,
-            reply.status.shutdown_message, reply.status.shutdown_time,
-        )
-        for one in outcomes
-        for reply in one.replies
-        if isinstance(reply.status, MachinetypeStatus)
-    ]  # fmt: skip
+class Usages:
+    """What factories say of machinetypes, for decisions: little of each reply, and what many say alike once."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], PeerUsage] = {}
+        self._texts: dict[str, str] = {}
+
+    def add(self, reply: Reply) -> None:
+        """Take in what one says; a later reply about the same machinetype counts."""
+        status = reply.status
+        if isinstance(status, MachinetypeStatus):
+            one = PeerUsage(
+                self._once(reply.envelope.factory.lower()), self._once(status.machinetype), float(status.running_hs06),
+                float(status.running_processors or 0), status.num_before_fizzle,
+                status.shutdown_message and self._once(status.shutdown_message), status.shutdown_time,
+            )  # fmt: skip
+            self._said[one.factory, one.machinetype] = one
+
+    def __iter__(self) -> t.Iterator[PeerUsage]:
+        return iter(self._said.values())
+
+    def _once(self, text: str) -> str:
+        return self._texts.setdefault(text, text)
+
+
+def usages(outcomes: t.Iterable[Outcome]) -> Usages:
+    """What is in their replies, for decisions."""
+    said = Usages()
+    for reply in (reply for one in outcomes for reply in one.replies):
+        said.add(reply)
+    return said
 
 
 def named(known: Known, only: t.Sequence[str]) -> list[Peer]:

@@ -78,7 +78,7 @@ class Outcome:
 
     :ivar state: ``answered``: completely; ``incomplete``: some replies of the answer; ``silent``; ``refused``: its host
         says that nobody listens there; ``unknown``: its name has no address.
-    :ivar replies: by machine or machinetype.
+    :ivar replies: by machine or machinetype; none if they were handed on.
     :ivar seconds: until the answer was complete; None if it was not.
     :ivar since: Unix seconds: when it was first asked in vain, if no reply came. None: it has never been asked in vain.
     :ivar detail: the system's words about it.
@@ -121,6 +121,7 @@ async def poll(
     silent_since: t.Optional[t.Mapping[str, float]] = None,
     key: t.Optional[Key] = None,
     version: str = "hep.gridbox",
+    heard: t.Optional[t.Callable[[Reply], None]] = None,
 ) -> Result:
     """Ask.
 
@@ -129,9 +130,11 @@ async def poll(
     :param silent_since: of the last poll's result.
     :param key: sign the requests with it. A real Vac does not mind.
     :param version: product and version of the asker.
+    :param heard: gets each reply, and the outcomes have none then: those of a thousand factories are some ten thousand,
+        of which hardly anybody needs all. A reply may come again.
     :raises RefusedError: if this host has no UDP.
     """
-    return await _Poll(message_type, space, peers, resolver, budget, silent_since or {}, key, version).run()
+    return await _Poll(message_type, space, peers, resolver, budget, silent_since or {}, key, version, heard).run()
 
 
 @dataclass
@@ -141,6 +144,7 @@ class _Asked:
     :ivar next: place of the address that is asked next.
     :ivar asked: those asked, as sockets name them.
     :ivar due: when it is to be asked again, or to be given up.
+    :ivar replies: by machine or machinetype; None: it was handed on.
     :ivar nobody: whether its host said last that nobody listens there.
     """
 
@@ -154,7 +158,7 @@ class _Asked:
     due: float = 0.0
     sent: int = 0
     count: int = 1
-    replies: dict[str, Reply] = field(default_factory=dict)
+    replies: dict[str, t.Optional[Reply]] = field(default_factory=dict)
     seconds: t.Optional[float] = None
     over: bool = False
     nobody: bool = False
@@ -172,9 +176,11 @@ class _Poll:
         silent_since: t.Mapping[str, float],
         key: t.Optional[Key],
         version: str,
+        heard: t.Optional[t.Callable[[Reply], None]],
     ) -> None:
         self.message_type, self.space, self.version = message_type, space, version
         self.resolver, self.budget, self.silent_since, self.key = resolver, budget, silent_since, key
+        self.heard = heard
         salt = base64.b64encode(secrets.token_bytes(48)).decode("ascii")
         self.asked: dict[str, _Asked] = {}
         for peer in peers:
@@ -330,7 +336,10 @@ class _Poll:
             self.key.verify(data, content, time.time())
         if reply.count > _MOST_REPLIES:
             raise DatagramError("too_many", f"A reply that announces more than {_MOST_REPLIES}.")
-        one.replies[reply.key] = on_our_clock(reply, time.time())
+        reply = on_our_clock(reply, time.time())
+        if self.heard is not None:
+            self.heard(reply)
+        one.replies[reply.key] = reply if self.heard is None else None
         one.count = reply.count
         one.due = self.loop.time() + self.budget.seconds / self.budget.rounds
         if len(one.replies) >= one.count:
@@ -367,11 +376,11 @@ class _Poll:
             self.wake.set()
 
     def _outcome(self, name: str, one: _Asked) -> Outcome:
-        replies = tuple(one.replies.values())
+        replies = tuple(reply for reply in one.replies.values() if reply is not None)
         if one.seconds is not None:
             return Outcome(name, ANSWERED, replies, one.seconds)
-        if replies:
-            return Outcome(name, INCOMPLETE, replies, detail=f"{len(replies)} of {one.count} replies")
+        if one.replies:
+            return Outcome(name, INCOMPLETE, replies, detail=f"{len(one.replies)} of {one.count} replies")
         since = self.silent_since.get(name)
         if one.addresses and not one.sent:
             return Outcome(name, SILENT, since=since, detail="not asked: the time was over before its turn")

@@ -112,9 +112,9 @@ class OwnMachine:
         return self.created if self.ended is None else self.ended
 
 
-@dataclass(frozen=True)
-class PeerUsage:
-    """What another factory says about one machinetype, of its ``machinetype_status`` (spec 7.3).
+class PeerUsage(t.NamedTuple):
+    """What another factory says about one machinetype, of its ``machinetype_status`` (spec 7.3). A tuple, for there are
+    some ten thousand in a large space.
 
     :ivar running_hs06: HS06 of its machines; 0 beside running processors: it does not count in HS06.
     :ivar num_before_fizzle: machines that start, or have not run for ``fizzle_seconds`` yet.

@@ -50,6 +50,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import S
 from tests.unit.factory.reports import ENDED_MACHINE
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE
+from tests.unit.vacuum.loopback import SPACE, served, snapshot
 
 
 def test_a_task_that_swallows_a_cancellation_ends() -> None:
@@ -128,6 +129,26 @@ def test_what_the_last_other_factory_had_counts_no_more_when_it_has_left_the_spa
         await daemon.factory.close()
 
     asyncio.run(test())
+
+
+def test_of_the_others_answers_the_sum_is_kept_and_no_reply(tmp_path: Path) -> None:
+    """Those of a large space are more than all else that the daemon has in memory."""
+
+    async def test() -> None:
+        peer = {"factory": "factory2.example.com", "host": "127.0.0.1", "port": port}
+        daemon = daemon_of(tmp_path, space=SPACE, factories=[peer])
+        daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
+        daemon.resolver, daemon.responder = Resolver(), Responder(Access())
+        await daemon._poll()
+        assert daemon._result is not None
+        assert [(one.state, one.replies) for one in daemon._result.outcomes.values()] == [("answered", ())]
+        assert {name: one.hs06 for name, one in daemon.factory.space.usage.items()} == {"type0": 0.0, "type1": 1.0}
+        await daemon.factory.close()
+
+    responder = Responder(Access())
+    responder.snapshot = snapshot(2)
+    with served(responder) as port:
+        asyncio.run(test())
 
 
 def test_signatures_are_demanded_from_the_moment_it_is_configured(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_a_wrong_clock_elsewhere_stops_nothing() -> None:
     decision = decided(peers=[ahead])
     assert first(decision) == "a"
     assert decision.reasons[-1] == "f2 says that a aborted 864000 s from now, which cannot be"
-    known = replace(ahead, clock_ahead=864000)  # so it was just now
+    known = ahead._replace(clock_ahead=864000)  # so it was just now
     assert refused(decided(peers=[known])) == "backing_off"
 
 

@@ -19,7 +19,7 @@ from functools import partial
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus, Reply
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import HostAddress, Resolver
@@ -201,6 +201,23 @@ def test_a_part_of_an_answer_is_given_with_its_number() -> None:
         outcome = (await ask(Peer(NAME, "127.0.0.1", port))).outcomes[NAME]
         assert (outcome.state, outcome.detail, outcome.since) == ("incomplete", "2 of 3 replies", None)
         assert [one.key for one in outcome.replies] == ["m0", "m2"]
+
+    run(test)
+
+
+def test_replies_that_are_handed_on_are_not_kept() -> None:
+    async def test(site: Site) -> None:
+        whole, part = site.factory(2), site.peer(lambda request, _number: [machine(request, "m0", 3)] * 2)
+        heard: list[Reply] = []
+        result = await ask(
+            Peer("factory2.example.com", "127.0.0.1", whole), Peer(NAME, "127.0.0.1", part), heard=heard.append
+        )
+        assert [(one.state, one.detail, one.replies) for one in result.outcomes.values()] == [
+            ("answered", "", ()), ("incomplete", "1 of 3 replies", ()),
+        ]  # fmt: skip
+        assert {(one.envelope.factory, one.key) for one in heard} == {
+            (NAME, "m0"), *(("factory2.example.com", f"factory2-0{number}.example.com") for number in range(3)),
+        }  # fmt: skip
 
     run(test)
 
