@@ -622,11 +622,17 @@ def test_a_monitor_is_told_of_the_factory_and_of_each_end(make: t.Callable[..., 
         return [one for told_by, one in lines if one["message_type"] == message_type and source in (told_by, "")]
 
     factory = make(
-        busy, total_processors=1, vacmon_hostport="10.213.0.9:8884 [fd13:213::9]:8884", hs06_per_processor=10.0,
-        kind={"accounting_fqan": "/exp/Role=production"},
+        busy, total_processors=1, hs06_per_processor=10.0, kind={"accounting_fqan": "/exp/Role=production"},
+        vacmon_hostport="10.213.0.9:8884 [fd13:213::9]:8884 nowhere.invalid:8884",
     )  # fmt: skip
     factory.start()
     factory.wait("the machine", factory.running)
+    [untold] = factory.wait("what no monitor hears", lambda: factory.events("monitor_not_told"))
+    assert untold["monitor"] == "nowhere.invalid:8884" and untold["problem"]
+    counts = "gridbox_factory_monitor_datagrams"
+    missed = f'{counts}_failed_total{{monitor="nowhere.invalid:8884",reason="unknown_host"}} '
+    factory.wait("the metrics", lambda: missed in factory.run("metrics").stdout)
+    assert f'{counts}_sent_total{{monitor="[fd13:213::9]:8884"}} ' in factory.run("metrics").stdout
     assert heard("machine_status") == [], "it has not ended"
     # A daemon tells when it begins, and each minute.
     factory.stop()

@@ -66,6 +66,14 @@ def say(event: str, **facts: t.Any) -> None:
         sys.stdout.flush()
 
 
+def _monitor(name: str, problem: str) -> None:
+    """Tell that a monitor cannot be told any more what the factory does, or can again."""
+    if problem:
+        say("monitor_not_told", monitor=name, problem=problem)
+    else:
+        say("monitor_told_again", monitor=name)
+
+
 class Daemon:
     """A factory's daemon.
 
@@ -111,7 +119,7 @@ class Daemon:
             held.callback(self.responder.close)
             if self.responder.without_ipv6:
                 say("without_ipv6", problem=self.responder.without_ipv6)
-            self.monitors = Sender(self.configuration.vacmon, self.resolver)
+            self.monitors = Sender(self.configuration.vacmon, self.resolver, _monitor)
             held.callback(self.monitors.close)
             await self.factory.in_thread(self.factory.recover)
             self.factory.on_end = self._tell_end
@@ -379,6 +387,10 @@ class Daemon:
             decision=factory.decision.as_data() if factory.decision is not None else None, decided=factory.decided,
             peers={name: reports.PeerStatus(one.state, one.since) for name, one in outcomes.items()},
             answered=dict(self.responder.answered), unanswered=dict(self.responder.dropped), sent=self.responder.sent,
+            monitors={
+                name: reports.MonitorStatus(one.datagrams, dict(one.failed), one.problem)
+                for name, one in self.monitors.sent.items()
+            },
             failures_in_a_row={one: number for one, number in factory.failures.items() if one in known},
             orders=self.orders, orders_problem=self._orders_problem,
             factories=(space.own(self.configuration), *self.configuration.others),

@@ -149,6 +149,18 @@ def _of_work(report: Report) -> t.Iterator[Family]:
         [({"reason": reason}, number) for reason, number in sorted(report.unanswered.items())],
     )  # fmt: skip
     yield Family("datagrams_sent_total", "counter", "Datagrams of VacQuery answers.", [({}, report.sent)])
+    monitors = sorted(report.monitors.items())
+    yield Family(
+        "monitor_datagrams_sent_total", "counter", "Datagrams that were sent to the VacMon monitor.",
+        [({"monitor": name}, one.sent) for name, one in monitors],
+    )  # fmt: skip
+    yield Family(
+        "monitor_datagrams_failed_total", "counter", "Datagrams that could not be sent to the VacMon monitor.",
+        [
+            ({"monitor": name, "reason": reason}, number)
+            for name, one in monitors for reason, number in sorted(one.failed.items())
+        ],
+    )  # fmt: skip
 
 
 def _plain(name: str, help_: str, value: float) -> Family:

@@ -108,6 +108,20 @@ class PeerStatus:
 
 
 @dataclass(frozen=True)
+class MonitorStatus:
+    """A monitor that is told, since the daemon was started.
+
+    :ivar sent: datagrams.
+    :ivar failed: by reason, those that could not be sent.
+    :ivar problem: why not all of the last ones could be; empty: they were.
+    """
+
+    sent: int = 0
+    failed: t.Mapping[str, int] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Counts:
     """What Vac has in its file ``counts``, and its health check at the end of its text."""
 
@@ -144,6 +158,7 @@ class Report:
     :ivar answered: by message type, requests that the responder has answered since ``started``.
     :ivar unanswered: by reason, those that got no answer.
     :ivar sent: datagrams of answers.
+    :ivar monitors: by host and port.
     :ivar failures_in_a_row: by machinetype, machines that did not work on this host since one did.
     :ivar orders: that are obeyed.
     :ivar orders_problem: why the file of orders is refused, in a sentence; empty: it is the one that is obeyed.
@@ -181,6 +196,7 @@ class Report:
     answered: t.Mapping[str, int] = field(default_factory=dict)
     unanswered: t.Mapping[str, int] = field(default_factory=dict)
     sent: int = 0
+    monitors: t.Mapping[str, MonitorStatus] = field(default_factory=dict)
     failures_in_a_row: t.Mapping[str, int] = field(default_factory=dict)
     orders: Orders = Orders()
     orders_problem: str = ""

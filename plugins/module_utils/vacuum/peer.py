@@ -40,6 +40,11 @@ class Monitor:
     host: str
     port: int
 
+    @property
+    def name(self) -> str:
+        """As it is configured."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def parse_monitors(text: str) -> tuple[Monitor, ...]:
     """Monitors from ``vacmon_hostport``: ``HOST:PORT``, several with spaces between; an IPv6 address in brackets.

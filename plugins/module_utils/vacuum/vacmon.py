@@ -16,7 +16,7 @@ from __future__ import annotations
 import socket
 import typing as t
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import dump
@@ -54,18 +54,35 @@ def end_message(
     return dump(fit(reply.as_data()))
 
 
+@dataclass
+class Sent:
+    """What has become of what one monitor was to be told.
+
+    :ivar datagrams: that were sent. These two only grow.
+    :ivar failed: by reason, datagrams that could not be sent: ``unknown_host``, ``socket_full``, ``unsendable``.
+    :ivar problem: why not all of the last ones were sent; empty: they were.
+    """
+
+    datagrams: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    problem: str = ""
+
+
 class Sender:
     """Sends to the monitors, each at the first of its addresses.
 
-    :ivar sent: datagrams. These two only grow: they are for metrics.
-    :ivar failed: by reason, datagrams that could not be sent: ``unknown_host``, ``socket_full``, ``unsendable``.
+    :param changed: is called with a monitor's name and why it cannot be told any more; empty: it can again.
     """
 
-    def __init__(self, monitors: tuple[Monitor, ...], resolver: Resolver) -> None:
+    def __init__(
+        self,
+        monitors: tuple[Monitor, ...],
+        resolver: Resolver,
+        changed: t.Callable[[str, str], None] = lambda _monitor, _problem: None,
+    ) -> None:
         self.monitors = monitors
-        self.sent = 0
-        self.failed: Counter[str] = Counter()
-        self._resolver = resolver
+        self._sent: dict[str, Sent] = {}
+        self._resolver, self._changed = resolver, changed
         self._sockets: dict[int, socket.socket] = {}
 
     async def send(self, datagrams: t.Sequence[bytes], seconds: float = 5.0) -> None:
@@ -75,29 +92,29 @@ class Sender:
         """
         found = await self._resolver.resolve([monitor.host for monitor in self.monitors], seconds)
         for monitor in self.monitors:
-            addresses = found[monitor.host].addresses
+            sent, addresses = self._sent.setdefault(monitor.name, Sent()), found[monitor.host].addresses
             opened = self._socket(addresses[0][0]) if addresses else None
             if opened is None:
-                self.failed["unknown_host"] += len(datagrams)
-                continue
-            for data in datagrams:
-                self._send(opened, data, (addresses[0][1], monitor.port))
+                sent.failed["unknown_host"] += len(datagrams)
+                trouble = "" if addresses else found[monitor.host].trouble
+                problems = [trouble or "it has no address of a family that this host has"]
+            else:
+                problems = [_send(opened, data, (addresses[0][1], monitor.port), sent) for data in datagrams]
+            problem = next(filter(None, problems), "")
+            if bool(problem) != bool(sent.problem):
+                self._changed(monitor.name, problem)
+            sent.problem = problem
+
+    @property
+    def sent(self) -> dict[str, Sent]:
+        """By the monitors' names; of one that was not told anything yet all is 0."""
+        return {monitor.name: self._sent.get(monitor.name, Sent()) for monitor in self.monitors}
 
     def close(self) -> None:
         """Give the sockets back."""
         for opened in self._sockets.values():
             opened.close()
         self._sockets = {}
-
-    def _send(self, opened: socket.socket, data: bytes, to: tuple[str, int]) -> None:
-        try:
-            opened.sendto(data, to)
-        except BlockingIOError:
-            self.failed["socket_full"] += 1
-        except OSError:
-            self.failed["unsendable"] += 1
-        else:
-            self.sent += 1
 
     def _socket(self, family: int) -> t.Optional[socket.socket]:
         if family not in self._sockets:
@@ -106,3 +123,14 @@ class Sender:
             except RefusedError:
                 return None  # a host without that family: counted with the names that are unknown
         return self._sockets[family]
+
+
+def _send(opened: socket.socket, data: bytes, to: tuple[str, int], sent: Sent) -> str:
+    """Send a datagram, and count it. Returns why it could not be."""
+    try:
+        opened.sendto(data, to)
+    except OSError as exc:
+        sent.failed["socket_full" if isinstance(exc, BlockingIOError) else "unsendable"] += 1
+        return exc.strerror or str(exc)
+    sent.datagrams += 1
+    return ""

@@ -16,6 +16,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import (
     Counts,
     ImageStatus,
+    MonitorStatus,
     PeerStatus,
     PipeStatus,
     Report,
@@ -97,6 +98,10 @@ REPORT = Report(
     answered={"machinetypes_query": 20, "factory_query": 3},
     unanswered={"wrong_space": 1},
     sent=63,
+    monitors={
+        "vacmon.example.com:8884": MonitorStatus(42),
+        "[2001:db8::1]:8884": MonitorStatus(3, {"unsendable": 2, "unknown_host": 5}),
+    },
     failures_in_a_row={"exp-dc-prod": 0, "local": 2},
     orders=Orders(slots={SLOTS[2]: SlotOrder("drained", since=NOW - 60)}),
     factories=(

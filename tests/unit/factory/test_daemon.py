@@ -255,6 +255,7 @@ def without_machines(daemon: Daemon) -> Daemon:
     """One that can tell how it is."""
     daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
     daemon.responder = Responder(Access())
+    daemon.monitors = Sender((), Resolver())
     return daemon
 
 
@@ -381,9 +382,7 @@ def test_a_report_says_where_the_factories_are_and_nothing_secret(tmp_path: Path
 
 def test_a_machinetype_that_is_gone_is_no_trouble_any_more(tmp_path: Path) -> None:
     async def test() -> None:
-        daemon = daemon_of(tmp_path)
-        daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
-        daemon.responder = Responder(Access())
+        daemon = without_machines(daemon_of(tmp_path))
         daemon.factory.failures = {"a": 3, "gone": 3}
         daemon.factory.catalogue = Catalogue((Machinetype("a"),))
         assert daemon.report().failures_in_a_row == {"a": 3}
@@ -494,7 +493,7 @@ def test_nobody_misses_the_image_of_what_has_no_share(tmp_path: Path) -> None:
     async def test() -> None:
         daemon = daemon_of(tmp_path)
         daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
-        daemon.responder = Responder(Access())
+        daemon.responder, daemon.monitors = Responder(Access()), Sender((), Resolver())
         kinds = tuple(Machinetype(one, float(one == "a"), root_image=one) for one in ("a", "b", "c"))
         daemon.factory.catalogue = Catalogue(kinds)
         daemon.factory.images.here = {"a": Image(None, "No."), "b": Image(None, "No."), "c": Image("1")}

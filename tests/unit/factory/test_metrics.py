@@ -88,6 +88,10 @@ def test_what_a_factory_tells() -> None:
         'requests_answered_total{type="factory_query"}': 3,
         'requests_dropped_total{reason="wrong_space"}': 1,
         "datagrams_sent_total{}": 63,
+        'monitor_datagrams_sent_total{monitor="vacmon.example.com:8884"}': 42,
+        'monitor_datagrams_sent_total{monitor="[2001:db8::1]:8884"}': 3,
+        'monitor_datagrams_failed_total{monitor="[2001:db8::1]:8884",reason="unsendable"}': 2,
+        'monitor_datagrams_failed_total{monitor="[2001:db8::1]:8884",reason="unknown_host"}': 5,
     }
 
 
@@ -128,7 +132,7 @@ def test_trouble_is_a_zero() -> None:
 def test_what_is_not_known_is_left_out() -> None:
     nothing = replace(
         REPORT, pipes={}, images={}, cvmfs={}, slots=(), decision=None, decided=None, peers={}, answered={},
-        unanswered={}, failures_in_a_row={},
+        unanswered={}, failures_in_a_row={}, monitors={},
     )  # fmt: skip
     assert {key.partition("{")[0] for key in read(exposition(nothing))} == {
         "info", "report_timestamp_seconds", "start_time_seconds", "engine_up", "configuration_accepted", "slots",

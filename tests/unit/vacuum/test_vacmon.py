@@ -99,13 +99,61 @@ def test_all_monitors_over_both_families_are_told_and_none_is_waited_for() -> No
             def look_up(host: str) -> t.NoReturn:
                 raise OSError(-2, "Name or service not known")
 
-            sender = Sender(monitors, Resolver(function=look_up))
+            said: list[tuple[str, str]] = []
+            sender = Sender(
+                monitors, Resolver(function=look_up), lambda monitor, problem: said.append((monitor, problem))
+            )
+            assert set(sender.sent) == {one.name for one in monitors}
             told = status_messages(snapshot(), 1795187635.0)
             for _turn in range(2):
                 await sender.send(told, seconds=2)
                 for opened in (four, six):
                     assert [opened.recv(4096) for _turn in told] == told
-            assert (sender.sent, sender.failed) == (18, {"unknown_host": 6})
+            assert [(one.datagrams, one.failed) for one in sender.sent.values()] == [
+                (0, {"unknown_host": 6}), (6, {}), (6, {}), (6, {}),
+            ]  # fmt: skip
+            assert said == [("nowhere.invalid:8884", "Name or service not known")], "once"
             sender.close()
 
     asyncio.run(run())
+
+
+def test_a_monitor_that_cannot_be_told_is_news_and_so_is_that_it_can_again() -> None:
+    """A name that does not resolve would be silent for ever."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        opened.bind(("127.0.0.1", 0))
+        monitor = Monitor("vacmon.example.com", opened.getsockname()[1])
+        answers: list[tuple[int, str] | None] = [None]
+
+        def look_up(_host: str) -> tuple[tuple[int, str], ...]:
+            if answers[0] is None:
+                raise OSError(-2, "Name or service not known")
+            return (answers[0],)
+
+        async def run() -> None:
+            said: list[tuple[str, str]] = []
+            sender = Sender((monitor,), Resolver(), lambda monitor, problem: said.append((monitor, problem)))
+            name = f"vacmon.example.com:{monitor.port}"
+            for answer in (
+                (socket.AF_INET, "127.0.0.1"), None, None, (socket.AF_INET, "127.0.0.1"),
+                (socket.AF_INET, "255.255.255.255"),
+            ):  # fmt: skip
+                answers[0] = answer
+                sender._resolver = Resolver(function=look_up)  # one that remembers nothing
+                await sender.send([b"{}", b"{}"], seconds=20)
+            assert said == [
+                (name, "Name or service not known"), (name, ""), (name, "Permission denied"),
+            ]  # fmt: skip
+            assert sender.sent[name].problem == "Permission denied"
+            assert sender.sent[name].failed == {"unknown_host": 4, "unsendable": 2}
+            assert sender.sent[name].datagrams == 4
+            sender.monitors = ()
+            assert sender.sent == {}
+            sender.close()
+
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["vacmon.example.com:8884", "192.0.2.1:1", "[2001:db8::1]:65535"])
+def test_a_monitor_is_named_as_it_is_configured(name: str) -> None:
+    assert [one.name for one in parse_monitors(name)] == [name]
