@@ -354,8 +354,10 @@ def test_machines_outlive_the_daemon(make: t.Callable[..., HostFactory], number:
 
 
 def test_ends_while_the_daemon_was_away_are_found(make: t.Callable[..., HostFactory]) -> None:
-    factory = make("#!/bin/sh\nsleep 3\necho 200 Success >$JOBOUTPUTS/shutdown_message\n")
+    works = "n=0\nwhile [ $n -lt 2000000 ]; do n=$((n + 1)); done"
+    factory = make(f"#!/bin/sh\nsleep 3\n{works}\necho 200 Success >$JOBOUTPUTS/shutdown_message\n")
     finds_what_ended_meanwhile(factory, signal.SIGTERM)
+    assert factory.records()[0]["cpu_seconds"] >= 1, "what it has used to its end, though nobody measured"
 
 
 def test_a_machine_whose_keeper_is_killed_is_over_and_nothing_of_it_is_left(make: t.Callable[..., HostFactory]) -> None:

@@ -4,9 +4,11 @@
 
 """Accounting: one APEL individual job record for each machine that has run, and a sync record for a month (spec 8.1).
 
-The records are Vac's to the field. Times and processor seconds are the exact ones of the end; Vac's are those of the
-cycle before it. The archive has all of them, for ever. What lies in ``apel-outgoing`` too, APEL's ``ssmsend`` sends and
-takes away; both folders have the form of the directory queue that it reads.
+The records are Vac's to the field. Times are those of the end itself; Vac's are of the cycle before it. Processor
+seconds are of the end with Apptainer; with Docker and Podman they are the daemon's last measurement, as a rule of five
+seconds before it at most, for Docker's control group is gone when the end is told. The archive has all records, for
+ever. What lies in ``apel-outgoing`` too, APEL's ``ssmsend`` sends and takes away; both folders have the form of the
+directory queue that it reads.
 
 HEPscore23: a v0.3 message whose ``ServiceLevelType`` is ``HEPscore23``. APEL has taken that since 1.9.2 ("Enabled
 HEPscore23 as benchmark type for Job Records (using existing message format)", github.com/apel/apel, CHANGELOG;

@@ -87,13 +87,16 @@ def look_after(folder: str) -> None:
         finally:
             gone = cgroups.empty(groups, _GONE)
             _copy_rest(words, log)
-            short = cgroups.memory_was_short(groups)
+            short, used = cgroups.memory_was_short(groups), cgroups.cpu_seconds(groups)
         if not gone:
             raise GridboxError(f"Something of {request.name} has not ended {_GONE:g} s after KILL.")
         code = child.wait()
         _write(
             folder, ENDED,
-            {"exit_code": code if code >= 0 else 128 - code, "finished": int(time.time()), "out_of_memory": short},
+            {
+                "exit_code": code if code >= 0 else 128 - code, "finished": int(time.time()), "out_of_memory": short,
+                "cpu_seconds": used,
+            },
         )  # fmt: skip
     finally:
         _announce(os.path.join(os.path.dirname(folder), ENDS), request.uuid)

@@ -119,7 +119,7 @@ class ByHand(Look):
         )
         self.store.save(machine)  # first, or after a crash it would have ended by itself
         if container.pid:
-            used = cpu_seconds(container.pid)  # after the end nobody can tell any more
+            used = cpu_seconds(container.pid)  # after the end Docker and Podman cannot tell any more
             machine = replace(machine, cpu_seconds=int(used)) if used is not None else machine
         for signal, seconds in (("SIGTERM", float(self.configuration.grace_seconds)), ("SIGKILL", KILLED)):
             if container is not None and container.alive:

@@ -294,7 +294,7 @@ class Factory:
             self.spawn(self._look())
 
     async def measure(self) -> None:
-        """What machines have used of processors until now. After the end nobody can tell any more."""
+        """What machines have used of processors until now. After the end Docker and Podman cannot tell any more."""
         for identity, used in (await self.in_thread(_used, dict(self._pids))).items():
             machine = self.machines.get(identity)
             if machine is not None and machine.state == RUNNING:  # it may have ended meanwhile

@@ -49,6 +49,8 @@ class Container:
     :ivar state: the engine's word: ``created``, ``running``, ``exited`` and others.
     :ivar uuid: of the machine, by its label.
     :ivar pid: of its first process, while it runs.
+    :ivar cpu_seconds: what it has used of processors to its end; None: nobody has looked. Docker takes the control
+        group away some milliseconds after the last process, and tells of the end after that.
     """
 
     id: str
@@ -60,6 +62,7 @@ class Container:
     exit_code: t.Optional[int] = None
     pid: int = 0
     out_of_memory: bool = False
+    cpu_seconds: t.Optional[float] = None
 
     @property
     def alive(self) -> bool:

@@ -175,9 +175,11 @@ def ended(
         # Whatever it says of an end that was not its own, its machinetype is not to blame.
         reason, message = f'{reason}; it said "{message}"', None
     at = max(at, started or machine.created)
+    used = container.cpu_seconds if container is not None else None
     over = replace(
         machine, state=ENDED, started=started, ended=at, seen=max(seen, at), shutdown_message=message or given,
         end_code=code, end_reason=reason, exit_code=container.exit_code if container is not None else None,
+        cpu_seconds=machine.cpu_seconds if used is None else int(used),
     )  # fmt: skip
     verdict = outcome(over.own(), Machinetype(machine.machinetype, fizzle_seconds=machine.fizzle_seconds))
     return replace(over, shutdown_message=verdict.message if verdict is not None else over.shutdown_message)

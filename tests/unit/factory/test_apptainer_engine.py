@@ -22,7 +22,7 @@ from tests.unit.factory.test_configuration import SMALL
 
 NAME = "f1-00.example.org_0123abcd"
 RUNS = {"keeper": 6, "pid": 7, "started": 100}
-ENDED = {"exit_code": 3, "finished": 200, "out_of_memory": True}
+ENDED = {"exit_code": 3, "finished": 200, "out_of_memory": True, "cpu_seconds": 12.7}
 
 
 @pytest.fixture()
@@ -61,9 +61,9 @@ def written(folder: Path, **files: t.Any) -> None:
         ({"running": RUNS}, True, Container(NAME, NAME, "u", "running", 100, pid=7)),
         # Its keeper was killed, or the host was.
         ({"running": RUNS}, False, Container(NAME, NAME, "u", "dead", 100)),
-        ({"running": RUNS, "ended": ENDED}, False, Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True)),
+        ({"running": RUNS, "ended": ENDED}, False, Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True, 12.7)),
         # Its keeper has written that down, and is about to end itself.
-        ({"running": RUNS, "ended": ENDED}, True, Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True)),
+        ({"running": RUNS, "ended": ENDED}, True, Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True, 12.7)),
     ],
 )
 def test_what_has_become_of_a_machine(

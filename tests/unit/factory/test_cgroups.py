@@ -11,7 +11,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import cgroups
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.cgroups import Hierarchy, Limits
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.cgroups import Hierarchy, Limits, cpu_seconds
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
 
@@ -121,3 +121,22 @@ def test_a_number_that_is_anothers_by_now_is_not_hit() -> None:
     finally:
         child.kill()
     kill(child.pid, t.cast("t.Callable[[int], bool]", None))  # it has gone: nobody is asked
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"memory/memory.events": "oom 0\n", "cpu,cpuacct/cpuacct.usage": "12345678901\n"}, 12.345678901),
+        ({"cpu/cpu.stat": "nr_periods 3\nnr_throttled 0\n", "cpuacct/cpuacct.usage": "500000000\n"}, 0.5),
+        ({"unified/cpu.stat": "usage_usec 2500000\nuser_usec 1\n"}, 2.5),
+        ({"memory/memory.events": "oom 0\n"}, None),
+        ({}, None),
+    ],
+)
+def test_what_was_used_of_processors(tmp_path: Path, files: dict[str, str], expected: float | None) -> None:
+    folders = dict.fromkeys(tmp_path / name.partition("/")[0] for name in files)
+    for folder in folders:
+        folder.mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert cpu_seconds([str(folder) for folder in folders]) == expected

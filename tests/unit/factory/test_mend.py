@@ -266,3 +266,10 @@ def test_a_machine_that_was_told_to_end_has_ended_when_the_host_went_down(
     told = replace(LIVE, created=10, started=11, seen=900, told=899, end_code="shutdown_time", shutdown_message="100 x")
     over = end(told, container)
     assert (over.ended, over.end_code, over.shutdown_message) == (expected, "shutdown_time", "100 x")
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, 17), (0.4, 0), (19.9, 19)])
+def test_what_was_used_to_the_end_counts_where_it_is_known(told: float | None, expected: int) -> None:
+    """Else the last measurement."""
+    over = ended(replace(LIVE, cpu_seconds=17), replace(OVER, cpu_seconds=told), None, BOOT, NOW)
+    assert over.cpu_seconds == expected
