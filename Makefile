@@ -37,7 +37,7 @@ integration: ## the tests on an engine of their own
 	@scripts/bootstrap venv tools packages
 	@$(PYTEST) tests/integration
 
-molecule: ## the Molecule scenarios
+molecule: ## the Molecule scenarios of `make test`: all as they stand, but vobox_host
 	@scripts/bootstrap venv tools packages
 	@$(PYTEST) tests/molecule -m "not fleet"
 
@@ -52,9 +52,9 @@ fleet-down: ## take the fleet away
 	@scripts/bootstrap venv tools
 	@.venv/bin/python -m tests.lab.fleet stop fleet
 
-test-fleet: ## all scenarios and tests on virtual machines, which `make test` leaves out: some hours
+test-fleet: ## all Molecule scenarios on hosts, on virtual machines too, and what else `make test` leaves out: some hours
 	@scripts/bootstrap venv tools packages
-	@$(PYTEST) -m fleet --basetemp="$$(mktemp --directory /tmp/gbt.XXXXXX)"
+	@$(PYTEST) -m "fleet or hosts" --basetemp="$$(mktemp --directory /tmp/gbt.XXXXXX)"
 
 build: ## the collection's tarball, from the files git knows
 	@scripts/bootstrap venv tools

@@ -27,12 +27,16 @@ PROMISED = {
 #: How scenarios run on other hosts as well, by the suffix of their id; their platforms have FLEET_* in molecule.yml.
 VARIANTS = {"trixie": {"FLEET_SUITE": "trixie"}, "vm": {"FLEET_KIND": "vm"}}
 VARIED = ("cvmfs", "docker_engine", "host_hardening", "vacuum_factory")
+#: Those that have their own Debian: both of them, and 13.
+VIRTUAL = ("site", "vobox_host")
 
-#: What ``make test`` takes along (Debian 13 is in the scenario site); the rest is for ``make test-fleet``.
+#: What ``make test`` takes along (Debian 13 is in the scenario site), for its minutes are counted: ``vobox`` does on a
+#: lab what ``vobox_host`` does on a host. ``make test-fleet`` runs all that are on a fleet's hosts, these too.
 QUICK = set(SCENARIOS) - {"vobox_host"}
+FLEET = {name for name in SCENARIOS if "fleet_create.yml" in (ROOT / f"molecule/{name}/molecule.yml").read_text()}
 
 #: Seconds that a scenario may take. A virtual machine is an emulated one, and the package manager alone takes minutes.
-NATIVE_SECONDS, VIRTUAL_SECONDS = 1800, 2700
+NATIVE_SECONDS, VIRTUAL_SECONDS = 1800, 3600
 
 #: Not the word that there is no scenario named default.
 FAILED = re.compile(r"^(fatal: |failed: |\[ERROR\]|CRITICAL (?!'molecule/default))")
@@ -47,10 +51,23 @@ def test_every_module_and_role_has_a_scenario() -> None:
 def case(scenario: str, suffix: str = "") -> t.Any:
     """A scenario as it stands, or one of its variants."""
     name = f"{scenario}-{suffix}" if suffix else scenario
-    return pytest.param(scenario, VARIANTS.get(suffix, {}), id=name, marks=() if name in QUICK else pytest.mark.fleet)
+    marks = [] if name in QUICK else [pytest.mark.fleet]
+    if scenario in FLEET:
+        marks.append(pytest.mark.hosts)
+    return pytest.param(scenario, VARIANTS.get(suffix, {}), id=name, marks=marks)
 
 
-CASES = [case(scenario) for scenario in SCENARIOS] + [case(*both) for both in itertools.product(VARIED, VARIANTS)]
+CASES = [
+    *(case(scenario) for scenario in SCENARIOS),
+    *(case(*both) for both in itertools.product(VARIED, VARIANTS)),
+    *(case(scenario, "vm") for scenario in VIRTUAL),
+]
+
+
+def test_every_scenario_on_hosts_runs_on_virtual_machines() -> None:
+    """The one about a power cut is on one as it stands."""
+    virtual = {case.values[0] for case in CASES if case.values[1].get("FLEET_KIND") == "vm"}
+    assert virtual == FLEET - {"power"}
 
 
 @pytest.mark.parametrize(("scenario", "variables"), CASES)
