@@ -194,7 +194,15 @@ outage_budget:
     capacity:
       description: >-
         Bytes that the kernel keeps for the stream while no daemon reads it: the container's pipe and the log FIFO. By default
-        64 KiB each.
+        64 KiB each. The next daemon reads them, so nothing of it is lost.
+      type: int
+    daemon_bytes:
+      description:
+        - Bytes of the stream that the daemon may hold in its memory, read and not yet written to the log, at most; the same
+          in Docker 20.10 to 29. They are lost when it ends, for with live restore a daemon that is stopped does not wait
+          for its log either. Only a container that prints faster than its log is written has more than a few lines there.
+        - V(0) for the log driver V(none). V(null) for a log driver that has buffers of its own, and for
+          C(mode=non-blocking), with which the daemon throws lines away by itself.
       type: int
     seconds:
       description: RV(outage_budget[].capacity) at RV(outage_budget[].bytes_per_second); V(null) for a container that wrote nothing.
@@ -204,6 +212,7 @@ outage_budget:
       stream: stdout
       bytes_per_second: 1024.0
       capacity: 131072
+      daemon_bytes: 2049152
       seconds: 128.0
 msg:
   description: What an operator should know; empty if there is nothing to say.

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -690,6 +692,7 @@ def test_the_budget_is_measured_for_every_log_driver(box: Box) -> None:
         for name in ("loud-json-file", "loud-local", "loud-none"):
             entry = budget[name]
             assert (entry["stream"], entry["capacity"]) == ("stdout", 131072)
+            assert entry["daemon_bytes"] == (0 if name == "loud-none" else 2049152)
             assert entry["bytes_per_second"] == pytest.approx(rate, rel=0.1)
             assert entry["seconds"] == pytest.approx(131072 / rate, rel=0.1)
         assert budget["loud-terminal"]["capacity"] == 69632
@@ -703,6 +706,25 @@ def test_the_budget_is_measured_for_every_log_driver(box: Box) -> None:
         assert 0.4 * rate < entry["bytes_per_second"] < 1.6 * rate
     finally:
         box.engine.docker("rm", "--force", *names)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_flood_loses_with_its_daemon_is_announced(own_box: Box, number: int) -> None:
+    """What the daemon has read and not yet written: it does not wait for its log when it is stopped either."""
+    own_box.module()
+    flood = 'BEGIN { while (1) printf "%099d\\n", ++n }'
+    own_box.engine.docker(
+        "run", "--detach", "--name", "flood", "--log-opt", "mode=blocking", "busybox:test", "awk", flood
+    )
+    [entry] = [one for one in own_box.info(budget_window=1)["outage_budget"] if one["container"] == "flood"]
+    own_box.engine.kill(number)
+    own_box.engine.start()
+    time.sleep(1)  # some lines by the next daemon
+    own_box.engine.docker("kill", "flood")
+    log = Path(own_box.engine.docker("inspect", "--format", "{{.LogPath}}", "flood").stdout.strip())
+    lines = [int(line) for line in re.findall(r'"log":"(\d{99})\\n"', log.read_text())]
+    lost = sum(after - before - 1 for before, after in itertools.pairwise(lines)) * 100
+    assert lines[0] == 1 and 0 <= lost <= entry["daemon_bytes"]
 
 
 # ---- others ---------------------------------------------------------------------------------------------------------

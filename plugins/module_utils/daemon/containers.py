@@ -22,6 +22,8 @@ class Running:
     :ivar pid: its first process, as the host sees it.
     :ivar start: when that process started, in clock ticks after the boot. Pid and start name one process for good.
     :ivar terminal: whether it has a terminal in place of pipes.
+    :ivar log_driver: who writes down what it prints.
+    :ivar log_drops: whether the daemon throws away what the driver is too slow for (``mode=non-blocking``).
     """
 
     name: str
@@ -29,6 +31,8 @@ class Running:
     pid: int
     start: int
     terminal: bool
+    log_driver: str = "json-file"
+    log_drops: bool = False
 
     def as_result(self) -> dict[str, t.Any]:
         """As it stands in a module's ``processes``."""
@@ -45,9 +49,10 @@ def running(engine: DockerApi) -> tuple[Running, ...]:
         pid = int(details["State"]["Pid"])
         start = started(pid)
         if start is not None:
-            found.append(
-                Running(details["Name"].lstrip("/"), details["Id"], pid, start, bool(details["Config"]["Tty"]))
-            )
+            log = details["HostConfig"].get("LogConfig") or {}
+            drops = (log.get("Config") or {}).get("mode") == "non-blocking"
+            name, terminal = details["Name"].lstrip("/"), bool(details["Config"]["Tty"])
+            found.append(Running(name, details["Id"], pid, start, terminal, log.get("Type") or "json-file", drops))
     return tuple(sorted(found, key=lambda container: container.name))
 
 

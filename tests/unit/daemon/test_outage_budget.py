@@ -13,7 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.hep.gridbox.plugins.module_utils.daemon.outage_budget import PIPE_BYTES, Counter, first_full
+from ansible_collections.hep.gridbox.plugins.module_utils.daemon.outage_budget import (
+    DAEMON_BYTES,
+    PIPE_BYTES,
+    Counter,
+    first_full,
+    in_the_daemon,
+)
 
 
 def _frame(stream: int, payload: bytes) -> bytes:
@@ -53,14 +59,29 @@ def test_a_terminal_has_one_stream_without_headers() -> None:
 def test_the_stream_that_is_full_first_decides(
     rates: dict[str, float], capacity: dict[str, int], stream: str, seconds: float | None
 ) -> None:
-    result = first_full("vobox1", rates, capacity).as_result()
+    result = first_full("vobox1", rates, capacity, 7).as_result()
     assert result == {
         "container": "vobox1",
         "stream": stream,
         "bytes_per_second": rates[stream],
         "capacity": capacity[stream],
+        "daemon_bytes": 7,
         "seconds": seconds,
     }
+
+
+@pytest.mark.parametrize(
+    ("driver", "drops", "held"),
+    [
+        ("json-file", False, DAEMON_BYTES),
+        ("local", False, DAEMON_BYTES),
+        ("json-file", True, None),
+        ("fluentd", False, None),
+        ("none", False, 0),
+    ],
+)
+def test_what_the_daemon_holds_is_told_where_it_is_known(driver: str, drops: bool, held: int | None) -> None:
+    assert in_the_daemon(driver, drops) == held
 
 
 OF_SOMEBODY = """
