@@ -6,10 +6,11 @@
 
 Two fleets of the same hosts, systemd in namespaces, reached over SSH; on one ``hep.gridbox.site``, on the other a
 playbook of as many tasks as it takes with community.docker's modules: packages, daemon.json, service, image, network,
-init script, container, and the answer of its service over IPv4 and IPv6. Alternately in one run:
+init script, container, and the answer of its service over IPv4 and IPv6. Both prepare all hosts at once, and bring up
+VO-boxes on as many hosts at a time. In each round both fleets are made anew, and the other one goes first:
 
 bare      seconds until all VO-boxes answer, and how much of it is the package manager's and the engine's
-again     seconds of a run that changes nothing; tasks and SSH commands per host
+again     seconds of a run that changes nothing; tasks, commands over SSH and SSH connections per host
 
 Run it from the checkout, in its environment: ``.venv/bin/python -m bench.site --help``.
 """
@@ -25,6 +26,7 @@ import subprocess
 import tempfile
 import time
 import typing as t
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -44,18 +46,20 @@ ENGINE = (
 )  # fmt: skip
 
 
-def theirs(site: Site) -> Path:
+def theirs(site: Site, serial: str) -> Path:
     """The same with community.docker's modules."""
     image = f"{site.fleet.registry.address}/site/vobox:1"
     config = json.dumps({"live-restore": True, "insecure-registries": [site.fleet.registry.address]})
     curl = ["nsenter", f"--net=/run/netns/{site.fleet.peer}", "curl", "-sSf", "-g", "-m", "5"]
-    tasks: list[dict[str, t.Any]] = [
+    prepare: list[dict[str, t.Any]] = [
         {"ansible.builtin.apt": {"name": list(PACKAGES), "update_cache": True, "cache_valid_time": 3600,
                                  "install_recommends": False}},
         {"ansible.builtin.copy": {"dest": "/etc/docker/daemon.json", "content": config, "mode": "0644"},
          "register": "config"},
         {"ansible.builtin.service": {"name": "docker", "enabled": True,
                                      "state": "{{ 'restarted' if config is changed else 'started' }}"}},
+    ]  # fmt: skip
+    boxes: list[dict[str, t.Any]] = [
         {"community.docker.docker_image_pull": {"name": image, "pull": "not_present"}},
         {"community.docker.docker_network": {
             "name": "site", "driver": "macvlan", "driver_options": {"parent": "{{ lan_link }}"}, "enable_ipv6": True,
@@ -81,7 +85,9 @@ def theirs(site: Site) -> Path:
         ),
     ]  # fmt: skip
     file = site.folder / "theirs.yml"
-    file.write_text(yaml.safe_dump([{"hosts": "voboxes", "gather_facts": False, "tasks": tasks}], sort_keys=False))
+    play = {"hosts": "voboxes", "gather_facts": False}
+    plays = [{**play, "tasks": prepare}, {**play, "serial": serial, "tasks": boxes}]
+    file.write_text(yaml.safe_dump(plays, sort_keys=False))
     return file
 
 
@@ -109,68 +115,120 @@ def timed(site: Site, playbook: str, *options: str) -> tuple[float, dict[str, fl
     return seconds, shares, done.stdout
 
 
-def commands(site: Site, playbook: str, host: str) -> int:
-    """How many commands a run sends to a host over SSH."""
-    argv, environment = site.command(playbook, "-vvv")
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=1800, check=False)
-    return sum(f"<{site.fleet.name}-{host}> SSH: EXEC" in line for line in done.stdout.splitlines())
+def sent(site: Site, playbook: str, options: t.Sequence[str], host: str) -> tuple[int, int]:
+    """How many commands a run sends to a host over SSH, and how many connections the host's sshd accepts for them.
+
+    Commands share a connection: Ansible keeps it open for a minute (ControlPersist). None of before is there.
+    """
+    argv, environment = site.command(playbook, "-vvv", *options)
+    with tempfile.TemporaryDirectory(prefix="gbb") as sockets:
+        environment["ANSIBLE_SSH_CONTROL_PATH_DIR"] = sockets
+        before = accepted(site, host)
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=1800, check=False)
+        connections = accepted(site, host) - before
+    lines = done.stdout.splitlines()
+    return sum(f"<{site.fleet.name}-{host}> SSH: EXEC" in line for line in lines), connections
+
+
+def accepted(site: Site, host: str) -> int:
+    """How many connections the host's sshd has accepted since its boot."""
+    log = site.fleet.machine(host).run("journalctl", "--boot", "--quiet", "--output=cat", "--identifier=sshd",
+                                       "--identifier=sshd-session").stdout  # fmt: skip
+    return log.count("Accepted publickey")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description="hep.gridbox.site against the same with community.docker's modules.")
     options.add_argument("--hosts", type=int, default=3, help="of each fleet (default 3)")
-    options.add_argument("--runs", type=int, default=3, help="that have nothing to do (default 3)")
-    options.add_argument("--serial", default="1", help="how many hosts at a time hep.gridbox.site takes (default 1)")
+    options.add_argument("--rounds", type=int, default=3, help="each from bare hosts (default 3)")
+    options.add_argument("--runs", type=int, default=1, help="of each round that have nothing to do (default 1)")
+    options.add_argument("--serial", default="1", help="hosts at a time for the VO-boxes, of both (default 1; 100%%)")
     given = options.parse_args()
     if importlib.util.find_spec("ansible_collections.community") is None:
         raise SystemExit("community.docker is not in this environment: scripts/bootstrap collections puts it there.")
-    fleets = [Fleet(f"bench{os.getpid()}-{side}") for side in ("ours", "theirs")]
-    with tempfile.TemporaryDirectory() as name:
-        try:
-            for fleet in fleets:
-                fleet.start(parse(f"host{number}=native:bookworm" for number in range(1, given.hosts + 1)))
-            sites = [Site(fleet, Path(name) / fleet.name) for fleet in fleets]
-            measure(*sites, given.runs, given.serial)
-        finally:
-            for fleet in fleets:
-                fleet.stop()
+    figures = Figures()
+    for number in range(given.rounds):
+        fleets = [Fleet(f"bench{os.getpid()}-{side}") for side in ("ours", "theirs")]
+        with tempfile.TemporaryDirectory() as name:
+            try:
+                for fleet in fleets:
+                    fleet.start(parse(f"host{each}=native:bookworm" for each in range(1, given.hosts + 1)))
+                ours, other = (Site(fleet, Path(name) / fleet.name) for fleet in fleets)
+                plays = [
+                    Plays(OURS, ours, "hep.gridbox.site", ("-e", f"gridbox_serial={given.serial}")),
+                    Plays(THEIRS, other, str(theirs(other, given.serial))),
+                ]
+                measure(plays[::-1] if number % 2 else plays, given.runs, figures)
+            finally:
+                for fleet in fleets:
+                    fleet.stop()
+    figures.show(given)
 
 
-def measure(ours: Site, other: Site, runs: int, serial: str) -> None:
-    """Bring both up, then run both again, alternately."""
-    plays = [
-        (OURS, ours, "hep.gridbox.site", ("-e", f"gridbox_serial={serial}")),
-        (THEIRS, other, str(theirs(other)), ()),
-    ]
-    hosts = len(ours.fleet.hosts)
-    print(f"{hosts} hosts, from bare to VO-boxes that answer")
-    print(f"{'':18} {'seconds':>8} {'packages':>9} {'engine':>8} {'rest':>8}")
-    for title, site, playbook, extra in plays:
-        seconds, shares, _output = timed(site, playbook, *extra)
-        rest = seconds - sum(shares.values())
-        print(f"{title:18} {seconds:8.1f} {shares['packages']:9.1f} {shares['engine']:8.1f} {rest:8.1f}", flush=True)
-        for host in site.fleet.hosts:
+@dataclass(frozen=True)
+class Plays:
+    """One of the two: a fleet, and what is run over it."""
+
+    title: str
+    site: Site
+    playbook: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass
+class Figures:
+    """What was measured, by whose it is."""
+
+    bare: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
+    again: dict[str, list[float]] = field(default_factory=dict)
+    counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def show(self, given: argparse.Namespace) -> None:
+        """Print the medians."""
+        print(f"{given.hosts} hosts, VO-boxes on {given.serial} at a time; medians")
+        print(f"from bare, {given.rounds} rounds")
+        print(f"{'':18} {'seconds':>8} {'packages':>9} {'engine':>8} {'rest':>8}   from, to")
+        for title, runs in sorted(self.bare.items(), reverse=True):
+            whole = [seconds for seconds, _packages, _engine in runs]
+            packages, engine = (statistics.median(run[part] for run in runs) for part in (1, 2))
+            rest = statistics.median(seconds - others - own for seconds, others, own in runs)
+            spread = f"{min(whole):.1f}, {max(whole):.1f}"
+            print(f"{title:18} {statistics.median(whole):8.1f} {packages:9.1f} {engine:8.1f} {rest:8.1f}   {spread}")
+        print(f"\nnothing to do, {given.rounds * given.runs} runs")
+        print(
+            f"{'':18} {'seconds':>8} {'tasks':>6} {'commands over SSH':>18} {'connections':>12}   of a host; from, to"
+        )
+        for title, again in sorted(self.again.items(), reverse=True):
+            tasks, commands, connections = self.counts[title]
+            spread = f"{min(again):.1f}, {max(again):.1f}"
+            print(f"{title:18} {statistics.median(again):8.1f} {tasks:6} {commands:18} {connections:12}   {spread}")
+        bare = {title: [run[0] for run in runs] for title, runs in self.bare.items()}
+        for name, seconds in (("from bare", bare), ("nothing to do", self.again)):
+            ratio = statistics.median(seconds[OURS]) / statistics.median(seconds[THEIRS])
+            print(f"ratio of the seconds, {name}: {ratio:.2f}")
+
+
+def measure(plays: t.Sequence[Plays], runs: int, figures: Figures) -> None:
+    """One round: bring both up, then run both again, alternately."""
+    for play in plays:
+        seconds, shares, _output = timed(play.site, play.playbook, *play.options)
+        figures.bare.setdefault(play.title, []).append((seconds, shares["packages"], shares["engine"]))
+        print(f"{play.title}: from bare in {seconds:.1f} s", flush=True)
+        for host in play.site.fleet.hosts:
             for box in voboxes(host.number):
-                if site.greeting(box["ipv6"]) != box["fqdn"]:
-                    raise SystemExit(f"{title}: {box['name']} does not answer")
-    again: dict[str, list[float]] = {OURS: [], THEIRS: []}
-    tasks = {}
-    for _turn in range(runs):
-        for title, site, playbook, extra in plays:
-            seconds, _shares, output = timed(site, playbook, *extra)
-            counts = recap(output)["host1"]
-            if any(count["changed"] for count in recap(output).values()):
-                raise SystemExit(f"{title}: the second run changes something:\n{output[-3000:]}")
-            again[title].append(seconds)
-            tasks[title] = counts["ok"]
-    print("\na run that has nothing to do (medians)")
-    print(f"{'':18} {'seconds':>8} {'a host':>8} {'tasks':>6} {'commands over SSH, a host':>26}")
-    for title, site, playbook, _extra in plays:
-        median = statistics.median(again[title])
-        sent = commands(site, playbook, "host1")
-        print(f"{title:18} {median:8.1f} {median / hosts:8.1f} {tasks[title]:6} {sent:26}")
-    ratio = statistics.median(again[OURS]) / statistics.median(again[THEIRS])
-    print(f"ratio of the seconds: {ratio:.2f}")
+                if play.site.greeting(box["ipv6"]) != box["fqdn"]:
+                    raise SystemExit(f"{play.title}: {box['name']} does not answer")
+    for turn in range(runs):
+        for play in plays[::-1] if turn % 2 else plays:
+            seconds, _shares, output = timed(play.site, play.playbook, *play.options)
+            counts = recap(output)
+            if any(count["changed"] for count in counts.values()):
+                raise SystemExit(f"{play.title}: the second run changes something:\n{output[-3000:]}")
+            figures.again.setdefault(play.title, []).append(seconds)
+            print(f"{play.title}: nothing to do in {seconds:.1f} s", flush=True)
+            if play.title not in figures.counts:
+                commands, connections = sent(play.site, play.playbook, play.options, "host1")
+                figures.counts[play.title] = counts["host1"]["ok"], commands, connections
 
 
 if __name__ == "__main__":
