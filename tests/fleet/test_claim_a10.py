@@ -48,8 +48,10 @@ for family in ipv4 ipv6; do
 done
 sysctl -q -w fs.file-max=$(($(sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo) / 10))
 """
-#: The kernel's limit of open files, and limits.d/20-nproc.conf.
+#: The kernel's limit of open files, and limits.d/20-nproc.conf, which is the soft one of sessions that PAM opens.
 EL7_LIMITS = ("--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096")
+#: What EL7's docker.service gives a container instead of the second.
+EL7_ENGINE_LIMITS = ("--ulimit", "nofile=1024:4096", "--ulimit", "nproc=-1:-1")
 
 #: Inotify instances of root, open files, and threads of the account, on the whole machine. Files of /proc do not belong
 #: to who runs the process when it has changed its user.
@@ -183,6 +185,22 @@ def test_then_processes_of_the_service_account(clean: Host, claim: t.Callable[..
         each_vobox_takes=1250, tasks=tasks, refused_at_k=number, got=said["account"]["tasks"], error="EAGAIN",
         others="run,_but_no_vobox_can_start_a_process", operator_sees=enter.strip()[-100:].replace(" ", "_"),
     )  # fmt: skip
+
+
+def test_without_the_limit_of_a_login_they_do_not(clean: Host, claim: t.Callable[..., None]) -> None:
+    """The control: the same load in as many VO-boxes, with the engine's limit for a container."""
+    for _number in range(4096 // 1250 + 1):
+        said = clean.start(FEW_INSTANCES, EL7_ENGINE_LIMITS)
+        assert not refused(said), said
+    tasks = clean.counts()[2]
+    assert tasks > 4096
+    before = clean.beats()
+    deadline = time.monotonic() + SECONDS
+    while any(now["started"] == before[name]["started"] for name, now in clean.beats().items()):
+        assert time.monotonic() < deadline, f"some VO-box starts no process: {before} {clean.beats()}"
+        time.sleep(2)
+    assert not any(now["refused"] for now in clean.beats().values())
+    claim("A10", step="2_EL7_with_the_engine's_nproc", voboxes=len(clean.boxes), tasks=tasks, trips="nothing")
 
 
 def test_open_files_are_each_processs_own(clean: Host, claim: t.Callable[..., None]) -> None:
