@@ -6,18 +6,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import typing as t
 
 import pytest
 
 from tests.lab.booted import booted
-from tests.lab.site import Site, recap, voboxes
+from tests.lab.site import Site, common, recap, voboxes
 
 # The scenario site has two hosts as well; this one runs it eight times over them.
 pytestmark = pytest.mark.fleet
 
 HOSTS = {"host1": 1, "host2": 2}
+
+#: Says when a host's engine was started, in microseconds since the boot.
+BEGAN = "systemctl show --value --property=InactiveExitTimestampMonotonic docker.service"
 
 #: Tasks that only predict, where the engine that would be asked is not there yet, and what the real run does instead.
 PREDICTS = {
@@ -97,6 +101,26 @@ def test_serial_takes_as_many_at_a_time_as_it_says(site: Site) -> None:
     for number in HOSTS.values():
         [box] = voboxes(number)
         assert site.greeting(box["ipv4"]) == "new"
+
+
+def test_engines_are_restarted_host_by_host(site: Site) -> None:
+    """Without live restore each restart takes the host's VO-boxes away: those of one host are back before the next."""
+    config = {**common()["docker_engine_config"], "live-restore": False, "userland-proxy": False}
+    site.write(vobox_init={"greeting": "new"}, docker_engine_live_restore=False, docker_engine_config=config)
+    done = site.run("hep.gridbox.site", "-e", "docker_engine_restart=always")
+    began, back = {}, {}
+    for host, number in HOSTS.items():
+        assert "Restart the daemon with systemd, as allowed" in changed_tasks(done.stdout, host)
+        [box] = voboxes(number)
+        asked = f"docker inspect --format '{{{{.State.Pid}}}}' {box['name']}"
+        # Seconds since the boot, of one clock: the hosts are namespaces of this machine.
+        shell = site.fleet.machine(host).run("sh", "-ec", f"cat /proc/$({asked})/stat; {BEGAN}").stdout.splitlines()
+        back[host] = int(shell[0].rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        began[host] = int(shell[1]) / 1e6
+        assert back[host] > began[host]  # it went with its engine
+        assert site.greeting(box["ipv4"]) == "new"
+    assert back["host1"] < began["host2"]
+    site.write(vobox_init={"greeting": "new"})
 
 
 def test_the_hosts_are_given_back_as_foreseen(site: Site) -> None:

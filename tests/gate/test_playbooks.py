@@ -128,3 +128,56 @@ def test_whoever_may_become_root_may_drain_and_look(tmp_path: Path, playbook: st
     done = run(tmp_path, f"hep.gridbox.{playbook}", {"f1": host}, ANSIBLE_BECOME_ALLOW_SAME_USER="true")
     assert "/no/such/factory.json" in done.stdout, "the file that the role's variable names"
     assert (tmp_path / "used").exists(), done.stdout
+
+
+#: Variables of a host on which the role cvmfs may replace an autofs.
+CVMFS_SERVICE: dict[str, t.Any] = {
+    "gridbox_cvmfs": True, "cvmfs_max_disruption": "service", "cvmfs_repositories": [{"repository": "alice.cern.ch"}],
+    "cvmfs_http_proxies": ["DIRECT"],
+}  # fmt: skip
+
+
+def prepare(folder: Path, hosts: t.Sequence[str], *options: str, **costly: t.Any) -> str:
+    """What ``hep.gridbox.site`` prints of the preparation in check mode; on the first host it fails at once."""
+    network = {"name": "site", "parent": "eno1", "ipv4": {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1"}}
+    found: dict[str, dict[str, t.Any]] = {}
+    for name in hosts:
+        (folder / name).mkdir()
+        found[name] = {
+            **(DEAD if name == "dead" else HERE), "ansible_become": False, "vobox_list": [], "vobox_network": network,
+            "docker_engine_supervisor": "none", "docker_engine_config_file": f"{folder}/{name}/daemon.json",
+            "docker_engine_socket": f"{folder}/{name}/socket", "docker_engine_pidfile": f"{folder}/{name}/pid",
+            "docker_engine_data_root": f"{folder}/{name}/data", "docker_engine_exec_root": f"{folder}/{name}/exec",
+        }  # fmt: skip
+    first = next(name for name in hosts if name != "dead")
+    (folder / first / "daemon.json").write_text("{")
+    found[hosts[-1]].update(costly)
+    said = run(folder, "hep.gridbox.site", found, "--check", *options).stdout
+    assert f"fatal: [{first}]: FAILED!" in said, said[-3000:]
+    return said[said.index("PLAY [Prepare the hosts]") :]
+
+
+def test_hosts_are_prepared_at_once_and_one_that_fails_takes_no_other_along(tmp_path: Path) -> None:
+    said = prepare(tmp_path, ["host1", "host2"], "-e", "gridbox_serial=1")
+    assert said.count("PLAY [Prepare the hosts]") == 1
+    assert "ok: [host2]" in said[said.index("fatal: [host1]") :]
+    assert "PLAY [VO-boxes]" in said
+
+
+@pytest.mark.parametrize(
+    ("hosts", "costly", "serial"),
+    [
+        (["dead", "host1", "host2"], {"docker_engine_restart": "always"}, ""),
+        (["host1", "host2", "host3"], CVMFS_SERVICE, "2"),
+    ],
+    ids=["engine", "cvmfs, two at a time"],
+)
+def test_what_may_cost_a_service_is_done_host_by_host(
+    tmp_path: Path, hosts: list[str], costly: dict[str, t.Any], serial: str
+) -> None:
+    """Also when it is the last host alone that allows it. The engines of all hosts used to be restarted at once."""
+    said = prepare(tmp_path, hosts, *(("-e", f"gridbox_serial={serial}") if serial else ()), **costly)
+    assert ("ok: [host2]" in said) == bool(serial)
+    assert f"[{hosts[-1]}]" not in said[: said.index("PLAY RECAP")]
+    assert "[dead]" not in said[: said.index("PLAY RECAP")]
+    assert "PLAY [VO-boxes]" not in said
