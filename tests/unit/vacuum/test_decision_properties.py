@@ -64,6 +64,8 @@ def own_machines(draw: t.Any) -> list[OwnMachine]:
     for slot in draw(st.sets(st.sampled_from(SLOTS))):
         state = draw(st.sampled_from(["starting", "running", "ended", "unknown"]))
         created = NOW - draw(st.integers(1, 5000))
+        over = state == "ended"
+        failed = over and draw(st.booleans())
         made.append(
             OwnMachine(
                 slot,
@@ -72,9 +74,13 @@ def own_machines(draw: t.Any) -> list[OwnMachine]:
                 state,
                 created,
                 NOW + draw(st.sampled_from([-10, 100, 5000, 80000])),
-                started=None if state == "starting" else created,
-                ended=NOW - draw(st.integers(0, NOW - created)) if state == "ended" else None,
-                shutdown_message=draw(st.sampled_from(MESSAGES)) if state == "ended" else None,
+                started=None if failed or state == "starting" else created,
+                # Of one that never came to run nobody may know when it was given up.
+                ended=NOW - draw(st.integers(0, NOW - created))
+                if over and not (failed and draw(st.booleans()))
+                else None,
+                shutdown_message=draw(st.sampled_from(MESSAGES)) if over else None,
+                failed_start=failed and draw(st.booleans()),
             )
         )
     return made
@@ -167,19 +173,16 @@ def test_nothing_starts_while_it_backs_off(
     """The rule, written once more and without the sums."""
     made = decide_all(factory, types, own, peers, HostLoad(12), NOW, random.Random(seed).random)
     for machinetype in types:
-        ends = [
-            machine.ended
-            for machine in own
-            if machine.state == "ended" and machine.machinetype == machinetype.name and machine.ended is not None
-            and machine.started is not None
-            and (
-                (machine.shutdown_message or "")[:1] in ("3", "7")
-                or (
-                    (machine.shutdown_message or "oops") == "oops"
-                    and machine.ended < machine.started + machinetype.fizzle_seconds
-                )
-            )
-        ]  # fmt: skip
+        ends = []
+        for machine in own:
+            if machine.state != "ended" or machine.machinetype != machinetype.name:
+                continue
+            at = machine.created if machine.ended is None else machine.ended
+            said = machine.shutdown_message or "oops"
+            # A start that failed is an abort, whatever it says.
+            fizzled = machine.started is None or (said == "oops" and at < machine.started + machinetype.fizzle_seconds)
+            if fizzled or said[:1] in ("3", "7"):
+                ends.append(at)
         newest = {peer.factory: peer for peer in peers if peer.machinetype == machinetype.name}
         for name, peer in newest.items():
             if name != factory.name and peer.shutdown_time and (peer.shutdown_message or "")[:1] in ("3", "7"):
