@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import re
-import time
 import typing as t
 from collections import Counter
 
@@ -35,27 +34,29 @@ def test_slots_are_filled_and_refilled_by_share(make_factory: Make) -> None:
     assert 18 <= made["two"] <= 22, made
 
 
-def test_a_machine_of_several_processors_has_them_and_does_not_start_in_less_room(make_factory: Make) -> None:
-    hour = {"min_wallclock_seconds": 1, "max_wallclock_seconds": 3600}
-    kinds = {
-        "single": {"script": WAITS, **hour},
-        "pair": {"script": WAITS, "min_processors": 2, "max_processors": 2, "target_share": 0, **hour},
-    }
-    factory = make_factory(kinds, total_processors=2, processors_per_superslot=2)
+def test_a_machine_of_several_processors_has_its_turn_when_a_superslot_has_ended(make_factory: Make) -> None:
+    """Told in one second, the machines of one processor end two seconds apart: what the first frees is no room for one
+    of two, and nobody else gets it."""
+    last = "case $(hostname) in f1-01*) sleep 2.5;; esac"
+    script = f"trap '{last}; echo 100 told >$JOBOUTPUTS/shutdown_message; exit' TERM; while :; do sleep 0.1; done"
+    single = {"script": script, "min_wallclock_seconds": 1, "max_wallclock_seconds": 10}
+    pair = {"script": WAITS, "min_processors": 2, "max_processors": 2, "min_wallclock_seconds": 1}
+    factory = make_factory({"single": single}, total_processors=2, processors_per_superslot=2, grace_seconds=20)
     factory.start()
-    first, second = factory.wait("two of one processor", lambda: len(r := factory.running()) == 2 and r)
-    assert {one["HostConfig"]["NanoCpus"] for one in (first, second)} == {10**9}
+    first = factory.wait("two of one processor", lambda: len(r := factory.running()) == 2 and r)[0]
+    assert first["HostConfig"]["NanoCpus"] == 10**9
 
-    # From now on only the other has a share. One processor gets free, which is no room for it.
-    factory.kinds({"single": {**kinds["single"], "target_share": 0}, "pair": {**kinds["pair"], "target_share": 1}})
-    factory.wait("the new configuration", lambda: factory.events("configuration_read"))
-    factory.lab.docker("stop", "--time", "10", first["Id"])
-    factory.wait("the end", lambda: len(factory.events("machine_ended")) == 1)
-    time.sleep(2)
-    assert [one["Id"] for one in factory.running()] == [second["Id"]]
-    factory.lab.docker("stop", "--time", "10", second["Id"])
-    [pair] = factory.wait("one of two processors", lambda: (r := factory.running()) and kind_of(r[0]) == "pair" and r)
-    assert pair["HostConfig"]["NanoCpus"] == 2 * 10**9
-    assert pair["HostConfig"]["Memory"] == 2 * first["HostConfig"]["Memory"]
+    # From now on the other has a share, too: three fourths of the turns are its.
+    factory.kinds({"single": single, "pair": {**pair, "target_share": 3}})
+    factory.wait("one of two processors", lambda: (r := factory.running()) and kind_of(r[0]) == "pair", 240)
+    [found] = factory.running()
+    assert found["HostConfig"]["NanoCpus"] == 2 * 10**9
+    assert found["HostConfig"]["Memory"] == 2 * first["HostConfig"]["Memory"]
     shown = factory.run("machines").stdout
     assert re.search(r"^f1-00 +pair +Running +2 ", shown, re.MULTILINE), shown
+    factory.stop()
+    records = factory.records()
+    for limit in {one["shutdown_time"] for one in records if one["machinetype"] == "single"}:
+        begin, end = sorted(one["ended"] for one in records if one["shutdown_time"] == limit)
+        assert begin < end
+        assert not [one for one in records if begin <= one["created"] < end], "in less room than for any of them"

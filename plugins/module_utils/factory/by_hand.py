@@ -28,12 +28,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import Chances
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.startable import startable
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import NoRoomError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import on_disk
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, HostLoad
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import of_space
 
 #: Seconds: that the other factories of the space have for their answers; after KILL, until a machine is given up.
@@ -69,17 +70,18 @@ class ByHand(Look):
         answers = space.ask(self.configuration, [query], others, POLL)[query] if others else []
         return Chances(
             tuple(kinds), {reference: one for reference, one in images.items() if one is not None},
-            of_space(space.usages(answers), settings.name, now), host_facts.load(self._free_bytes(found, machines)),
+            of_space(space.usages(answers), settings.name, now), self._host(found, machines),
             tuple(self.work_spaces.left_over(self.store.with_work_space(machines, unread))), tuple(cannot),
         )  # fmt: skip
 
-    def _free_bytes(self, found: Catalogue, machines: t.Sequence[Machine]) -> t.Optional[int]:
+    def _host(self, found: Catalogue, machines: t.Sequence[Machine]) -> HostLoad:
         written: dict[str, int] = {}
         if self.configuration.work_space == "folder":
             places = {one.uuid: f"{self.store.folder(one)}/mnt" for one in machines if one.state == RUNNING}
             sizes = on_disk(places.values())
             written = {uuid: sizes[path] for uuid, path in places.items()}
-        return self.work_spaces.free_bytes(promised(self.configuration, found.machinetypes, machines, written))
+        kept = promised(self.configuration, found.machinetypes, machines, written)
+        return host_facts.load(self.work_spaces.free_bytes(kept), self.work_spaces.whole_bytes(kept))
 
     # ---- what has become of machines -----------------------------------------------------------------------------
 
@@ -176,6 +178,7 @@ class ByHand(Look):
 
         :returns: the machine: running, or ended because it could not be started.
         :raises EngineError: if the engine does not answer.
+        :raises NoRoomError: if the host has no room for it.
         """
         image = self.engine.image(kind.root_image)
         now = int(time.time())
@@ -184,6 +187,9 @@ class ByHand(Look):
             raise GridboxError(f"{kind.name} was not started: its image {kind.root_image} is not here.")
         try:
             machine = self.life.start(machine, kind, image)
+        except NoRoomError:
+            self.forget(machine)
+            raise
         except OSError as exc:
             machine = mend.not_started(machine, f"Making it failed ({exc}).", int(time.time()))
             if self.store.has(machine):

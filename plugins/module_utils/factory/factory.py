@@ -53,6 +53,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.startable import startable
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable, occupying
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import NoRoomError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces, promised
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import LOAD_WINDOW
@@ -84,6 +85,8 @@ WORKERS, CLEANERS = 12, 12
 #: measurements of what machines have written; until a machine that outlives KILL, or that nothing could be done with,
 #: has its turn.
 LOOK, DECIDE, WEIGH, AGAIN = 60, 5, 60, 5
+#: Seconds for which nothing is started after a start that found no room, although a decision had seen some.
+SHORTAGE = 60
 #: Failures of a machinetype in a row, on which decisions depend, that are remembered.
 FAILURES_KEPT = 100
 #: Machines that are measured by one process, if it took no more than these seconds for all of them the last time.
@@ -136,6 +139,8 @@ class Factory:
         self._deaf: deque[tuple[float, float]] = deque(maxlen=16)
         # By machine, how it has ended, until that is written down.
         self._unwritten: dict[str, Machine] = {}
+        # When a start last found no room, by the clock that nobody sets, and what it lacked.
+        self._shortage = (-math.inf, "")
         # By machine, until when it is left alone, by the clock that nobody sets.
         self._resting: dict[str, float] = {}
         self._changed = True
@@ -656,7 +661,8 @@ class Factory:
                 await self._take_over()
             written = {uuid: one.inside for uuid, one in self._written.items()}
             kept = promised(self.configuration, self.catalogue.machinetypes, self.machines.values(), written)
-            host = await self.in_thread(lambda: host_facts.load(self.work_spaces.free_bytes(kept)))
+            spaces = self.work_spaces
+            host = await self.in_thread(lambda: host_facts.load(spaces.free_bytes(kept), spaces.whole_bytes(kept)))
             self.host_problem = ""
             self._fill(host, int(time.time()))
         except (GridboxError, OSError) as exc:
@@ -671,6 +677,11 @@ class Factory:
             return
         if not self._is_current(self._catalogue_of):  # what the configuration does not want any more must not start
             return
+        at, shortage = self._shortage
+        left = at + SHORTAGE - time.monotonic()
+        if left > 0:
+            text = f"a start found no room, and the next is tried in {math.ceil(left)} s: {shortage}"
+            host = replace(host, shortage=text)
         settings = self.configuration.settings
         free = STARTS - sum(machine.state == STARTING for machine in self.machines.values())
         own = [machine.own() for machine in self.machines.values()]
@@ -717,6 +728,11 @@ class Factory:
     async def _start(self, machine: Machine, kind: Machinetype) -> None:
         try:
             machine = await self.in_thread(self.life.start, machine, kind, self.images.here[kind.root_image].id)
+        except NoRoomError as exc:
+            self._shortage = (time.monotonic(), str(exc).rstrip("."))
+            self.say("no_room", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+            self.spawn(self._forget(machine))  # when it is not busy any more
+            return
         except GridboxError as exc:
             self._silent(exc)  # nobody can tell whether it runs: the next look will
             return

@@ -44,10 +44,11 @@ def boot_time() -> int:
         return next(int(line.split()[1]) for line in file if line.startswith("btime "))
 
 
-def load(disk_free_bytes: t.Optional[int]) -> HostLoad:
+def load(disk_free_bytes: t.Optional[int], disk_whole_bytes: t.Optional[int] = None) -> HostLoad:
     """The host at this moment, for decisions.
 
-    :param disk_free_bytes: room for work spaces.
+    :param disk_free_bytes: room for further work spaces.
+    :param disk_whole_bytes: room for all of them, where nothing is said of their size.
     """
     found = memory()
     return HostLoad(
@@ -56,6 +57,7 @@ def load(disk_free_bytes: t.Optional[int]) -> HostLoad:
         memory_total_mb=found["MemTotal"] >> 10,
         memory_available_mb=found["MemAvailable"] >> 10,
         disk_free_bytes=disk_free_bytes,
+        disk_whole_bytes=disk_whole_bytes,
     )
 
 

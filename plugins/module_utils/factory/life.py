@@ -30,6 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import S
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import folder_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import load as load_user_data
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import NoRoomError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written, on_disk
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
@@ -44,6 +45,7 @@ _WORTH = 64 << 10
 
 #: What a file system says that has no room, be it for bytes or for files.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXTS = tuple(os.strerror(code).lower() for code in _FULL)
 
 
 class Life:
@@ -69,15 +71,21 @@ class Life:
         :param image: the id of the image that ``root_image`` stands for.
         :returns: the machine: running, or ended because it could not be started.
         :raises EngineError: without a status, if the engine does not answer: nobody can tell what there is now.
+        :raises NoRoomError: if the host has no room for it. What has been made is left for :meth:`forget`: such a
+            machine has never been, for an end of its own would have the whole space back off.
         """
-        folder = self.store.create(machine)
         try:
+            folder = self.store.create(machine)
             self._fill(machine, machinetype, folder)
             made = self.engine.create(machine, machinetype, self.configuration, folder, image)
             machine = replace(machine, container=made)
             self.engine.start(made)
-        except GridboxError as exc:
+        except (GridboxError, OSError) as exc:
             if isinstance(exc, EngineError) and exc.status is None:
+                raise
+            if _lacks_room(exc):
+                raise NoRoomError(str(exc)) from exc
+            if isinstance(exc, OSError):
                 raise
             machine = mend.not_started(machine, str(exc), int(time.time()))
             self.store.save(machine)
@@ -260,6 +268,13 @@ class Life:
         self.engine.remove(machine.container or machine.container_name)
         self.work_spaces.remove(self.store.folder(machine), machine.uuid)
         self.store.forget(machine)
+
+
+def _lacks_room(problem: BaseException) -> bool:
+    """Whether it is the host's room that was lacking, for a work space or on a disk; also by another program's word."""
+    if isinstance(problem, NoRoomError) or _is_full(problem):
+        return True
+    return any(text in str(problem).lower() for text in _FULL_TEXTS)
 
 
 def _is_full(problem: BaseException) -> bool:

@@ -103,6 +103,7 @@ class Machine:
             self.slot, self.machinetype, self.processors,
             "unknown" if self.state == RUNNING and not can_tell else self.state,
             self.created, self.shutdown_time, self.started, self.ended, self.shutdown_message, self.failed_start,
+            self.told,
         )  # fmt: skip
 
     def as_json(self) -> str:

@@ -9,8 +9,15 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import work_space_bytes
+
 #: The part of a volume's name that tells the machine: a UUID as text.
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+class NoRoomError(GridboxError):
+    """The host has no room for what a machine needs. Its machinetype is not to blame."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,11 @@ class Room:
     unit: int
     kept: int = 0
 
+    @property
+    def whole(self) -> int:
+        """What all volumes together get where their size is not fixed."""
+        return max(0, self.free + self.taken - self.kept)
+
 
 class Volumes(t.Protocol):
     """One kind of volumes."""
@@ -70,8 +82,5 @@ class Volumes(t.Protocol):
 
 def size_for(room: Room, processors: int, disk_bytes_per_processor: t.Optional[int], total_processors: int) -> int:
     """The size of a machine's volume: what is fixed, else its processors' share of all there is (spec 6.3)."""
-    if disk_bytes_per_processor:
-        size = processors * disk_bytes_per_processor
-    else:
-        size = processors * max(0, room.free + room.taken - room.kept) // total_processors
+    size = work_space_bytes(disk_bytes_per_processor, room.whole, processors, total_processors)
     return size // room.unit * room.unit

@@ -113,9 +113,9 @@ class WorkSpaces:
         )
         # From the look how much is free until it is taken.
         self._taking = threading.Lock()
-        # Another one whenever a volume may have come or gone, and what was free then, and when that was.
+        # Another one whenever a volume may have come or gone, and what room there was then, and when that was.
         self._turn = object()
-        self._known: t.Optional[tuple[object, float, int]] = None
+        self._known: t.Optional[tuple[object, float, volumes.Room]] = None
 
     @property
     def _volumes(self) -> t.Optional[volumes.Volumes]:
@@ -165,26 +165,31 @@ class WorkSpaces:
         :param promised: bytes to be left for machines that have no volume yet; where work spaces are folders, what all
             machines may still write.
         """
-        with _told(_LOOKING):
-            if self._volumes is not None:
-                free = self._free(self._volumes)
-            else:
-                about = os.statvfs(self._state_folder)
-                free = about.f_bavail * about.f_frsize
-        return max(0, free - promised)
+        return max(0, self._room().free - promised)
 
-    def _free(self, kind: volumes.Volumes) -> int:
+    def whole_bytes(self, promised: int = 0) -> t.Optional[int]:
+        """Of which a machine's work space is its processors' share where nothing is said of its size.
+
+        :param promised: as for ``free_bytes``.
+        """
+        return max(0, self._room().whole - promised)
+
+    def _room(self) -> volumes.Room:
         """Of a file system it is asked each time. LVM runs two commands for it, and its groups change with what is made
         and removed here; what others do is seen a little later."""
-        if self._kind != "lvm":
-            return kind.room().free
-        turn, known = self._turn, self._known
-        if known is not None and known[0] is turn and time.monotonic() < known[1] + _KNOWN_SECONDS:
-            return known[2]
-        asked = time.monotonic()
-        free = kind.room().free
-        self._known = (turn, asked, free)
-        return free
+        with _told(_LOOKING):
+            if self._volumes is None:
+                about = os.statvfs(self._state_folder)
+                return volumes.Room(about.f_bavail * about.f_frsize, 0, 1)
+            if self._kind != "lvm":
+                return self._volumes.room()
+            turn, known = self._turn, self._known
+            if known is not None and known[0] is turn and time.monotonic() < known[1] + _KNOWN_SECONDS:
+                return known[2]
+            asked = time.monotonic()
+            room = self._volumes.room()
+            self._known = (turn, asked, room)
+            return room
 
     def size_for(
         self, processors: int, disk_bytes_per_processor: t.Optional[int], total_processors: int
@@ -240,7 +245,8 @@ class WorkSpaces:
         with self._taking:
             free = max(0, kind.room().free)
             if not 0 < size <= free:
-                raise GridboxError(
+                self._turn = object()  # whoever decided this was told of more
+                raise volumes.NoRoomError(
                     f"The work space of the machine {uuid} is to have {size} bytes, and {free} are free."
                 )
             return kind.make(uuid, size)

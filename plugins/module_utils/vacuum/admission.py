@@ -11,11 +11,14 @@ long. With Vac's rule a factory of two machines of eight processors could not re
 the average had come down.
 
 Memory and disk Vac does not judge. Memory has two rules: what all machines may take fits the host's memory with
-:data:`MEMORY_TOLERANCE`, and what the new one and those that start may take is available now.
+:data:`MEMORY_TOLERANCE`, and what the new one and those that start may take is available now. Of disk, the work space
+that the new one would be given has to be free. A start that lacks room would fail, and that means back-off in the whole
+space; what a host lacks is no other's business.
 """
 
 from __future__ import annotations
 
+import functools
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -35,6 +38,9 @@ LOAD_WINDOW = 900
 
 #: Fewer processors than this are not compared with the load: what else the host does would be most of it.
 FEW_PROCESSORS = 4
+
+#: Bytes of work space for each processor below which there is none: the unit in which it is given.
+LEAST_DISK = 1 << 20
 
 
 def occupied(own: t.Iterable[OwnMachine]) -> int:
@@ -70,6 +76,8 @@ def veto(factory: FactorySettings, own: t.Sequence[OwnMachine], host: HostLoad, 
         closed = sum(slot in factory.closed_slots for slot in factory.slots)
         drained = f", or drained or stopped by order, as {closed} are" if closed else ""
         return Refusal("no_slot", f"all {len(factory.slots)} slots are taken{drained}")
+    if host.shortage:
+        return Refusal("shortage", host.shortage)
     return _overload(factory, own, host, running, now) or _memory(factory, own, host)
 
 
@@ -116,23 +124,75 @@ def processors_by_memory(factory: FactorySettings, own: t.Iterable[OwnMachine], 
     return max(0, most)
 
 
-def processors_by_disk(
-    factory: FactorySettings,
-    machinetype: Machinetype,
-    own: t.Iterable[OwnMachine],
-    host: HostLoad,
-    known: t.Mapping[str, Machinetype],
-) -> int:
-    """Processors of a machinetype that there is work space for. What starts may not have taken its own yet."""
-    each = disk_bytes(factory, machinetype)
-    if host.disk_free_bytes is None or not each:
-        return factory.total_processors
-    promised = sum(
-        machine.processors * (disk_bytes(factory, known.get(machine.machinetype)) or 0)
-        for machine in own
-        if machine.state == "starting"
-    )
-    return max(0, host.disk_free_bytes - promised) // each
+class Means:
+    """What memory and disk do for, at one decision.
+
+    :param known: by name, the machinetypes.
+    """
+
+    def __init__(
+        self,
+        factory: FactorySettings,
+        own: t.Iterable[OwnMachine],
+        host: HostLoad,
+        known: t.Mapping[str, Machinetype],
+    ) -> None:
+        self._factory, self._host, self._known = factory, host, known
+        self._own = tuple(own)
+        self.by_memory = processors_by_memory(factory, self._own, host)
+
+    def most(self, machinetype: Machinetype) -> int:
+        """Processors of a machinetype that there is memory and work space for."""
+        free, whole, total = self._free, self._whole, self._factory.total_processors
+        if free is None or whole is None:
+            return self.by_memory
+        each = disk_bytes(self._factory, machinetype)
+        if each:
+            return min(self.by_memory, free // each)
+        # The largest number whose share is no more than that.
+        return min(self.by_memory, free * total // whole if whole // total >= LEAST_DISK else 0)
+
+    def lack(self, machinetype: Machinetype) -> str:
+        """Why there is not enough, for people."""
+        text = f"memory and disk do for {self.most(machinetype)} processors"
+        text = f"{text}, and its min_processors is {machinetype.min_processors}"
+        if self.by_memory >= machinetype.min_processors:
+            size = _gb(self.work_space(machinetype, 1))
+            share = "" if disk_bytes(self._factory, machinetype) else ", its share of all there is"
+            text = f"{text}: a processor's work space is {size}{share}, and {_gb(self._free or 0)} are free"
+        return text
+
+    def work_space(self, machinetype: t.Optional[Machinetype], processors: int) -> int:
+        """Bytes of the work space that a machine would be given."""
+        each = disk_bytes(self._factory, machinetype)
+        return work_space_bytes(each, self._whole or 0, processors, self._factory.total_processors)
+
+    @functools.cached_property
+    def _whole(self) -> t.Optional[int]:
+        whole = self._host.disk_whole_bytes
+        return whole if whole is not None else self._host.disk_free_bytes
+
+    @functools.cached_property
+    def _free(self) -> t.Optional[int]:
+        """What is free, less what those that start take: they may not have it yet."""
+        if self._host.disk_free_bytes is None:
+            return None
+        promised = sum(
+            self.work_space(self._known.get(machine.machinetype), machine.processors)
+            for machine in self._own
+            if machine.state == "starting"
+        )
+        return max(0, self._host.disk_free_bytes - promised)
+
+
+def _gb(size: int) -> str:
+    return f"{round(size / 10**9, 3):g} GB"
+
+
+def work_space_bytes(each: t.Optional[int], whole: int, processors: int, total_processors: int) -> int:
+    """The work space of a machine: what is fixed for each processor, else its processors' share of all there is (spec
+    6.3)."""
+    return processors * each if each else processors * whole // total_processors
 
 
 def disk_bytes(factory: FactorySettings, machinetype: t.Optional[Machinetype]) -> t.Optional[int]:

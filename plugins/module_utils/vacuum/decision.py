@@ -23,13 +23,13 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import (
+    Means,
     free_slots,
     occupied,
-    processors_by_memory,
     veto,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ordered import most_of, next_ordered
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ordered import next_ordered
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ranking import (
     UNSEEN,
     Member,
@@ -214,9 +214,10 @@ def decide(
     """
     space = peers if isinstance(peers, Space) else of_space(peers, factory.name, now)
     usage = with_own(space, factory, machinetypes, own, now)
-    by_memory = processors_by_memory(factory, own, host)
+    known = {machinetype.name: machinetype for machinetype in machinetypes}
+    means = Means(factory, own, host, known)
     room_here = room(factory, own, now)
-    at_once = min(room_here.free, by_memory) + sum(
+    at_once = min(room_here.free, means.by_memory) + sum(
         machine.processors for machine in own if machine.occupies and abs(now - machine.created) < UNSEEN
     )
     amount = horizon(factory, usage, space.others, at_once)
@@ -227,15 +228,14 @@ def decide(
     waiting: tuple[tuple[str, Refusal], ...] = ()
     lacking: dict[str, Refusal] = {}
     if against is None:
-        most = most_of(factory, machinetypes, own, host)
         away = {one.machinetype: one.refusal for one in unstartable}
-        turn = next_ordered(factory, machinetypes, away, own, room_here, most, now)
+        turn = next_ordered(factory, machinetypes, away, own, room_here, means, now)
         waiting = turn.waiting
         if turn.fit is not None:
             start = Start(turn.slot, turn.fit.machinetype, turn.fit.processors, turn.fit.shutdown_time)
         free, order = free_slots(factory, own), [s.machinetype for s in ranked if s.refusal is None]
         if start is None and free:
-            fit, lacking = place(factory, order, room_here, most, now)
+            fit, lacking = place(factory, order, room_here, means, now)
             if fit is not None:
                 start = Start(free[0], fit.machinetype, fit.processors, fit.shutdown_time)
         elif start is None:

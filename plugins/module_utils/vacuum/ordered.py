@@ -14,10 +14,8 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import (
-    disk_bytes,
+    Means,
     forced_slots,
-    processors_by_disk,
-    processors_by_memory,
     veto,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, replaced
@@ -33,8 +31,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation impor
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import Fit, Room, place, room
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE
-
-Most = t.Callable[[Machinetype], int]
 
 
 @dataclass(frozen=True)
@@ -63,33 +59,24 @@ class Exchange:
     waiting: tuple[tuple[str, Refusal], ...] = ()
 
 
-def most_of(
-    factory: FactorySettings, machinetypes: t.Iterable[Machinetype], own: t.Sequence[OwnMachine], host: HostLoad
-) -> Most:
-    """Tells of a machinetype the processors that there is memory and disk for."""
-    by_memory, known = processors_by_memory(factory, own, host), {one.name: one for one in machinetypes}
-    return lambda machinetype: min(by_memory, processors_by_disk(factory, machinetype, own, host, known))
-
-
 def next_ordered(
     factory: FactorySettings,
     machinetypes: t.Iterable[Machinetype],
     away: t.Mapping[str, Refusal],
     own: t.Sequence[OwnMachine],
     space: Room,
-    most: Most,
+    means: Means,
     now: int,
 ) -> Turn:
     """The first empty slot that can be filled with what was ordered for it.
 
     :param away: why no machine of the other machinetypes can be made here, by name.
     :param space: what :func:`room` finds.
-    :param most: what :func:`most_of` makes.
     """
     known = {machinetype.name: machinetype for machinetype in machinetypes}
     waiting: list[tuple[str, Refusal]] = []
     for slot in forced_slots(factory, own):
-        found = _ordered(factory, slot, known, away, own, space, most, now)
+        found = _ordered(factory, slot, known, away, own, space, means, now)
         if isinstance(found, Fit):
             return Turn(slot, found, tuple(waiting))
         waiting.append((slot, found))
@@ -122,7 +109,7 @@ def exchange(
         if forced.machinetype == machine.machinetype:
             continue
         kind = known.get(machine.machinetype)
-        freed = machine.processors * (disk_bytes(factory, kind) or 0) if kind is not None else 0
+        freed = Means(factory, machines, host, known).work_space(kind, machine.processors) if kind is not None else 0
         roomier = host if host.disk_free_bytes is None else replace(host, disk_free_bytes=host.disk_free_bytes + freed)
         without = [replace(one, state="ended", ended=now) if one is machine else one for one in machines]
         filled = _filled(factory, machinetypes, away, without, roomier, slot, now)
@@ -150,8 +137,8 @@ def _filled(
         against = veto(factory, machines, host, now)
         if against is not None:
             return Refusal(against.code, f"{wanted} was ordered for it, and not now: {against.text}")
-        most, space = most_of(factory, machinetypes, machines, host), room(factory, machines, now)
-        turn = next_ordered(factory, machinetypes, away, machines, space, most, now)
+        means = Means(factory, machines, host, {machinetype.name: machinetype for machinetype in machinetypes})
+        turn = next_ordered(factory, machinetypes, away, machines, room(factory, machines, now), means, now)
         if turn.fit is None:
             taken = Refusal("no_slot", f"{wanted} was ordered for it, and not now: another machine may run there")
             return dict(turn.waiting).get(slot, taken)
@@ -168,7 +155,7 @@ def _ordered(
     away: t.Mapping[str, Refusal],
     own: t.Sequence[OwnMachine],
     space: Room,
-    most: Most,
+    means: Means,
     now: int,
 ) -> t.Union[Fit, Refusal]:
     """The machine that was ordered for a slot; why not, if it cannot be started now."""
@@ -179,7 +166,7 @@ def _ordered(
         return Refusal("not_startable", f"{forced.machinetype} cannot be started here: {why}")
     against = unfit(factory, machinetype, now) or _failed_there(slot, forced, machinetype, own, now)
     if against is None:
-        fit, lacking = place(factory, [machinetype], space, most, now)
+        fit, lacking = place(factory, [machinetype], space, means, now)
         if fit is not None:
             return fit
         against = lacking[machinetype.name]

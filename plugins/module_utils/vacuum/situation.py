@@ -35,8 +35,8 @@ class FactorySettings:
     :ivar shutdown_time: when all machines have to be gone, Unix seconds; None: never.
     :ivar grace_seconds: from telling a machine to end (TERM) to killing it.
     :ivar draining: start nothing, let what runs end by itself.
-    :ivar disk_bytes_per_processor: work space for each processor; None: disk is judged only for machinetypes that set
-        it themselves.
+    :ivar disk_bytes_per_processor: work space for each processor; None: a machine has its processors' share of all
+        there is, unless its machinetype says how much it wants.
     :ivar closed_slots: slots in which nothing is started: drained and stopped ones.
     :ivar stopped_slots: those of them whose machine has to end.
     :ivar forced: by slot, the only machinetype that is started there.
@@ -85,6 +85,7 @@ class OwnMachine:
     :ivar started: when it ran first; None: not yet, or never.
     :ivar shutdown_message: what it left, or what the factory left for it; None: nothing.
     :ivar failed_start: it was made and never came to run.
+    :ivar told: when it was told to end; None: it has not been.
     """
 
     slot: str
@@ -97,6 +98,7 @@ class OwnMachine:
     ended: t.Optional[int] = None
     shutdown_message: t.Optional[str] = None
     failed_start: bool = False
+    told: t.Optional[int] = None
 
     @property
     def occupies(self) -> bool:
@@ -142,6 +144,10 @@ class HostLoad:
     :ivar memory_total_mb: MiB; None: not known, so not judged. The same with the others.
     :ivar memory_available_mb: MiB that could be had without swapping (``MemAvailable``).
     :ivar disk_free_bytes: work space that is not promised to a machine that runs.
+    :ivar disk_whole_bytes: work space of which a machine has its processors' share where nothing is said of its size;
+        None: all that is free.
+    :ivar shortage: what was lacking when a machine was to be started a moment ago, in a sentence without its full stop;
+        empty: nothing.
     """
 
     processors: int
@@ -149,6 +155,8 @@ class HostLoad:
     memory_total_mb: t.Optional[int] = None
     memory_available_mb: t.Optional[int] = None
     disk_free_bytes: t.Optional[int] = None
+    disk_whole_bytes: t.Optional[int] = None
+    shortage: str = ""
 
 
 #: Codes of refusals, of machinetypes of which no machine can be made: it is not for this factory; something is wrong

@@ -7,6 +7,10 @@
 A superslot is no object: it is the machines of a factory that end at the same second. It is complete when its
 processors are a multiple of ``processors_per_superslot``. What an incomplete one lacks is kept for machines that end
 with it, so that they leave together a room in which a multiprocessor machine can start.
+
+They are told to end in the same second and are gone one by one. Vac kills them all before it decides. Here each end is
+followed by a decision, so what such a superslot has freed is held until it is all there: else a machine of one
+processor would start in each processor as it gets free, with a new end, and there never was room for one of several.
 """
 
 from __future__ import annotations
@@ -14,13 +18,17 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import occupied
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import Means, occupied
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
     FactorySettings,
     OwnMachine,
     Refusal,
 )
+
+#: Seconds after its last KILL for which a superslot's room is held: as long as the factory may take to find out that a
+#: machine has ended. One that cannot be ended holds it no longer.
+MARGIN = 60
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,34 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """What an incomplete superslot lacks: until its end for machines that end with it, then for nobody until it is
+    gone.
+
+    :ivar end: when its machines are told to end, Unix seconds.
+    :ivar until: when all of them ought to be gone.
+    """
+
+    end: int
+    processors: int
+    until: int
+
+    def text(self, now: int) -> str:
+        """For people."""
+        if now < self.end:
+            return f"{self.processors} for a superslot that ends in {self.end - now} s"
+        return f"{self.processors} held for the superslot until its machines are gone, {self.until - now} s at most"
+
+
+@dataclass(frozen=True)
 class Room:
     """Free processors.
 
-    :ivar gaps: incomplete superslots, earliest first: end, and processors that are kept for it.
+    :ivar gaps: of incomplete superslots, earliest end first.
     :ivar free: processors that no superslot keeps.
     """
 
-    gaps: tuple[tuple[int, int], ...]
+    gaps: tuple[Gap, ...]
     free: int
 
 
@@ -55,19 +83,21 @@ def limit_of(factory: FactorySettings, machine: OwnMachine) -> int:
 
 
 def room(factory: FactorySettings, own: t.Sequence[OwnMachine], now: int) -> Room:
-    """What is free, and for whom. A superslot whose end is past waits for nobody."""
+    """What is free, and for whom. Nobody waits for a machine that should be gone, nor, after its end, for one whose
+    state is not known: it is not ended."""
     size = factory.processors_per_superslot
     free = max(0, factory.total_processors - occupied(own))
-    ends: dict[int, int] = {}
+    members: dict[int, list[OwnMachine]] = {}
     for machine in own:
         if machine.occupies:
-            end = limit_of(factory, machine)
-            ends[end] = ends.get(end, 0) + machine.processors
+            members.setdefault(limit_of(factory, machine), []).append(machine)
     gaps = []
-    for end in sorted(ends):
-        gap = min(free, -ends[end] % size)
-        if gap and end > now:
-            gaps.append((end, gap))
+    for end, machines in sorted(members.items()):
+        gap = min(free, -occupied(machines) % size)
+        told = [max(end, machine.told or end) for machine in machines if machine.state != "unknown"]
+        until = max(told, default=end) + factory.grace_seconds + MARGIN
+        if gap and (now < end or (told and now < until)):
+            gaps.append(Gap(end, gap, until))
             free -= gap
     return Room(tuple(gaps), free)
 
@@ -76,23 +106,22 @@ def place(
     factory: FactorySettings,
     order: t.Sequence[Machinetype],
     space: Room,
-    most: t.Callable[[Machinetype], int],
+    means: Means,
     now: int,
 ) -> tuple[t.Optional[Fit], dict[str, Refusal]]:
     """The first machinetype of the order that fits; without one, why each does not.
 
     :param order: machinetypes that may be started.
     :param space: what :func:`room` finds.
-    :param most: processors that there is memory and disk for.
     """
     size = factory.processors_per_superslot
-    limit = {machinetype.name: most(machinetype) for machinetype in order}
-    for end, gap in space.gaps:
-        for machinetype in order:
-            processors = min(gap, machinetype.max_processors, size, limit[machinetype.name])
-            in_time = machinetype.min_wallclock_seconds <= end - now <= machinetype.max_wallclock_seconds
+    limit = {machinetype.name: means.most(machinetype) for machinetype in order}
+    for gap in space.gaps:
+        for machinetype in order if now < gap.end else ():
+            processors = min(gap.processors, machinetype.max_processors, size, limit[machinetype.name])
+            in_time = machinetype.min_wallclock_seconds <= gap.end - now <= machinetype.max_wallclock_seconds
             if processors >= max(1, machinetype.min_processors) and in_time:
-                return Fit(machinetype.name, processors, end), {}
+                return Fit(machinetype.name, processors, gap.end), {}
     for machinetype in order:
         processors = min(space.free, machinetype.max_processors, size, limit[machinetype.name])
         if processors >= max(1, machinetype.min_processors):
@@ -100,14 +129,13 @@ def place(
             if factory.last_limit is not None:
                 end = min(end, factory.last_limit)
             return Fit(machinetype.name, processors, end), {}
-    return None, {machinetype.name: _why_not(machinetype, space, limit[machinetype.name], now) for machinetype in order}
+    return None, {machinetype.name: _why_not(machinetype, space, means, now) for machinetype in order}
 
 
-def _why_not(machinetype: Machinetype, space: Room, most: int, now: int) -> Refusal:
-    if most < machinetype.min_processors:
-        needs = f"its min_processors is {machinetype.min_processors}"
-        return Refusal("resources", f"memory and disk do for {most} processors, and {needs}")
-    kept = "".join(f", {gap} for a superslot that ends in {end - now} s" for end, gap in space.gaps)
+def _why_not(machinetype: Machinetype, space: Room, means: Means, now: int) -> Refusal:
+    if means.most(machinetype) < machinetype.min_processors:
+        return Refusal("resources", means.lack(machinetype))
+    kept = "".join(f", {gap.text(now)}" for gap in space.gaps)
     times = f"{machinetype.min_wallclock_seconds} to {machinetype.max_wallclock_seconds} s"
     needs = f"it needs at least {machinetype.min_processors}, for {times}"
     return Refusal("no_room", f"{space.free} processors are free{kept}; {needs}")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImages
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import NoRoomError
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -109,9 +111,43 @@ def test_a_machine_that_has_ended_since_it_was_looked_at_has_ended_by_itself(
     assert (over, engine.sent) == ([LIVE], ["its own end"])
 
 
-def test_a_machine_whose_folder_could_not_be_made_has_not_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("problem", "lacks_room"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (NoRoomError("The work space is to have 2 bytes, and 1 are free."), True),
+        (EngineError("Creating it", "mkdir /e/overlay2: no space left on device", 500), True),
+        (EngineError("Creating it", "no such image", 404), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+    ],
+)
+def test_a_machine_that_could_not_be_made_has_not_started_and_one_without_room_has_never_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, lacks_room: bool
 ) -> None:
+    """Its end would have the whole space back off, for what one host lacks."""
+    hand = ByHand(configuration(state_folder=str(tmp_path)))
+
+    def fails(*_arguments: t.Any) -> None:
+        raise problem
+
+    monkeypatch.setattr(hand.engine, "image", lambda _reference: "id")
+    monkeypatch.setattr(hand.engine, "remove", lambda _name: None)
+    monkeypatch.setattr(hand.life, "_fill", fails)
+    start = Start(hand.configuration.settings.slots[0], "a", 1, 9_000)
+    kind = Machinetype("a", root_image="r:1")
+    if lacks_room:
+        with pytest.raises(NoRoomError, match=re.escape(str(problem))):
+            hand.start(start, kind)
+        assert list((tmp_path / "machines").iterdir()) == []
+        return
+    machine = hand.start(start, kind)
+    assert (machine.state, machine.failed_start) == (ENDED, True)
+    assert str(problem) in machine.end_reason
+    assert [one.uuid for one in hand.store.load()[0]] == [machine.uuid]
+
+
+def test_a_machine_whose_folder_cannot_be_made_has_never_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hand = ByHand(configuration(state_folder=str(tmp_path)))
 
     def full(_machine: Machine) -> str:
@@ -120,7 +156,5 @@ def test_a_machine_whose_folder_could_not_be_made_has_not_started(
     monkeypatch.setattr(hand.engine, "image", lambda _reference: "id")
     monkeypatch.setattr(hand.engine, "remove", lambda _name: None)
     monkeypatch.setattr(hand.store, "create", full)
-    slot = hand.configuration.settings.slots[0]
-    machine = hand.start(Start(slot, "a", 1, 9_000), Machinetype("a", root_image="r:1"))
-    assert (machine.state, machine.failed_start) == (ENDED, True)
-    assert "No space left" in machine.end_reason
+    with pytest.raises(NoRoomError, match="No space left"):
+        hand.start(Start(hand.configuration.settings.slots[0], "a", 1, 9_000), Machinetype("a", root_image="r:1"))

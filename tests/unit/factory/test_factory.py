@@ -31,6 +31,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.pull_order imp
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots, write
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import NoRoomError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Written
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
@@ -1010,14 +1011,14 @@ def test_a_machine_whose_folder_could_not_be_made_is_clean(tmp_path: Path, monke
     """Nothing is left of it. It was tried to be cleaned away each minute until the daemon was restarted."""
     said: list[str] = []
 
-    def full(_machine: Machine) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fails(_machine: Machine) -> str:
+        raise OSError(errno.EIO, "Input/output error")
 
     async def test() -> None:
         factory = made(tmp_path, said, machinetypes={"a": KINDS["own"]})
         kind = factory.configuration.machinetypes[0]
         factory.images.here = {kind.root_image: Image("id")}
-        monkeypatch.setattr(factory.store, "create", full)
+        monkeypatch.setattr(factory.store, "create", fails)
         monkeypatch.setattr(factory.engine, "image", lambda _reference: "id")
         monkeypatch.setattr(factory.engine, "remove", lambda _name: None)
         machine = replace(LIVE, state=STARTING, container="", started=None)
@@ -1221,6 +1222,50 @@ def test_a_host_that_cannot_be_looked_at_is_a_problem_until_it_can(
         assert said == ["host_unreadable"], "once, not with each try"
         await factory._decide()
         assert factory.host_problem == ""
+        await factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_a_start_that_finds_no_room_is_no_end_and_the_next_waits_for_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    """As one the whole space would back off from the machinetype."""
+    said: list[str] = []
+
+    def remove(_container: str) -> None:
+        if not forgotten:
+            raise GridboxError("no answer")
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+
+        def lacks_room(machine: Machine, *_arguments: t.Any) -> Machine:
+            factory.store.create(machine)
+            raise NoRoomError("No room for it.")
+
+        monkeypatch.setattr(factory.life, "start", lacks_room)
+        monkeypatch.setattr(factory.engine, "remove", remove)
+        factory.catalogue = Catalogue((Machinetype("a", 1.0, backoff_seconds=3600, root_image="image:1"),))
+        factory.engine_problem = ""
+        factory.images.here = {"image:1": Image("id", 0.0)}
+        factory._fill(HostLoad(8), int(time.time()))
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
+        assert said.count("no_room") == said.count("unborn_removed" if forgotten else "cleaning_failed") > 0
+        assert "machine_ended" not in said
+        # What cannot be taken away is a machine that never came to be, for the next look.
+        assert {one.state for one in factory.machines.values()} == (set() if forgotten else {STARTING})
+        assert bool(factory.store.load()[0]) == (not forgotten)
+        factory.machines.clear()
+        factory._fill(HostLoad(8), int(time.time()))
+        assert factory.decision is not None and factory.decision.veto is not None
+        assert factory.decision.veto.text == "a start found no room, and the next is tried in 60 s: No room for it"
+        factory._shortage = (time.monotonic() - factories.SHORTAGE, "what was lacking")
+        factory._fill(HostLoad(8), int(time.time()))
+        assert factory.decision.veto is None or factory.decision.veto.code == "full"
+        assert factory.machines
         await factory.close()
 
     asyncio.run(test())

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import typing as t
 from dataclasses import replace
@@ -19,8 +20,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import configu
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import work_space_file as files
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import work_space_lvm as lvm
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import Room, Volume, size_for
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import NoRoomError, Room, Volume, size_for
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command, holders
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import Means, disk_bytes
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, HostLoad
 
 A, B = "0b0f6f4e-7a53-4a8e-9d55-0c5d3c1f6a01", "0b0f6f4e-7a53-4a8e-9d55-0c5d3c1f6a02"
 MIB, GB = 1 << 20, 10**9
@@ -45,6 +49,29 @@ EXTENT = 4 * MIB
 )
 def test_the_size_of_a_work_space(room: Room, processors: int, fixed: t.Optional[int], total: int, size: int) -> None:
     assert size_for(room, processors, fixed, total) == size
+
+
+@pytest.mark.parametrize("total", [1, 3, 4, 8])
+@pytest.mark.parametrize("unit", [MIB, EXTENT])
+def test_what_a_decision_sees_room_for_is_made(total: int, unit: int) -> None:
+    """Some have a size, and the host's own files grow: no machine is decided for that its work space is refused."""
+    luck = random.Random(total)
+    kinds = {"fixed": Machinetype("fixed", disk_gb_per_processor=1), "share": Machinetype("share")}
+    for _turn in range(300):
+        pool, others, ours = luck.randint(0, 9 * GB), luck.randint(0, 3 * GB), list[int]()
+        for _machine in range(total + 1):
+            free = pool - others - sum(ours)
+            room = Room(free, sum(ours), unit, kept=max(0, free + sum(ours)) // 10)
+            host = HostLoad(total, disk_free_bytes=max(0, room.free), disk_whole_bytes=room.whole)
+            kind = kinds[luck.choice(sorted(kinds))]
+            settings = FactorySettings("f", (), total, mb_per_processor=1)
+            most = Means(settings, [], host, kinds).most(kind)
+            for processors in range(1, min(most, total) + 1):
+                each = disk_bytes(settings, kind)
+                assert size_for(room, processors, each, total) <= free, (room, processors, each)
+            if most:
+                ours.append(size_for(room, 1, disk_bytes(settings, kind), total))
+            others += luck.choice([0, 0, GB // 10])
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
@@ -276,7 +303,8 @@ def test_a_folder(tmp_path: Path) -> None:
     about = os.statvfs(tmp_path)
     free = about.f_bavail * about.f_frsize
     assert spaces.free_bytes(GB) == pytest.approx(free - GB, abs=200 * MIB)
-    assert spaces.free_bytes(1 << 62) == 0
+    assert spaces.free_bytes(1 << 62) == spaces.whole_bytes(1 << 62) == 0
+    assert spaces.whole_bytes(GB) == pytest.approx(free - GB, abs=200 * MIB)
 
     alive, dead = tmp_path / "machines/alive", tmp_path / "machines/dead"
     for folder in (alive, dead):
@@ -314,7 +342,7 @@ def test_more_than_there_is(tmp_path: Path) -> None:
     spaces = work_space.WorkSpaces(configured(tmp_path))
     folder = tmp_path / "machines/m"
     for size in (1 << 60, 0, None):
-        with pytest.raises(GridboxError, match=rf"of the machine {A} is to have {size or 0} bytes, and \d+ are free"):
+        with pytest.raises(NoRoomError, match=rf"of the machine {A} is to have {size or 0} bytes, and \d+ are free"):
             spaces.make(machine(), str(folder), size)
     assert not (folder / "mnt").exists() and not (tmp_path / "volumes").exists()
 
@@ -342,7 +370,7 @@ def test_lvm_is_asked_for_room_when_something_was_made_or_removed(
 
     def room(_self: lvm.LogicalVolumes) -> Room:
         asked.append(free[0])
-        return Room(free[0], 0, EXTENT)
+        return Room(free[0], 30 * GB - free[0], EXTENT)
 
     def make(_self: lvm.LogicalVolumes, _uuid: str, size: int) -> str:
         free[0] -= size
@@ -363,7 +391,7 @@ def test_lvm_is_asked_for_room_when_something_was_made_or_removed(
     assert len(asked) == 1
     folder = str(tmp_path / "machines/m")
     spaces.make(machine(), folder, 10 * GB)
-    assert [spaces.free_bytes(), spaces.free_bytes()] == [20 * GB, 20 * GB]
+    assert [spaces.free_bytes(), spaces.whole_bytes()] == [20 * GB, 30 * GB]
     spaces.remove(folder, A)
     assert [spaces.free_bytes(), spaces.free_bytes()] == [30 * GB, 30 * GB]
     free[0] = 7 * GB  # somebody else's volume
@@ -371,6 +399,12 @@ def test_lvm_is_asked_for_room_when_something_was_made_or_removed(
     now[0] += 61
     assert spaces.free_bytes() == 7 * GB
     assert len(asked) == 5, "with the look before the volume is made"
+    free[0], now[0] = 50 * GB, now[0] + 61
+    assert spaces.free_bytes() == 50 * GB
+    free[0] = 40 * GB
+    with pytest.raises(NoRoomError):
+        spaces.make(machine(), folder, 45 * GB)
+    assert spaces.free_bytes() == 40 * GB, "who decided for it was told of more"
 
 
 def test_programs_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

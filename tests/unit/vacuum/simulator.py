@@ -51,6 +51,8 @@ class Simulation:
 
     :param lag: seconds for which the factories see the same sums; 0: each sees what is.
     :param sick: by number of a factory, from and to when it is sick: no machine that is started there comes to run.
+    :param superslot: processors of one.
+    :param late: how long machines take to be gone after their time limit, from and to.
     :ivar started: all starts.
     :ivar aborted: all aborts: time, machinetype.
     :ivar occupancy: processor seconds of each machinetype since :meth:`reset`.
@@ -65,13 +67,18 @@ class Simulation:
         lag: int = 0,
         seed: int = 1,
         sick: t.Optional[t.Mapping[int, tuple[int, int]]] = None,
+        superslot: int = 1,
+        late: tuple[int, int] = (0, 0),
     ) -> None:
         self.machinetypes, self.workloads, self.lag, self.sick = tuple(machinetypes), workloads, lag, sick or {}
-        self.random = random.Random(seed)
+        self.random, self.late = random.Random(seed), late
         self.settings = [
-            FactorySettings(f"f{n}.example.com", tuple(f"f{n}-{slot:02}.example.com" for slot in range(slots)), slots)
+            FactorySettings(
+                f"f{n}.example.com", tuple(f"f{n}-{slot:02}.example.com" for slot in range(slots)), slots,
+                processors_per_superslot=superslot, grace_seconds=60,
+            )
             for n in range(factories)
-        ]
+        ]  # fmt: skip
         self.now = 0
         self.machines: list[dict[str, OwnMachine]] = [{} for _turn in self.settings]
         # Of each machinetype the newest abort, or all failures since a machine of it worked.
@@ -86,15 +93,19 @@ class Simulation:
         self.seen: dict[str, Usage] = {}
         self.seen_own: list[tuple[Counter[str], Counter[str]]] = []
 
-    def run(self, until: int, step: int, each: t.Callable[[], None] = lambda: None) -> None:
-        """To a time, in steps; ``each`` is called after every one."""
+    def run(self, until: int, step: int, each: t.Callable[[], None] = lambda: None, at_ends: bool = False) -> None:
+        """To a time, in steps; ``each`` is called after every one.
+
+        :param at_ends: steps are shorter where a machine ends, and factories decide there as well.
+        """
         while self.now < until:
             self._end()
             self._start()
+            length = min(step, max(1, self.due[0][0] - self.now)) if at_ends and self.due else step
             for name, count in self.running.items():
-                self.occupancy[name] += count * step
+                self.occupancy[name] += count * length
             each()
-            self.now += step
+            self.now += length
 
     def part(self, name: str) -> float:
         """A machinetype's part of all processor seconds."""
@@ -110,7 +121,7 @@ class Simulation:
         while self.due and self.due[0][0] <= self.now:
             _at, number, slot = heapq.heappop(self.due)
             machine = self.machines[number].pop(slot)
-            self.running[machine.machinetype] -= 1
+            self.running[machine.machinetype] -= machine.processors
             idle = self.workloads[machine.machinetype].idle
             message = "300 Nothing to do" if idle[0] <= machine.created < idle[1] else "200 Success"
             if machine.started is None:
@@ -150,11 +161,13 @@ class Simulation:
             start.slot, start.machinetype, start.processors, "starting" if fails else "running", self.now,
             start.shutdown_time, None if fails else self.now,
         )  # fmt: skip
-        self.running[start.machinetype] += 1
+        self.running[start.machinetype] += start.processors
         workload = self.workloads[start.machinetype]
         idle = workload.idle[0] <= self.now < workload.idle[1]
-        lives = 60 if idle or fails else self.random.randint(*workload.seconds)
-        heapq.heappush(self.due, (self.now + lives, number, start.slot))
+        end = self.now + (60 if idle or fails else self.random.randint(*workload.seconds))
+        if end >= start.shutdown_time:
+            end = start.shutdown_time + self.random.randint(*self.late)
+        heapq.heappush(self.due, (end, number, start.slot))
 
     def _space(self, number: int) -> Space:
         """What the other factories have, as a factory knows it: all that was seen, less its own part of it."""
@@ -173,7 +186,9 @@ class Simulation:
         all_running: Counter[str] = Counter()
         all_young: Counter[str] = Counter()
         for machines in self.machines:
-            running = Counter(machine.machinetype for machine in machines.values())
+            running: Counter[str] = Counter()
+            for machine in machines.values():
+                running[machine.machinetype] += machine.processors
             young = Counter(m.machinetype for m in machines.values() if self.now < m.created + fizzle[m.machinetype])
             self.seen_own.append((running, young))
             all_running += running

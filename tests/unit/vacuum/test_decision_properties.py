@@ -119,6 +119,7 @@ HOSTS = st.builds(
     memory_total_mb=st.one_of(st.none(), st.integers(0, 40000)),
     memory_available_mb=st.one_of(st.none(), st.integers(0, 40000)),
     disk_free_bytes=st.one_of(st.none(), st.integers(0, 10**11)),
+    disk_whole_bytes=st.one_of(st.none(), st.integers(0, 10**12)),
 )
 
 
@@ -143,11 +144,12 @@ def test_whatever_is_there_nothing_is_given_twice(
         assert new + sum(machine.processors for machine in kept) <= factory.total_processors
         assert host.memory_available_mb is None or new * factory.mb_per_processor <= host.memory_available_mb
     if host.disk_free_bytes is not None:
-        given_away = 0
+        given_away, whole = 0, host.disk_free_bytes if host.disk_whole_bytes is None else host.disk_whole_bytes
         for start in starts:
             wanted = known[start.machinetype].disk_gb_per_processor
             sizes = [size for size in (wanted and wanted * 10**9, factory.disk_bytes_per_processor) if size]
-            given_away += start.processors * min(sizes, default=0)
+            share = start.processors * whole // factory.total_processors
+            given_away += start.processors * min(sizes) if sizes else share
         assert given_away <= host.disk_free_bytes
     for start in starts:
         machinetype = known[start.machinetype]
@@ -275,6 +277,29 @@ def test_nobody_with_a_share_starves() -> None:
     assert 0.018 < space.part("small") < 0.9 / 16
     times = [one.at for one in space.started if one.start.machinetype == "small"]
     assert max(later - earlier for earlier, later in zip(times, times[1:])) < 50_000
+
+
+@pytest.mark.parametrize(("late", "shortest"), [((0, 0), 7200), ((0, 1), 7200), ((0, 60), 7200), ((0, 60), 600)])
+def test_no_machinetype_of_several_processors_starves(late: tuple[int, int], shortest: int) -> None:
+    """Those of one processor end with their superslot, one by one within the grace that they have; or earlier, and
+    others fill what they leave as long as there is time."""
+    limits = {"min_wallclock_seconds": 600, "max_wallclock_seconds": 7200}
+    types = [
+        kind("single", 1.0, **limits),
+        kind("pair", 1.0, min_processors=2, max_processors=2, **limits),
+        kind("eight", 2.0, min_processors=8, max_processors=8, **limits),
+    ]
+    work = {machinetype.name: Workload((shortest, 7200)) for machinetype in types}
+    work["eight"] = Workload((7200, 7200))
+    space = Simulation(4, 16, types, work, superslot=8, late=late)
+    space.run(28_800, 600, at_ends=True)
+    space.reset()
+    space.run(28_800 + 3 * 86_400, 600, at_ends=True)
+    for machinetype in types:
+        due = machinetype.target_share / 4
+        assert space.part(machinetype.name) == pytest.approx(due, abs=0.05), machinetype.name
+    # It costs little to wait for the last of a superslot, and for what fits.
+    assert sum(space.occupancy.values()) > 0.98 * 4 * 16 * 3 * 86_400
 
 
 def test_an_empty_queue_costs_few_machines_and_gets_its_share_back() -> None:

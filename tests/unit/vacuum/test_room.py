@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import decide_all
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad, OwnMachine
 from tests.unit.vacuum.cases import BIG, FACTORY, HOST, NOW, SLOTS, A, decided, ended, first, machine, refused
 
 
@@ -89,7 +89,9 @@ def test_memory(total: t.Optional[int], available: t.Optional[int], starting: in
         (40 * 10**9, 20, 20 * 10**9, True),  # smaller: the machinetype's
         (40 * 10**9, 60, 40 * 10**9, True),  # larger: the factory's
         (None, 60, 40 * 10**9, False),
-        (None, None, 0, True),
+        (None, None, 0, False),
+        (None, None, (8 << 20) - 1, False),  # no MiB for each of the eight processors that there may be
+        (None, None, 8 << 20, True),
         (40 * 10**9, None, None, True),
     ],
 )
@@ -100,6 +102,39 @@ def test_disk(factory_disk: t.Optional[int], own_disk: t.Optional[int], free: t.
     )
     assert (decision.start is not None) == start
     assert refused(decision) == (None if start else "resources")
+
+
+@pytest.mark.parametrize(
+    ("free", "whole", "starting", "processors"),
+    [
+        (20, 100, 0, 0),  # two that have 40 run: a fourth of all there is would be 25
+        (25, 100, 0, 1),
+        (74, 100, 0, 2),
+        (100, 100, 0, 4),
+        (100, 90, 0, 4),  # a tenth of a file system is kept
+        (49, 100, 1, 0),  # what starts will take its own
+        (50, 100, 1, 1),
+    ],
+)
+def test_the_work_space_of_a_machine_that_says_no_size_is_its_share_of_all_there_is(
+    free: int, whole: int, starting: int, processors: int
+) -> None:
+    """A start with less room would fail."""
+    factory = replace(FACTORY, total_processors=4, slots=SLOTS[:4], processors_per_superslot=1 if starting else 4)
+    host = replace(HOST, disk_free_bytes=free * 10**9, disk_whole_bytes=whole * 10**9)
+    own = [machine(slot, state="starting", started=None) for slot in range(starting)]
+    decision = decided([replace(A, max_processors=8, fizzle_seconds=0)], own, factory=factory, host=host)
+    assert (decision.start.processors if decision.start else 0) == processors, decision.reasons
+    if not processors:
+        assert "memory and disk do for 0 processors, and its min_processors is 1" in decision.candidates[0].text
+        told = f"a processor's work space is {whole / 4:g} GB, its share of all there is, and"
+        assert f"{told} {free - whole / 4 * starting:g} GB are free" in decision.candidates[0].text
+
+
+def test_after_a_start_that_found_no_room_nothing_is_started() -> None:
+    decision = decided(host=replace(HOST, shortage="the disk is full"))
+    assert decision.veto is not None and decision.veto.code == "shortage"
+    assert decision.factory == "f1.example.com starts nothing: the disk is full"
 
 
 def test_disk_promised_to_what_starts_is_not_promised_again() -> None:
@@ -158,6 +193,63 @@ def test_a_superslot_that_should_be_gone_keeps_nothing() -> None:
     start = decided(own=[machine(0, state="unknown", shutdown_time=NOW - 5)], factory=factory).start
     assert start is not None
     assert start.shutdown_time == NOW + A.max_wallclock_seconds
+
+
+# What a superslot has freed after its end, until the last of its machines is gone.
+END = NOW - 20
+EIGHT = replace(FACTORY, processors_per_superslot=8, grace_seconds=60)
+
+
+def late(slots: t.Iterable[int], **changes: t.Any) -> list[OwnMachine]:
+    """Machines that were told to end when their superslot did."""
+    return [machine(slot, **{"shutdown_time": END, "told": END, **changes}) for slot in slots]
+
+
+@pytest.mark.parametrize("left", [1, 4, 7])
+def test_what_a_superslot_frees_when_it_ends_is_for_one_decision(left: int) -> None:
+    """Else a machine of one processor would start in each processor as it gets free, and none of eight ever."""
+    types = [A, replace(BIG, target_share=1000.0)]
+    decision = decided(types, late(range(left)), factory=EIGHT)
+    assert first(decision) is None
+    held = f"0 processors are free, {8 - left} held for the superslot until its machines are gone, 100 s at most"
+    for candidate in decision.candidates:
+        assert held in candidate.text
+    assert first(decided(types, factory=EIGHT)) == "big"
+
+
+@pytest.mark.parametrize(
+    ("own", "start"),
+    [
+        (late([0], shutdown_time=NOW, told=None), None),  # told in this second
+        (late([0], shutdown_time=NOW - 119, told=None), None),
+        (late([0], shutdown_time=NOW - 120, told=None), "a"),  # it cannot be ended
+        (late([0], shutdown_time=NOW - 9000, told=NOW - 119), None),  # no daemon was there to tell it earlier
+        (late([0], shutdown_time=NOW - 9000, told=NOW - 120), "a"),
+        (late([0], told=NOW - 9000), None),  # it was told before the others
+        (late([0], state="starting", started=None), None),
+        (late([0], state="unknown"), "a"),  # nobody can end it, nor say when it is gone
+        ([*late([0], state="unknown"), *late([1])], None),
+    ],
+)
+def test_what_a_superslot_has_freed_is_held_no_longer_than_its_machines_can_take(
+    own: list[OwnMachine], start: t.Optional[str]
+) -> None:
+    decision = decided([replace(A, fizzle_seconds=0, min_wallclock_seconds=0)], own, factory=EIGHT)
+    assert first(decision) == start, decision.reasons
+    if decision.start is not None:
+        assert decision.start.shutdown_time == NOW + A.max_wallclock_seconds
+
+
+def test_one_superslot_that_ends_does_not_keep_the_room_of_another() -> None:
+    """Sixteen processors: of the first eight one is left, the other eight run on, less one that ended early."""
+    slots = tuple(f"f1-{number:02}.example.com" for number in range(16))
+    factory = replace(EIGHT, slots=slots, total_processors=16)
+    others = [replace(machine(), slot=slots[8 + number], shutdown_time=NOW + 40000) for number in range(7)]
+    start = decided([A], [*late([0]), *others], factory=factory).start
+    assert start is not None
+    assert (start.processors, start.shutdown_time) == (1, NOW + 40000)
+    full = [*others, replace(machine(), slot=slots[15], shutdown_time=NOW + 40000)]
+    assert decided([A], [*late([0]), *full], factory=factory).start is None
 
 
 def test_a_multiprocessor_machine_gets_what_it_can_have() -> None:
