@@ -120,7 +120,8 @@ BRINGING = {"VO-boxes": ("site.yml", "vobox.yml"), "factories": ("factory.yml",)
 
 @pytest.mark.parametrize("playbooks", BRINGING.values(), ids=BRINGING)
 def test_what_is_applied_is_checked_first_and_removed_in_the_end(playbooks: tuple[str, ...]) -> None:
-    applied = [role for playbook in playbooks for role in included(playbook, "main")]
+    # A role that is applied on a condition first and without one in the end is applied in any case.
+    applied = list(dict(role for playbook in playbooks for role in included(playbook, "main")).items())
     assert included(playbooks[0], "validate") == applied
     first = yaml.safe_load((ROOT / "playbooks" / playbooks[0]).read_text())[0]["tasks"][: len(applied)]
     assert all(task["ansible.builtin.include_role"]["tasks_from"] == "validate" for task in first)
