@@ -120,7 +120,7 @@ def it_can_be_made_here(place: Place) -> None:
 
 def a_volume_is_as_large_as_was_said(place: Place) -> None:
     before = place.seen()
-    free = place.spaces.free_bytes()
+    free = place.spaces.room_bytes()[0]
     point = place.make(1)
     assert os.path.ismount(point)
     about = os.statvfs(point)
@@ -129,7 +129,7 @@ def a_volume_is_as_large_as_was_said(place: Place) -> None:
     written = fill(point / "big", 2 * place.size)
     os.sync()
     assert least <= written <= place.size, f"{written} bytes went into a volume of {place.size}"
-    assert free is not None and free - (place.spaces.free_bytes() or 0) > 0
+    assert free - place.spaces.room_bytes()[0] > 0
     place.remove(1)
     place.remove(1)
     same(before, place.seen() - {f"path {place.folder(1)}", *parents(place)})
@@ -186,8 +186,8 @@ def several_at_once(place: Place) -> None:
 
 
 def no_more_is_given_away_than_there_is(place: Place) -> None:
-    free = place.spaces.free_bytes()
-    assert free is not None and free > 4 * place.size, free
+    free = place.spaces.room_bytes()[0]
+    assert free > 4 * place.size, free
     size = place.spaces.size_for(6, free // 10, 1)
     assert size is not None
     share = place.spaces.size_for(1, None, 4)
@@ -202,7 +202,7 @@ def no_more_is_given_away_than_there_is(place: Place) -> None:
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(attempt, (1, 2)))
     assert results.count("") == 1 and f"is to have {size} bytes, and " in "".join(results), results
-    assert place.spaces.free_bytes(free // 2) == 0
+    assert place.spaces.room_bytes(free // 2)[0] == 0
     # The share of a processor does not depend on what the machines have at the moment, but others write here as well.
     now = place.spaces.size_for(1, None, 4)
     assert share and now and abs(now - share) < share / 10, (share, now)

@@ -81,7 +81,7 @@ class ByHand(Look):
             sizes = on_disk(places.values())
             written = {uuid: sizes[path] for uuid, path in places.items()}
         kept = promised(self.configuration, found.machinetypes, machines, written)
-        return host_facts.load(self.work_spaces.free_bytes(kept), self.work_spaces.whole_bytes(kept))
+        return host_facts.load(*self.work_spaces.room_bytes(kept))
 
     # ---- what has become of machines -----------------------------------------------------------------------------
 

@@ -661,8 +661,7 @@ class Factory:
                 await self._take_over()
             written = {uuid: one.inside for uuid, one in self._written.items()}
             kept = promised(self.configuration, self.catalogue.machinetypes, self.machines.values(), written)
-            spaces = self.work_spaces
-            host = await self.in_thread(lambda: host_facts.load(spaces.free_bytes(kept), spaces.whole_bytes(kept)))
+            host = await self.in_thread(lambda: host_facts.load(*self.work_spaces.room_bytes(kept)))
             self.host_problem = ""
             self._fill(host, int(time.time()))
         except (GridboxError, OSError) as exc:

@@ -159,20 +159,15 @@ class WorkSpaces:
         programs = ["mount", "umount", _MAKE[self._file_system][0], *own]
         return [program for program in programs if not shutil.which(program, path=command.SYSTEM_PATH)]
 
-    def free_bytes(self, promised: int = 0) -> t.Optional[int]:
-        """Room for further work spaces.
+    def room_bytes(self, promised: int = 0) -> tuple[int, int]:
+        """Room for further work spaces; and that of which a machine's is its processors' share where nothing is said of
+        its size. Both of one look: of two, what others write in between would be missing for the last share.
 
         :param promised: bytes to be left for machines that have no volume yet; where work spaces are folders, what all
             machines may still write.
         """
-        return max(0, self._room().free - promised)
-
-    def whole_bytes(self, promised: int = 0) -> t.Optional[int]:
-        """Of which a machine's work space is its processors' share where nothing is said of its size.
-
-        :param promised: as for ``free_bytes``.
-        """
-        return max(0, self._room().whole - promised)
+        room = self._room()
+        return max(0, room.free - promised), max(0, room.whole - promised)
 
     def _room(self) -> volumes.Room:
         """Of a file system it is asked each time. LVM runs two commands for it, and its groups change with what is made

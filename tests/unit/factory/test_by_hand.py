@@ -36,11 +36,11 @@ def test_what_machines_that_run_may_still_write_into_a_folder_is_not_free(
     hand = ByHand(parse({**wanted, "factories": []}))
     asked: list[int] = []
 
-    def free(promised: int = 0) -> int:
+    def free(promised: int = 0) -> tuple[int, int]:
         asked.append(promised)
-        return 0
+        return 0, 0
 
-    monkeypatch.setattr(hand.work_spaces, "free_bytes", free)
+    monkeypatch.setattr(hand.work_spaces, "room_bytes", free)
     written = Path(hand.store.create(LIVE)) / "mnt/tmp"
     written.mkdir(parents=True)
     (written / "data").write_bytes(bytes(1 << 20))

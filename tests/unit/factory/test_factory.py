@@ -260,13 +260,13 @@ def test_how_much_room_there_is_is_not_asked_in_the_loop(tmp_path: Path, monkeyp
     """For LVM that is a command of up to two minutes."""
     asked: list[int] = []
 
-    def room(*_arguments: t.Any) -> int:
+    def room(*_arguments: t.Any) -> tuple[int, int]:
         asked.append(threading.get_ident())
-        return 1 << 40
+        return 1 << 40, 1 << 40
 
     async def test() -> None:
         factory = made(tmp_path)
-        monkeypatch.setattr(factory.work_spaces, "free_bytes", room)
+        monkeypatch.setattr(factory.work_spaces, "room_bytes", room)
         factory.engine_problem = ""
         factory._looked = time.monotonic()
         factory.tick()
@@ -397,19 +397,19 @@ def test_what_machines_that_run_may_still_write_into_a_folder_is_not_free(
     other = replace(LIVE, uuid="u2", slot="f1-01.example.org", processors=2)
     starting = replace(LIVE, uuid="u3", state=STARTING)
 
-    def free(promised: int = 0) -> int:
+    def free(promised: int = 0) -> tuple[int, int]:
         asked.append(promised)
-        return 0
+        return 0, 0
 
     async def test() -> None:
         factory = made(tmp_path, disk_gb_per_processor=10)
         factory.machines = {one.uuid: one for one in (LIVE, other, starting, replace(LIVE, uuid="u4", state=ENDED))}
-        monkeypatch.setattr(factory.work_spaces, "free_bytes", free)
+        monkeypatch.setattr(factory.work_spaces, "room_bytes", free)
         await factory._decide()
         factory._written = {"u1": Written(0, 4 * 10**9), "u2": Written(None, 21 * 10**9)}
         await factory._decide()
         factory.configure(replace(factory.configuration, work_space="file"))
-        monkeypatch.setattr(factory.work_spaces, "free_bytes", free)
+        monkeypatch.setattr(factory.work_spaces, "room_bytes", free)
         await factory._decide()
         await factory.close()
 
@@ -1208,14 +1208,14 @@ def test_a_host_that_cannot_be_looked_at_is_a_problem_until_it_can(
     """Nothing is started then, for instance while a thin pool is not active."""
     said: list[str] = []
 
-    def unknown(_promised: int = 0) -> int:
+    def unknown(_promised: int = 0) -> tuple[int, int]:
         raise GridboxError("thin_pool is p: it is not active.")
 
     async def test() -> None:
         factory = made(tmp_path, said)
         factory.engine_problem = ""
         with monkeypatch.context() as patched:
-            patched.setattr(factory.work_spaces, "free_bytes", unknown)
+            patched.setattr(factory.work_spaces, "room_bytes", unknown)
             await factory._decide()
             await factory._decide()
         assert factory.host_problem == "thin_pool is p: it is not active."

@@ -302,9 +302,9 @@ def test_a_folder(tmp_path: Path) -> None:
     assert spaces.size_for(1, GB, 1) is None
     about = os.statvfs(tmp_path)
     free = about.f_bavail * about.f_frsize
-    assert spaces.free_bytes(GB) == pytest.approx(free - GB, abs=200 * MIB)
-    assert spaces.free_bytes(1 << 62) == spaces.whole_bytes(1 << 62) == 0
-    assert spaces.whole_bytes(GB) == pytest.approx(free - GB, abs=200 * MIB)
+    assert spaces.room_bytes(GB)[0] == pytest.approx(free - GB, abs=200 * MIB)
+    assert spaces.room_bytes(1 << 62) == (0, 0)
+    assert spaces.room_bytes(GB)[1] == pytest.approx(free - GB, abs=200 * MIB)
 
     alive, dead = tmp_path / "machines/alive", tmp_path / "machines/dead"
     for folder in (alive, dead):
@@ -333,7 +333,7 @@ def test_a_folder(tmp_path: Path) -> None:
 def test_a_factory_that_has_made_nothing_yet(tmp_path: Path) -> None:
     spaces = work_space.WorkSpaces(configured(tmp_path / "not" / "there"))
     assert spaces.left_over([]) == []
-    assert spaces.free_bytes() == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert spaces.room_bytes()[0] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     spaces.remove(str(tmp_path / "not/there/machines/m"), A)
     assert not (tmp_path / "not").exists()
 
@@ -387,24 +387,24 @@ def test_lvm_is_asked_for_room_when_something_was_made_or_removed(
     monkeypatch.setattr(work_space.WorkSpaces, "_mount", lambda *_arguments: None)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     spaces = work_space.WorkSpaces(configured(tmp_path, work_space="lvm", volume_group="grid"))
-    assert [spaces.free_bytes(), spaces.free_bytes(), spaces.free_bytes(GB)] == [30 * GB, 30 * GB, 29 * GB]
+    assert [spaces.room_bytes()[0], spaces.room_bytes()[0], spaces.room_bytes(GB)[0]] == [30 * GB, 30 * GB, 29 * GB]
     assert len(asked) == 1
     folder = str(tmp_path / "machines/m")
     spaces.make(machine(), folder, 10 * GB)
-    assert [spaces.free_bytes(), spaces.whole_bytes()] == [20 * GB, 30 * GB]
+    assert spaces.room_bytes() == (20 * GB, 30 * GB)
     spaces.remove(folder, A)
-    assert [spaces.free_bytes(), spaces.free_bytes()] == [30 * GB, 30 * GB]
+    assert [spaces.room_bytes()[0], spaces.room_bytes()[0]] == [30 * GB, 30 * GB]
     free[0] = 7 * GB  # somebody else's volume
-    assert spaces.free_bytes() == 30 * GB
+    assert spaces.room_bytes()[0] == 30 * GB
     now[0] += 61
-    assert spaces.free_bytes() == 7 * GB
+    assert spaces.room_bytes()[0] == 7 * GB
     assert len(asked) == 5, "with the look before the volume is made"
     free[0], now[0] = 50 * GB, now[0] + 61
-    assert spaces.free_bytes() == 50 * GB
+    assert spaces.room_bytes()[0] == 50 * GB
     free[0] = 40 * GB
     with pytest.raises(NoRoomError):
         spaces.make(machine(), folder, 45 * GB)
-    assert spaces.free_bytes() == 40 * GB, "who decided for it was told of more"
+    assert spaces.room_bytes()[0] == 40 * GB, "who decided for it was told of more"
 
 
 def test_programs_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
