@@ -49,6 +49,5 @@ def test_slots_do_not_wait_for_a_pipe_that_hangs(make_factory: t.Callable[..., L
         machines = factory.wait("another", lambda: len(found := factory.running()) == 2 and found)
         assert {kind_of(one) for one in machines} == {"new"}
         assert not factory.events("pipe"), "it has been read in vain, which takes 30 s: they may have waited for that"
-        factory.wait("the word that it cannot be read", lambda: factory.events("pipe"))
-        assert "Vacuum pipe p has never been read: " in factory.run("check").stdout
+        factory.wait("that it cannot be read", lambda: "p has never been read: " in factory.run("check").stdout)
     assert {one["machinetype"] for one in factory.events("machine_started")} == {"new"}

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import at_work
 from tests.gate.tools import BIN, ROOT, environment
 from tests.integration.conftest import Lab
@@ -306,7 +307,7 @@ def test_a_daemon_ends_no_machine_for_a_machinetype_that_cannot_be_started(unfit
     factory.start()
     unfit.slot(slots=["0"], machinetype="a")
     factory.wait("the machines", lambda: len(factory.running()) == 3)
-    factory.wait("a pull in vain", lambda: "gone:1" in str(factory.events("image_missing")))
+    factory.wait("the word of a pull in vain", lambda: (seen := load(str(factory.state))) and "gone" in seen.images)
     before, working = unfit.world(), processes(unfit)
     for check in (True, False):
         for kind, why in (
