@@ -714,7 +714,17 @@ def test_what_a_flood_loses_with_its_daemon_is_announced(own_box: Box, number: i
     own_box.module()
     flood = 'BEGIN { while (1) printf "%099d\\n", ++n }'
     own_box.engine.docker(
-        "run", "--detach", "--name", "flood", "--log-opt", "mode=blocking", "busybox:test", "awk", flood
+        "run",
+        "--detach",
+        "--name",
+        "flood",
+        "--log-opt",
+        "mode=blocking",
+        "--log-opt",
+        "max-size=-1",
+        "busybox:test",
+        "awk",
+        flood,
     )
     [entry] = [one for one in own_box.info(budget_window=1)["outage_budget"] if one["container"] == "flood"]
     own_box.engine.kill(number)

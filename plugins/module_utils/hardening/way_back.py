@@ -50,6 +50,7 @@ forget_boot() {{
     rm -f {_BOOT_LINK} {BOOT_UNIT}
     rm -rf {BOOT_FOLDER}
     rmdir {os.path.dirname(BOOT_FOLDER)} 2>/dev/null || true
+    [ ! -d /run/systemd/system ] || systemctl daemon-reload  # it may have come to know the unit
 }}
 """
 
@@ -81,7 +82,6 @@ _BOOT_SCRIPT = f"""\
 {_PUT_BACK}
 put_back {BOOT_FOLDER}
 forget_boot
-systemctl daemon-reload
 echo "sshd has its configuration of before back: the host booted before anybody proved that one can log in."
 """
 
@@ -152,12 +152,16 @@ def _arm_boot(before: t.Optional[str]) -> None:
 
 
 def _forget_boot() -> None:
+    if not os.path.lexists(BOOT_FOLDER):
+        return
     for path in (_BOOT_LINK, BOOT_UNIT):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
     shutil.rmtree(BOOT_FOLDER, ignore_errors=True)
-    with contextlib.suppress(OSError):  # others have something there, or it is not there
+    with contextlib.suppress(OSError):  # others have something there
         os.rmdir(os.path.dirname(BOOT_FOLDER))
+    if os.path.isdir("/run/systemd/system"):  # it may have come to know the unit
+        run("Telling systemd that the unit for the boot is gone", ["systemctl", "daemon-reload"])
 
 
 def disarm() -> None:

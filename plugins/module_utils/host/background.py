@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import stat
 import subprocess
 import time
 import typing as t
@@ -75,7 +76,8 @@ def start(argv: t.Sequence[str], log_file: str) -> tuple[subprocess.Popen[bytes]
     environment = {key: value for key, value in os.environ.items() if key in KEPT_VARIABLES}
     environment["PATH"] = SYSTEM_PATH
     with open(log_file, "ab") as log:
-        os.chmod(log_file, 0o640)
+        if stat.S_ISREG(os.fstat(log.fileno()).st_mode):  # /dev/null is everybody's
+            os.fchmod(log.fileno(), 0o640)
         begin = log.tell()
         child = subprocess.Popen(
             list(argv),

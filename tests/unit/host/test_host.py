@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table, packages, record
+from ansible_collections.hep.gridbox.plugins.module_utils.host import background, mount_table, packages, record
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 
@@ -235,3 +237,17 @@ def test_a_command_that_fails_or_hangs_says_so() -> None:
         run("Sleeping", ["sleep", "5"], timeout=0.2)
     with pytest.raises(GridboxError, match="no-such-program cannot be run"):
         run("Running", ["no-such-program"])
+
+
+def test_a_daemon_that_writes_to_nowhere_leaves_that_to_everybody(tmp_path: Path) -> None:
+    """Of /dev/null a mode for root only would take much of a host along."""
+    null, log = tmp_path / "null", tmp_path / "log"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("needs root: a device")
+    null.chmod(0o666)
+    for path in (null, log):
+        child, _begin = background.start(["/bin/true"], str(path))
+        child.wait(10)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (null, log)] == [0o666, 0o640]
