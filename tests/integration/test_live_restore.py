@@ -721,7 +721,7 @@ def test_what_a_flood_loses_with_its_daemon_is_announced(own_box: Box, number: i
         "--log-opt",
         "mode=blocking",
         "--log-opt",
-        "max-size=-1",
+        "max-size=4g",
         "busybox:test",
         "awk",
         flood,

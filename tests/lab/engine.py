@@ -78,7 +78,8 @@ class Dockerd:
                 tail = self.log.read_text(errors="replace")[-2000:]
                 # It gives its containerd 15 s, which on a machine that writes much may not do.
                 if tries > 1 and "timeout waiting for containerd" in tail:
-                    return self.start(seconds, tries - 1)
+                    self.start(seconds, tries - 1)
+                    return
                 raise RuntimeError(f"dockerd in {self.folder} did not answer within {seconds} s:\n{tail}")
             time.sleep(0.05)
 
