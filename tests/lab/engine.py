@@ -56,7 +56,7 @@ class Dockerd:
         engine._lay_out(folder, netns)
         return engine
 
-    def start(self, seconds: float = 30, tries: int = 2) -> None:
+    def start(self, seconds: float = 30) -> None:
         """Start it and wait until it answers."""
         if not self.config.exists():
             self.config.write_text("{}\n")
@@ -76,10 +76,6 @@ class Dockerd:
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 tail = self.log.read_text(errors="replace")[-2000:]
-                # It gives its containerd 15 s, which on a machine that writes much may not do.
-                if tries > 1 and "timeout waiting for containerd" in tail:
-                    self.start(seconds, tries - 1)
-                    return
                 raise RuntimeError(f"dockerd in {self.folder} did not answer within {seconds} s:\n{tail}")
             time.sleep(0.05)
 
