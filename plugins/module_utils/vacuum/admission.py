@@ -127,7 +127,9 @@ def processors_by_memory(factory: FactorySettings, own: t.Iterable[OwnMachine], 
 class Means:
     """What memory and disk do for, at one decision.
 
-    :param known: by name, the machinetypes.
+    :ivar own: machines of the factory.
+    :ivar known: by name, the machinetypes of which machines can be made here.
+    :ivar by_memory: processors that there is memory for.
     """
 
     def __init__(
@@ -137,16 +139,16 @@ class Means:
         host: HostLoad,
         known: t.Mapping[str, Machinetype],
     ) -> None:
-        self._factory, self._host, self._known = factory, host, known
-        self._own = tuple(own)
-        self.by_memory = processors_by_memory(factory, self._own, host)
+        self.factory, self.host, self.known = factory, host, known
+        self.own = tuple(own)
+        self.by_memory = processors_by_memory(factory, self.own, host)
 
     def most(self, machinetype: Machinetype) -> int:
         """Processors of a machinetype that there is memory and work space for."""
-        free, whole, total = self._free, self._whole, self._factory.total_processors
+        free, whole, total = self._free, self._whole, self.factory.total_processors
         if free is None or whole is None:
             return self.by_memory
-        each = disk_bytes(self._factory, machinetype)
+        each = disk_bytes(self.factory, machinetype)
         if each:
             return min(self.by_memory, free // each)
         # The largest number whose share is no more than that.
@@ -158,31 +160,31 @@ class Means:
         text = f"{text}, and its min_processors is {machinetype.min_processors}"
         if self.by_memory >= machinetype.min_processors:
             size = _gb(self.work_space(machinetype, 1))
-            share = "" if disk_bytes(self._factory, machinetype) else ", its share of all there is"
+            share = "" if disk_bytes(self.factory, machinetype) else ", its share of all there is"
             text = f"{text}: a processor's work space is {size}{share}, and {_gb(self._free or 0)} are free"
         return text
 
     def work_space(self, machinetype: t.Optional[Machinetype], processors: int) -> int:
         """Bytes of the work space that a machine would be given."""
-        each = disk_bytes(self._factory, machinetype)
-        return work_space_bytes(each, self._whole or 0, processors, self._factory.total_processors)
+        each = disk_bytes(self.factory, machinetype)
+        return work_space_bytes(each, self._whole or 0, processors, self.factory.total_processors)
 
     @functools.cached_property
     def _whole(self) -> t.Optional[int]:
-        whole = self._host.disk_whole_bytes
-        return whole if whole is not None else self._host.disk_free_bytes
+        whole = self.host.disk_whole_bytes
+        return whole if whole is not None else self.host.disk_free_bytes
 
     @functools.cached_property
     def _free(self) -> t.Optional[int]:
         """What is free, less what those that start take: they may not have it yet."""
-        if self._host.disk_free_bytes is None:
+        if self.host.disk_free_bytes is None:
             return None
         promised = sum(
-            self.work_space(self._known.get(machine.machinetype), machine.processors)
-            for machine in self._own
+            self.work_space(self.known.get(machine.machinetype), machine.processors)
+            for machine in self.own
             if machine.state == "starting"
         )
-        return max(0, self._host.disk_free_bytes - promised)
+        return max(0, self.host.disk_free_bytes - promised)
 
 
 def _gb(size: int) -> str:

@@ -229,7 +229,7 @@ def decide(
     lacking: dict[str, Refusal] = {}
     if against is None:
         away = {one.machinetype: one.refusal for one in unstartable}
-        turn = next_ordered(factory, machinetypes, away, own, room_here, means, now)
+        turn = next_ordered(means, away, room_here, now)
         waiting = turn.waiting
         if turn.fit is not None:
             start = Start(turn.slot, turn.fit.machinetype, turn.fit.processors, turn.fit.shutdown_time)

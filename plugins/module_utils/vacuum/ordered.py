@@ -59,24 +59,15 @@ class Exchange:
     waiting: tuple[tuple[str, Refusal], ...] = ()
 
 
-def next_ordered(
-    factory: FactorySettings,
-    machinetypes: t.Iterable[Machinetype],
-    away: t.Mapping[str, Refusal],
-    own: t.Sequence[OwnMachine],
-    space: Room,
-    means: Means,
-    now: int,
-) -> Turn:
+def next_ordered(means: Means, away: t.Mapping[str, Refusal], space: Room, now: int) -> Turn:
     """The first empty slot that can be filled with what was ordered for it.
 
     :param away: why no machine of the other machinetypes can be made here, by name.
     :param space: what :func:`room` finds.
     """
-    known = {machinetype.name: machinetype for machinetype in machinetypes}
     waiting: list[tuple[str, Refusal]] = []
-    for slot in forced_slots(factory, own):
-        found = _ordered(factory, slot, known, away, own, space, means, now)
+    for slot in forced_slots(means.factory, means.own):
+        found = _ordered(slot, means, away, space, now)
         if isinstance(found, Fit):
             return Turn(slot, found, tuple(waiting))
         waiting.append((slot, found))
@@ -101,7 +92,7 @@ def exchange(
     """
     running = {one.slot: one for one in own if one.state == "running"}
     known = {machinetype.name: machinetype for machinetype in machinetypes}
-    machines, made, waiting = list(own), [], []
+    machines, made, waiting = tuple(own), [], []
     for slot in factory.slots:
         machine, forced = running.get(slot), factory.forced.get(slot)
         if machine is None or forced is None or slot in factory.closed_slots:
@@ -109,10 +100,11 @@ def exchange(
         if forced.machinetype == machine.machinetype:
             continue
         kind = known.get(machine.machinetype)
-        freed = Means(factory, machines, host, known).work_space(kind, machine.processors) if kind is not None else 0
+        means = Means(factory, machines, host, known)
+        freed = means.work_space(kind, machine.processors) if kind is not None else 0
         roomier = host if host.disk_free_bytes is None else replace(host, disk_free_bytes=host.disk_free_bytes + freed)
         without = [replace(one, state="ended", ended=now) if one is machine else one for one in machines]
-        filled = _filled(factory, machinetypes, away, without, roomier, slot, now)
+        filled = _filled(slot, Means(factory, without, roomier, known), away, now)
         if isinstance(filled, Refusal):
             waiting.append((slot, Refusal(filled.code, f"{machine.machinetype} goes on there: {filled.text}")))
         else:
@@ -122,49 +114,36 @@ def exchange(
 
 
 def _filled(
-    factory: FactorySettings,
-    machinetypes: t.Sequence[Machinetype],
-    away: t.Mapping[str, Refusal],
-    own: t.Sequence[OwnMachine],
-    host: HostLoad,
-    slot: str,
-    now: int,
-) -> t.Union[list[OwnMachine], Refusal]:
+    slot: str, means: Means, away: t.Mapping[str, Refusal], now: int
+) -> t.Union[tuple[OwnMachine, ...], Refusal]:
     """The machines once a slot is filled with what was ordered for it; why it would not be, if it would not. What other
     empty slots wait for may take the room before."""
-    machines, wanted = list(own), factory.forced[slot].machinetype
+    factory, host = means.factory, means.host
+    wanted = factory.forced[slot].machinetype
     while True:
-        against = veto(factory, machines, host, now)
+        against = veto(factory, means.own, host, now)
         if against is not None:
             return Refusal(against.code, f"{wanted} was ordered for it, and not now: {against.text}")
-        means = Means(factory, machines, host, {machinetype.name: machinetype for machinetype in machinetypes})
-        turn = next_ordered(factory, machinetypes, away, machines, room(factory, machines, now), means, now)
+        turn = next_ordered(means, away, room(factory, means.own, now), now)
         if turn.fit is None:
             taken = Refusal("no_slot", f"{wanted} was ordered for it, and not now: another machine may run there")
             return dict(turn.waiting).get(slot, taken)
         fit = turn.fit
-        machines.append(OwnMachine(turn.slot, fit.machinetype, fit.processors, "starting", now, fit.shutdown_time))
+        begun = OwnMachine(turn.slot, fit.machinetype, fit.processors, "starting", now, fit.shutdown_time)
+        means = Means(factory, (*means.own, begun), host, means.known)
         if turn.slot == slot:
-            return machines
+            return means.own
 
 
-def _ordered(
-    factory: FactorySettings,
-    slot: str,
-    known: t.Mapping[str, Machinetype],
-    away: t.Mapping[str, Refusal],
-    own: t.Sequence[OwnMachine],
-    space: Room,
-    means: Means,
-    now: int,
-) -> t.Union[Fit, Refusal]:
+def _ordered(slot: str, means: Means, away: t.Mapping[str, Refusal], space: Room, now: int) -> t.Union[Fit, Refusal]:
     """The machine that was ordered for a slot; why not, if it cannot be started now."""
+    factory = means.factory
     forced = factory.forced[slot]
-    machinetype = known.get(forced.machinetype)
+    machinetype = means.known.get(forced.machinetype)
     if machinetype is None:
         why = away[forced.machinetype].text if forced.machinetype in away else "the factory knows no such machinetype"
         return Refusal("not_startable", f"{forced.machinetype} cannot be started here: {why}")
-    against = unfit(factory, machinetype, now) or _failed_there(slot, forced, machinetype, own, now)
+    against = unfit(factory, machinetype, now) or _failed_there(slot, forced, machinetype, means.own, now)
     if against is None:
         fit, lacking = place(factory, [machinetype], space, means, now)
         if fit is not None:
