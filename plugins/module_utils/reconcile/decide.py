@@ -101,6 +101,10 @@ class Past:
         """When the next try is due."""
         return self.at + min(_PAUSE * 2 ** (self.tries - 1), _LONGEST_PAUSE) if self.tries else 0.0
 
+    def pause(self, now: float) -> str:
+        """How long until then, for people."""
+        return f"next try in {self.next_at - now:.0f} s, after {self.tries} that failed"
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -158,8 +162,7 @@ def decide(box: Box, past: Past, rules: Rules, now: float, patient: bool) -> Fin
     if awaited:
         return Finding(box.name, "wait", f"it waits for {'; '.join(awaited)}")
     if now < past.next_at:
-        pause = f"next try in {past.next_at - now:.0f} s, after {past.tries} that failed"
-        return Finding(box.name, "later", f"{explain(box.error)}; {pause}")
+        return Finding(box.name, "later", f"{explain(box.error)}; {past.pause(now)}")
     later = _comes_later(box)
     poor = f"; without {', '.join(later)}, which it gets when mounted" if later else ""
     return Finding(box.name, "start", f"the engine could not start it, and does not try again: {box.error}{poor}")
@@ -196,8 +199,7 @@ def _recover(box: Box, past: Past, now: float, patient: bool) -> Finding:
     if awaited:
         return Finding(box.name, "wait", f"it waits for {'; '.join(awaited)}; {left}")
     if now < past.next_at:
-        pause = f"next try in {past.next_at - now:.0f} s, after {past.tries} that failed"
-        return Finding(box.name, "later", f"{left}; {pause}")
+        return Finding(box.name, "later", f"{left}; {past.pause(now)}")
     return Finding(box.name, "recover", left)
 
 

@@ -30,12 +30,13 @@ def observe(engine: DockerApi, unit_folder: str = UNIT_FOLDER, only: t.Optional[
     """
     # All of them: what a swap replaces need not have been made by this collection.
     there = {record["Names"][0].lstrip("/"): record for record in engine.containers() if record.get("Names")}
-    swapped = {record["name"] for made, record in _records(there).items() if made in made_by_a_swap(record["name"])}
+    records = _records(there)
+    swapped = {record["name"] for made, record in records.items() if made in made_by_a_swap(record["name"])}
     labelled = {name for name, record in there.items() if (record.get("Labels") or {}).get(NAME_LABEL) == name}
     found = []
     for name in sorted(swapped | labelled):
         if only in (None, name):
-            box = _box(engine, name, there, unit_folder)
+            box = _box(engine, name, there, records, unit_folder)
             if box is not None:
                 found.append(box)
     return tuple(found)
@@ -47,9 +48,11 @@ def _records(there: t.Mapping[str, Json]) -> dict[str, Json]:
     return {name: json.loads(label) for name, label in labels.items() if label}
 
 
-def _box(engine: DockerApi, name: str, there: t.Mapping[str, Json], unit_folder: str) -> t.Optional[Box]:
+def _box(
+    engine: DockerApi, name: str, there: t.Mapping[str, Json], all_records: t.Mapping[str, Json], unit_folder: str
+) -> t.Optional[Box]:
     """One VO-box; None if it has gone since the containers were listed."""
-    records = {made: record for made, record in _records(there).items() if record["name"] == name}
+    records = {made: record for made, record in all_records.items() if record["name"] == name}
     # What has such a name and was made by no swap is left alone.
     family = {one: record for one, record in there.items() if one in records or one not in made_by_a_swap(name)}
     left, _kept = find_leftovers(name, family)
