@@ -41,6 +41,13 @@ def test_who_is_far_behind_its_share_is_next_whatever_the_luck() -> None:
     assert {first(decided(types, peers=peers, seed=seed)) for seed in range(50)} == {"b"}
 
 
+def test_a_factory_that_is_alone_gives_equal_shares_one_machine_each_before_a_second() -> None:
+    types = [replace(A, name=f"type{number}") for number in range(len(SLOTS))]
+    for seed in range(50):
+        made = decide_all(FACTORY, types, [], [], HOST, NOW, random.Random(seed).random)
+        assert len({one.start.machinetype for one in made if one.start is not None}) == len(SLOTS)
+
+
 def test_with_nothing_running_the_choice_follows_the_shares() -> None:
     types = [A, replace(B, target_share=3.0)]
     taken = Counter(first(decided(types, seed=seed)) for seed in range(2000))
@@ -184,7 +191,7 @@ def test_what_is_poured_makes_scores_equal(
 
 @pytest.mark.parametrize(
     ("before_fizzle", "others", "at_once", "result"),
-    [(0, 0, 8, 10.0), (0, 99, 1, 10.0), (1000, 99, 1, 210.0), (0, 99, 3, 1990.0), (0, 99, 0, 10.0)],
+    [(0, 0, 8, 10.0), (1000, 0, 8, 10.0), (0, 99, 1, 10.0), (1000, 99, 1, 210.0), (0, 99, 3, 1990.0), (0, 99, 0, 10.0)],
 )
 def test_the_horizon_is_what_the_others_start_unseen(
     before_fizzle: int, others: int, at_once: int, result: float
