@@ -29,7 +29,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import 
     SlotOrder,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import Means
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End, Heartbeat, ends, lowered, replaced
 
 if t.TYPE_CHECKING:
@@ -38,7 +38,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import LeftOver
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Decision, Start, Unstartable
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, HostLoad
+    from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
 
 ABSENT = "absent"
@@ -226,25 +226,14 @@ def filling(wish: Wish, configuration: Configuration, observed: Observed, tried:
         for one in observed.machines
     ]
     own += occupying(observed.unreadable, observed.machines)
-    host = chances.host
-    if host.disk_free_bytes is not None:
-        host = replace(host, disk_free_bytes=host.disk_free_bytes + _freed(observed, over, settings, chances))
+    means = Means(settings, own, chances.host, {one.name: one for one in chances.machinetypes})
+    host = means.host_without(one.own() for slot, one in observed.live().items() if slot in over)
     lot = random.Random(" ".join([settings.name, *sorted(one.uuid for one in observed.machines)]))  # noqa: S311
     made = decide_all(
         settings, chances.machinetypes, own, chances.space, host, observed.now, lot.random,
         unstartable=chances.unstartable,
     )  # fmt: skip
     return Filling(tuple(one.start for one in made if one.start is not None), made[-1])
-
-
-def _freed(observed: Observed, over: t.Collection[str], settings: FactorySettings, chances: Chances) -> int:
-    """Bytes of work space that machines have which end before others are started."""
-    kinds = {one.name: one for one in chances.machinetypes}
-    return sum(
-        one.processors * (disk_bytes(settings, kinds[one.machinetype]) or 0)
-        for slot, one in observed.live().items()
-        if slot in over and one.machinetype in kinds
-    )
 
 
 def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> Plan:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import (
@@ -152,7 +153,7 @@ class Means:
         if each:
             return min(self.by_memory, free // each)
         # The largest number whose share is no more than that.
-        return min(self.by_memory, free * total // whole if whole // total >= LEAST_DISK else 0)
+        return min(self.by_memory, ((free + 1) * total - 1) // whole if whole // total >= LEAST_DISK else 0)
 
     def lack(self, machinetype: Machinetype) -> str:
         """Why there is not enough, for people."""
@@ -163,6 +164,18 @@ class Means:
             share = "" if disk_bytes(self.factory, machinetype) else ", its share of all there is"
             text = f"{text}: a processor's work space is {size}{share}, and {_gb(self._free or 0)} are free"
         return text
+
+    def host_without(self, machines: t.Iterable[OwnMachine]) -> HostLoad:
+        """The host when these machines have ended and their work spaces are gone. Nobody knows how much memory
+        that gives back, so none is counted."""
+        if self.host.disk_free_bytes is None:
+            return self.host
+        freed = sum(
+            self.work_space(self.known[machine.machinetype], machine.processors)
+            for machine in machines
+            if machine.machinetype in self.known  # of another nobody knows the size any more
+        )
+        return replace(self.host, disk_free_bytes=self.host.disk_free_bytes + freed)
 
     def work_space(self, machinetype: t.Optional[Machinetype], processors: int) -> int:
         """Bytes of the work space that a machine would be given."""

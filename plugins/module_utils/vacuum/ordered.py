@@ -84,8 +84,7 @@ def exchange(
 ) -> Exchange:
     """Which machines end for what was ordered for their slots, and why the others go on.
 
-    Each counts as ended when the next is judged, and what was ordered as started in its place. Memory that a machine
-    has is not counted as available, for nobody knows how much of it that is; its disk is.
+    Each counts as ended when the next is judged, and what was ordered as started in its place.
 
     :param machinetypes: those of which machines can be made here now.
     :param away: why none of the others can be, by name.
@@ -99,10 +98,7 @@ def exchange(
             continue
         if forced.machinetype == machine.machinetype:
             continue
-        kind = known.get(machine.machinetype)
-        means = Means(factory, machines, host, known)
-        freed = means.work_space(kind, machine.processors) if kind is not None else 0
-        roomier = host if host.disk_free_bytes is None else replace(host, disk_free_bytes=host.disk_free_bytes + freed)
+        roomier = Means(factory, machines, host, known).host_without([machine])
         without = [replace(one, state="ended", ended=now) if one is machine else one for one in machines]
         filled = _filled(slot, Means(factory, without, roomier, known), away, now)
         if isinstance(filled, Refusal):

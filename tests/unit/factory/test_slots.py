@@ -145,10 +145,11 @@ def test_what_was_ordered_of_another_slot_ends_no_machine_there_for_it_is_not_fi
     assert [one for one in steps(made) if one[0] != "pull_image"] == [("start_machine", SECOND)]
 
 
-def test_the_disk_of_a_machine_that_ends_is_there_for_the_next() -> None:
-    """All of a volume group may be in machines."""
-    settings = replace(CONFIGURATION.settings, disk_bytes_per_processor=1000)
-    full = replace(CHANCES, host=HostLoad(4, disk_free_bytes=0))
+@pytest.mark.parametrize("each", [1 << 20, None])
+def test_the_disk_of_a_machine_that_ends_is_there_for_the_next(each: t.Optional[int]) -> None:
+    """All of a volume group may be in machines, whether or not it was said how much each has."""
+    settings = replace(CONFIGURATION.settings, disk_bytes_per_processor=each)
+    full = replace(CHANCES, host=HostLoad(4, disk_free_bytes=0, disk_whole_bytes=4 << 20))
     observed = seen(live(FIRST, "b"), chances=full)
     filled = filling(wish("running", FIRST, machinetype="a"), replace(CONFIGURATION, settings=settings), observed)
     assert [one.slot for one in filled.starts] == [FIRST]
