@@ -18,7 +18,8 @@ description:
   - Uses C(apt-get) on Debian and Ubuntu, C(dnf) on the EL family. Check mode has the package manager work the
     installation out, so an unknown package fails in check mode too.
   - After a power cut in the midst of an installation the next run finishes what C(dpkg) has begun before anything else, and
-    still knows what the role brought. Packages that others left unfinished are finished only when they are in the way.
+    still knows what the role brought. Packages that others left unfinished are finished only when they are in the way. A warning
+    names what was found unfinished.
 options:
   names:
     description:

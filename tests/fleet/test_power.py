@@ -261,6 +261,7 @@ def test_a_power_cut_while_packages_come(tmp_path: Path) -> None:
         cut_in_the_midst(site, "hep.gridbox.site", [], "tail -F /var/log/dpkg.log", "status half-configured docker.io")
         repaired = site.run("hep.gridbox.site")
         print(repaired.stdout[-3000:])
+        assert "package manager was cut short" in " ".join(f"{repaired.stdout} {repaired.stderr}".split())
         wait_for_voboxes(site)
         machine = fleet.machine(HOST)
         assert machine.run("dpkg", "--audit").stdout == ""

@@ -60,7 +60,13 @@ def test_the_next_run_finishes_it(fleet: Fleet, tmp_path: Path, moment: str) -> 
     assert check["actions"] == repaired["actions"]
     assert [step["action"] for step in repaired["actions"]] == ["finish_packages", "install_packages"]
     assert "docker.io" in repaired["actions"][0]["target"]
-    assert not again["changed"]
+    for run, told in ((check, "would be"), (repaired, "was")):
+        [warning] = [one for one in run["warnings"] if "package manager" in one]
+        assert warning.startswith(
+            f"A run of the package manager was cut short; what it had begun {told} finished first: "
+        )
+        assert "docker.io" in warning
+    assert not again["changed"] and "warnings" not in again
     assert machine.run("dpkg", "--audit").stdout == ""
     assert machine.run("ls", POLICY, check=False).returncode
     record = json.loads(machine.run("cat", RECORD).stdout)

@@ -392,9 +392,16 @@ class PackagesWork:
         """Nothing is shared with the process that died."""
 
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        told = "was finished" if applied else "would be finished"
         return {
             "packages": plan.after["packages"],
             "recorded": [] if self.wish.remove else list(observed.record.packages),
+            # Whoever runs a playbook sees it without being told each action.
+            "warnings": [
+                f"A run of the package manager was cut short; what it had begun {told} first: {step.target}."
+                for step in plan.steps
+                if step.action == "finish_packages"
+            ],
         }
 
 
