@@ -28,10 +28,11 @@ pytestmark = pytest.mark.fleet  # what of it a scenario does not show as well ta
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
-    """A bare host."""
+    """A bare host, and a factory whose time is over: so that it is well with slots that stay empty."""
     with booted("factory", "host1=native:trixie") as fleet:
         configuration = {
             "name": "wn001.example.org", "space": "vac01.example.org", "total_processors": 2, "work_space": "folder",
+            "shutdown_time": 1,
         }  # fmt: skip
         yield Site(
             fleet, tmp_path_factory.mktemp("site"), vacuum_factory_configuration=configuration,
