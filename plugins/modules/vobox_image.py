@@ -19,7 +19,8 @@ description:
   - A label of the image holds the hash of its recipe, that is of all options below O(base). As long as the recipe does not
     change, nothing is built.
   - The name moves to the new image when it is finished; whatever fails before leaves the old one in place. A finished base
-    stays for the next run.
+    stays for the next run. What a bootstrap that a power cut has ended left in C(/var/tmp) is removed by the next run, and a
+    warning names it.
 options:
   name:
     description:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ansible_collections.hep.gridbox.plugins.module_utils.host.boot_mark import boot_mark
 from ansible_collections.hep.gridbox.plugins.modules import flatten_image, image_layers_info
 from tests.integration.conftest import Lab
 from tests.integration.flatten_images import ACL, CONFIG, archive, everything, layers, padded
@@ -309,6 +310,23 @@ def test_in_place_without_the_source(lab: Lab, source: str) -> None:
     lab.module("flatten_image", source=source, keep_source=False)
     assert not [line for line in images(lab) if layered in line]
     assert not lab.module("flatten_image", source=source, keep_source=False)["changed"]
+
+
+def test_what_a_power_cut_left_is_removed_by_the_next_run(lab: Lab, source: str) -> None:
+    lab.module("flatten_image", source=source, tag="vobox:flat")
+    left = [f"hep.gridbox/flatten:{'0' * 12}-{'1' * 16}-{what}" for what in ("image", "layer")]
+    for name in (*left, f"hep.gridbox/flatten:{boot_mark()}-{'1' * 16}-layer"):  # the last may be another run's
+        lab.docker("tag", "busybox:test", name)
+    predicted = lab.module("flatten_image", check=True, source=source, tag="vobox:flat")
+    done = lab.module("flatten_image", source=source, tag="vobox:flat")
+    assert predicted["actions"] == done["actions"]
+    assert [(step["action"], step["target"]) for step in done["actions"]] == [
+        ("remove_leftover", name) for name in left
+    ]
+    assert all(name in str(done["warnings"]) for name in left)
+    names = {line.split()[1] for line in images(lab) if "hep.gridbox/flatten" in line}
+    assert names == {f"hep.gridbox/flatten:{boot_mark()}-{'1' * 16}-layer"}
+    assert not lab.module("flatten_image", source=source, tag="vobox:flat")["changed"]
 
 
 def test_one_layer_is_no_change(lab: Lab, clean: None) -> None:

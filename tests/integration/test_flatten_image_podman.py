@@ -59,6 +59,10 @@ def test_what_podman_can_hold_is_kept(podman: PodmanService, tmp_path: Path) -> 
     assert (result["source"]["layers"], result["image"]["layers"]) == (5, 1)
     assert result["source"]["size"] > 0 and result["image"]["size"] > 0
     assert not run_module("flatten_image", wish, netns=podman.netns)["changed"]
+    left = f"hep.gridbox/flatten:{'0' * 12}-{'1' * 16}-image"
+    podman.podman("tag", "localhost/vobox:el9", left)
+    tidied = run_module("flatten_image", wish, netns=podman.netns)
+    assert [(step["action"], step["target"]) for step in tidied["actions"]] == [("remove_leftover", left)]
     assert "hep.gridbox/flatten" not in podman.podman("images", "--all").stdout
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import typing as t
+from pathlib import Path
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.host.boot_mark import boot_mark
 from tests.integration.conftest import Lab
 from tests.lab.modules import ModuleFailed
 
@@ -80,6 +83,28 @@ def test_check_mode_predicts_and_changes_nothing(lab: Lab, untouched: tuple[set[
     assert len(removed["actions"]) == 2
     assert predicted["actions"] == removed["actions"] and removed["changed"]
     assert world(lab) == untouched
+
+
+def test_what_a_power_cut_left_of_a_bootstrap_is_removed(lab: Lab, untouched: tuple[set[str], str, list[str]]) -> None:
+    lab.module("vobox_image", **RECIPE)
+    left, other, current = (Path("/var/tmp") / f"gridbox-base-{name}" for name in (
+        f"{'0' * 12}-left", f"{'0' * 12}-other", f"{boot_mark()}-now",
+    ))  # fmt: skip
+    try:
+        for folder in (left, other, current):
+            (folder / "inside").mkdir(parents=True)
+        os.chown(other, 4242, 4242)
+        predicted = lab.module("vobox_image", check=True, **RECIPE)
+        assert left.exists()
+        done = lab.module("vobox_image", **RECIPE)
+        assert predicted["actions"] == done["actions"]
+        assert [(step["action"], step["target"]) for step in done["actions"]] == [("remove_leftover", str(left))]
+        assert f"what it had left unfinished was removed: {left}." in str(done["warnings"])
+        assert [folder.exists() for folder in (left, other, current)] == [False, True, True]
+        assert not lab.module("vobox_image", **RECIPE)["changed"]
+    finally:
+        for folder in (left, other, current):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_build_that_fails_leaves_the_old_image(lab: Lab, untouched: tuple[set[str], str, list[str]]) -> None:

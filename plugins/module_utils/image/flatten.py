@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
@@ -19,6 +20,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     GridboxError,
     InputError,
     RefusedError,
+)
+from ansible_collections.hep.gridbox.plugins.module_utils.host.boot_mark import (
+    boot_mark,
+    is_of_another_boot,
+    remove_steps,
+    warnings,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.image.archive import Archive
 from ansible_collections.hep.gridbox.plugins.module_utils.image.configuration import (
@@ -41,8 +48,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.image.reference import
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 
-#: Images under construction bear a name of this repository until they have their own.
+#: Images under construction bear a name of this repository until they have their own, with the mark of the boot.
 WORKSHOP = "hep.gridbox/flatten"
+_WORKSHOP_FILTER = json.dumps({"reference": [WORKSHOP]})
 #: Seconds that the undo waits for an image which the engine had all of, but had not yet named, when it was cut off.
 LATE = 60
 MEBIBYTE = 1 << 20
@@ -104,6 +112,7 @@ class Observed:
     :ivar no_tree: why not.
     :ivar whole: whether the engine takes layer and configuration only together.
     :ivar root: the engine's data folder on this host; None if it is on another.
+    :ivar leftovers: images under construction of a run that a power cut has ended, by name.
     """
 
     source: t.Optional[Json]
@@ -115,6 +124,7 @@ class Observed:
     no_tree: str
     whole: bool
     root: t.Optional[str]
+    leftovers: tuple[str, ...] = ()
 
 
 def flatten_label(image: t.Optional[Json], label: str) -> t.Optional[str]:
@@ -129,6 +139,11 @@ def make_plan(wish: Wish, observed: Observed) -> Plan:
 
     :raises RefusedError: if it cannot be done, or would take something away that was not given up.
     """
+    made = _flattening(wish, observed)
+    return Plan((*remove_steps(observed.leftovers), *made.steps), made.before, made.after)
+
+
+def _flattening(wish: Wish, observed: Observed) -> Plan:
     source, target = observed.source, observed.target
     if source is None:
         was = flatten_label(target, REFERENCE_LABEL)
@@ -247,7 +262,7 @@ class Flatten:
         self._wish = wish
         self.subject = f"image {wish.tag} of {engine.url}"
         self._engine = engine
-        run = secrets.token_hex(8)
+        run = f"{boot_mark()}-{secrets.token_hex(8)}"
         self._layer_name = f"{WORKSHOP}:{run}-layer"
         self._image_name = f"{WORKSHOP}:{run}-image"
         self._answered: set[str] = set()
@@ -301,6 +316,7 @@ class Flatten:
             no_tree=no_tree,
             whole=whole,
             root=root if local else None,
+            leftovers=self._leftovers() if local else (),
         )
         # The steps act on what the plan was made from; the second observation is for the result.
         self._first = self._first or observed
@@ -325,6 +341,12 @@ class Flatten:
         listed = self._engine.call("Listing images", "GET", "/images/json", all="true") or []
         children = [f"image {child['Id'][:19]}" for child in listed if child.get("ParentId") == image]
         return tuple(sorted(containers + children))
+
+    def _leftovers(self) -> tuple[str, ...]:
+        """Of an engine on this host: elsewhere the boot's mark says nothing."""
+        listed = self._engine.call("Listing unfinished images", "GET", "/images/json", filters=_WORKSHOP_FILTER) or []
+        names = (_familiar(name) for image in listed for name in image.get("RepoTags") or [])
+        return tuple(sorted(name for name in names if is_of_another_boot(name, f"{WORKSHOP}:")))
 
     # ---- plan -----------------------------------------------------------------------------------------------------
 
@@ -383,6 +405,9 @@ class Flatten:
         self._began = self._began or time.monotonic()
         getattr(self, f"_{step.action}")(step, journal)
         self._seconds = round(time.monotonic() - self._began, 3)
+
+    def _remove_leftover(self, step: Step, _journal: Journal) -> None:
+        self._engine.remove_image(step.target)
 
     def _import_layer(self, _step: Step, journal: Journal) -> None:
         """Stream the tree into the engine's import call."""
@@ -582,6 +607,7 @@ class Flatten:
             "method": method,
             "transferred": sent,
             "seconds": self._seconds if applied else None,
+            "warnings": warnings(plan, applied),
         }
 
 

@@ -33,6 +33,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api impo
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.host.boot_mark import (
+    boot_mark,
+    is_of_another_boot,
+    remove_steps,
+    warnings,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run_alone
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
@@ -46,6 +52,9 @@ BASE_LABEL = "hep.gridbox.image.base_of"
 REVISION_LABEL = "hep.gridbox.image.revision"
 #: Counted into every recipe's hash: raise it when this file makes another image of the same recipe.
 FORMAT = 1
+
+#: Where a base is bootstrapped, and what the names of those folders begin with; the boot's mark follows.
+_WORKSHOP, _PREFIX = "/var/tmp", "gridbox-base-"
 
 #: Documentation and translations, which a service does not read; half of the size.
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -217,6 +226,7 @@ class Observed:
     :ivar registry: empty if a registry has the base; else why it cannot be had.
     :ivar own_base: whether a bootstrapped base of this recipe is on the host.
     :ivar bases: what was bootstrapped for this image, and what its earlier builds left.
+    :ivar leftovers: folders of bootstraps that a power cut has ended.
     """
 
     image: t.Optional[t.Mapping[str, t.Any]]
@@ -224,6 +234,7 @@ class Observed:
     registry: str = "no base is named"
     own_base: bool = False
     bases: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> str:
@@ -244,8 +255,9 @@ def plan(wish: Wish, observed: Observed) -> Plan:
         steps = tuple(Step("remove_image", name, "the image is not wanted") for name in names)
         return Plan(steps, before, {"image": "", "recipe": ""})
     digest = wish.recipe.digest()
+    tidy = remove_steps(observed.leftovers)
     if observed.recipe == digest:
-        return Plan((), before, before)
+        return Plan(tidy, before, before)
     reason = "there is none" if observed.image is None else "its recipe has changed"
     if observed.base_here:
         steps_base: tuple[Step, ...] = ()
@@ -258,7 +270,7 @@ def plan(wish: Wish, observed: Observed) -> Plan:
         why = f"{observed.registry}, so it is bootstrapped from the distribution's packages"
         steps_base = () if observed.own_base else (Step("bootstrap_base", base, why),)
     build = Step("build_image", wish.name, reason, details={"base": base})
-    return Plan((*steps_base, build), before, {"image": wish.name, "recipe": digest})
+    return Plan((*tidy, *steps_base, build), before, {"image": wish.name, "recipe": digest})
 
 
 class ImageWork:
@@ -291,13 +303,14 @@ class ImageWork:
             return Observed(image, bases=tuple(self._bases()))
         if wish.state == "pulled":
             return Observed(image, registry="" if image else self._ask_registry(wish.name))
-        observed = Observed(image)
+        observed = Observed(image, leftovers=_leftovers())
         if observed.recipe == wish.recipe.digest():
             return observed
         base = wish.recipe.base
         base_here = bool(base) and engine.image(base) is not None
         registry = "no base is named" if not base else "" if base_here else self._ask_registry(base)
-        return Observed(image, base_here, registry, engine.image(wish.base_tag) is not None)
+        own_base = engine.image(wish.base_tag) is not None
+        return Observed(image, base_here, registry, own_base, leftovers=observed.leftovers)
 
     def _bases(self) -> list[str]:
         """Names of the bases that were bootstrapped for the image, and ids of what earlier builds left nameless.
@@ -375,12 +388,14 @@ class ImageWork:
             self.engine.pull_image(step.target, self.wish.bootstrap_timeout)
         elif step.action == "bootstrap_base":
             self._bootstrap(step.target)
+        elif step.action == "remove_leftover":
+            shutil.rmtree(step.target)
         else:
             self._build(step.target, step.details["base"])
 
     def _bootstrap(self, tag: str) -> None:
         recipe = self.wish.recipe
-        with tempfile.TemporaryDirectory(prefix="gridbox-", dir="/var/tmp") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{boot_mark()}-", dir=_WORKSHOP) as folder:
             archive = os.path.join(folder, "base.tar")
             argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=tar"]
             argv += [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
@@ -430,7 +445,7 @@ class ImageWork:
         self.engine.reset()
 
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
-        built = bool(plan.steps) and self.wish.state != "absent"
+        built = any(step.action in ("build_image", "pull_image") for step in plan.steps)
         known = observed.image is not None and (applied or not plan.steps)
         image = observed.image if known else None
         return {
@@ -444,7 +459,22 @@ class ImageWork:
             },
             "recipe": plan.after["recipe"],
             "seconds": round(time.monotonic() - self._began, 1) if built and applied else None,
+            "warnings": warnings(plan, applied),
         }
+
+
+def _leftovers() -> tuple[str, ...]:
+    """Folders of root's only: whoever may write to the workshop can make one with such a name."""
+    with os.scandir(_WORKSHOP) as entries:
+        return tuple(
+            sorted(
+                entry.path
+                for entry in entries
+                if is_of_another_boot(entry.name, _PREFIX)
+                and entry.is_dir(follow_symlinks=False)
+                and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+            )
+        )
 
 
 def build_context(recipe: Recipe, base: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tarfile
 import typing as t
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -66,6 +67,14 @@ def observed(**more: t.Any) -> Observed:
         "tree": ("/a/diff",), "no_tree": "", "whole": False, "root": "/var/lib/docker",
     }  # fmt: skip
     return Observed(**{**base, **more})
+
+
+def test_what_a_power_cut_left_is_removed_whatever_else_there_is_to_do() -> None:
+    left = ("hep.gridbox/flatten:x-layer",)
+    for seen in (observed(leftovers=left), observed(source=FLAT, target=FLAT, leftovers=left)):
+        first, *others = make_plan(wish(), seen).steps
+        assert (first.action, first.target) == ("remove_leftover", *left)
+        assert others == list(make_plan(wish(), replace(seen, leftovers=())).steps)
 
 
 MAKE = ["import_layer", "make_image", "tag_image"]

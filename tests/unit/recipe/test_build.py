@@ -54,6 +54,12 @@ def test_an_unchanged_recipe_builds_nothing() -> None:
     assert actions(WISH, Observed(image(WISH.recipe.digest()))) == []
 
 
+def test_what_a_power_cut_left_is_removed_also_when_there_is_nothing_to_build() -> None:
+    observed = Observed(image(WISH.recipe.digest()), leftovers=("/var/tmp/gridbox-base-x",))
+    assert actions(WISH, observed) == ["remove_leftover /var/tmp/gridbox-base-x"]
+    assert actions(WISH, replace(observed, image=None))[0] == "remove_leftover /var/tmp/gridbox-base-x"
+
+
 def test_a_changed_file_costs_no_new_base() -> None:
     changed = Wish.from_params(params(files=[{"path": "/etc/a", "content": "other\n", "mode": "0644"}]))
     assert changed.base_tag == WISH.base_tag
