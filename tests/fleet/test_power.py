@@ -178,8 +178,9 @@ OLD = "OLD"
 #: By what is run, in the order in which they come: the moments, each with who watches and what is seen.
 CUTS: dict[str, dict[str, tuple[str | None, str]]] = {
     "site": {
-        "engine": (None, TASK.format("Install the engine")),
+        "repositories": (None, TASK.format("Mount the repositories")),
         "network": (EVENTS, "^network create site"),
+        "reconciler": (None, TASK.format("Write its units")),
         "VO-box created": (EVENTS, "^container create vobox11"),
         "VO-box started": (EVENTS, "^container start vobox12"),
     },
@@ -302,7 +303,7 @@ def cut_in_the_midst(site: Site, playbook: str, options: list[str], watcher: str
 
 
 @pytest.mark.parametrize("what", CUTS)
-def test_power_cuts(site: Site, what: str) -> None:
+def test_power_cuts(site: Site, what: str, request: pytest.FixtureRequest) -> None:
     """One after the other: what goes on after a cut is cut again, a little later, and then repaired."""
     if what == "site":
         site.run("hep.gridbox.remove", "-e", "gridbox_remove=yes", "-e", "vobox_remove_volumes=true")
@@ -325,6 +326,12 @@ def test_power_cuts(site: Site, what: str) -> None:
         assert {name: seen[1:] for name, seen in after.items()} == {n: seen[1:] for n, seen in before.items()}, there
         assert after["vobox12"] == before["vobox12"], there
         look_at_the_host(site)
+    if what == "flatten":
+        site.run(playbook)
+        images = site.fleet.machine(HOST).run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+        assert "vobox:flat" in images
+        # A native host shares the kernel, so nobody there can tell that it was booted.
+        assert request.node.callspec.params["site"] == "native" or not [i for i in images if "gridbox/flatten" in i]
     print(site.run("hep.gridbox.site").stdout[-3000:])
     wait_for_voboxes(site)
     look_at_the_host(site)
