@@ -147,6 +147,21 @@ def test_a_boot_without_the_link_is_told_and_mended(site: Site) -> None:
     assert site.identity() == known
 
 
+def test_what_the_engine_gave_up_on_at_boot_is_started_by_the_timer(site: Site) -> None:
+    """A file that is mounted in it comes late. The engine has tried once, as it came up, and tries no more."""
+    known = site.identity()
+    late = next(mount["Source"] for mount in site.vobox()["Mounts"] if mount["Type"] == "bind")
+    site.run("mv", late, f"{late}.late")
+    site.fleet.cut_power("host1")
+    site.fleet.power_on("host1", degraded=True)
+    state = site.vobox()["State"]
+    assert not state["Running"] and late in state["Error"], state
+    site.run("mv", f"{late}.late", late)
+    site.wait_for_the_web(300)
+    assert site.identity() == known
+    assert "vobox1" in site.journal()
+
+
 def test_remove_takes_it_away(site: Site) -> None:
     site.play({"ansible.builtin.include_role": {"name": "hep.gridbox.vobox", "tasks_from": "remove"}})
     assert site.run("systemctl", "list-unit-files", "--no-legend", "gridbox-*", check=False).stdout == ""
