@@ -5,12 +5,13 @@
 """How long cannot a VO-box be reached when something happens to its daemon, with and without live restore? Needs root.
 
 On a host of the script's own, where systemd runs Debian's docker.io, the daemon is killed, stopped, restarted,
-reconfigured and reinstalled, with live restore and without, alternately in one run. Another machine of its LAN connects
-to a TCP service of a VO-box every 10 ms, over IPv4 and IPv6, 100 ms per attempt. Unreachable is the longest time from
-the last success before a failure to the next success, 0 if no attempt failed. "kept" counts how often the VO-box kept
-its process, "down" how often it did not come back within half a minute and had to be started. In the row "nothing" the
-same probe runs and nothing happens: what it shows is the noise of the machine. Run it from the checkout, in its
-environment: ``.venv/bin/python -m bench.daemon_events --help``.
+reconfigured, reinstalled and upgraded by a package of the next patch level, with live restore and without,
+alternately in one run. Another machine of its LAN connects to a TCP service of a VO-box every 10 ms, over IPv4 and
+IPv6, 100 ms per attempt. Unreachable is the longest time from the last success before a failure to the next success,
+0 if no attempt failed. "kept" counts how often the VO-box kept its process, "down" how often it did not come back
+within half a minute and had to be started. In the row "nothing" the same probe runs and nothing happens: what it
+shows is the noise of the machine. Run it from the checkout, in its environment: ``.venv/bin/python -m
+bench.daemon_events --help``.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.daemon_events import EVENTS, Event, EventHost, identity
+from tests.lab.daemon_events import EVENTS, MAKE_NEWER, UPGRADED, Event, EventHost, identity
 from tests.lab.fleet import Fleet
 from tests.lab.modules_over_ssh import Call
 from tests.lab.probe import Reach
 
-ROWS = {"nothing": Event("sleep 3"), **EVENTS}
+ROWS = {"nothing": Event("sleep 3"), **EVENTS, "docker.io upgraded, restarted": UPGRADED}
+#: After which the archive's package is there again, to be upgraded in the next round.
+DOWNGRADE = """
+old=$(apt-cache madison docker.io | awk 'NR == 1 { print $3 }')
+DEBIAN_FRONTEND=noninteractive apt-get -qq -y --allow-downgrades --no-install-recommends install docker.io=$old
+systemctl restart docker.service
+"""
 #: How long a VO-box that went with its daemon is waited for.
 BACK_SECONDS = 30
 
@@ -86,11 +93,15 @@ def measure(rounds: int, suite: str) -> dict[tuple[str, str], list[Round]]:
         try:
             host = EventHost.make(name, Path(folder), suite)
             print(host.shell("docker version --format 'Docker {{.Server.Version}}'").strip())
+            host.shell(MAKE_NEWER)
             for number in range(rounds):
                 for state in ("present", "absent"):
                     host.call(Call("live_restore", {"state": state}))
                     for row, event in ROWS.items():
                         results.setdefault((row, state), []).append(one_round(host, event))
+                    host.shell(DOWNGRADE)
+                    if not wait_for(host):
+                        host.shell("docker start vobox1")
                 print(f"round {number + 1} of {rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
         finally:
             Fleet(name).stop()
