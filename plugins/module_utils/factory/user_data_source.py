@@ -25,11 +25,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch impo
 #: Of a template, and of each file that is filled in.
 MAX_BYTES = 1 << 20
 
-#: HTML, after what may stand before it, and without its beginning, which some servers leave out.
-_WEB_PAGE = re.compile(
-    rb"(?:\xef\xbb\xbf)?(?:\s|<\?xml.*?\?>|<!--.*?-->)*<(?:!doctype\s+html|html|head|title|body)\b",
-    re.IGNORECASE | re.DOTALL,
-)
+#: Where HTML begins: some servers leave out its own beginning.
+_HTML = re.compile(rb"<(?:!doctype\s+html|html|head|title|body)\b", re.IGNORECASE)
+#: What may stand before it, beside blanks: how it begins and ends.
+_PROLOG = ((b"<?xml", b"?>"), (b"<!--", b"-->"))
+_BLANKS = re.compile(rb"\s*")
 
 
 def load(machinetype: Machinetype, configuration: Configuration, transfer: Transfer) -> t.Optional[Content]:
@@ -44,7 +44,7 @@ def load(machinetype: Machinetype, configuration: Configuration, transfer: Trans
     if source.startswith(("http://", "https://")):
         url = source
         template = fetch(url, replace(transfer, max_bytes=MAX_BYTES)).content or b""
-        if _WEB_PAGE.match(template):
+        if is_web_page(template):
             raise GridboxError(f"{url}: is a web page, no user_data.")
     else:
         url = ""
@@ -77,6 +77,31 @@ def folder_of(machinetype: Machinetype, configuration: Configuration) -> str:
             "Give the pipes prefixes of which none begins with another and a hyphen.",
         )
     return os.path.join(configuration.state_folder, "machinetypes", owners[0])
+
+
+def is_web_page(document: bytes) -> bool:
+    """Whether it is HTML, after what may stand before that. Pure.
+
+    Each byte is looked at once: a server may send anything, and a regular expression of it all would try every way to
+    divide what it has matched.
+    """
+    at = 3 if document.startswith(b"\xef\xbb\xbf") else 0
+    while True:
+        at = _skipped(document, at)
+        marks = [marks for marks in _PROLOG if document[at : at + len(marks[0])].lower() == marks[0]]
+        if not marks:
+            return _HTML.match(document, at) is not None
+        begins, ends = marks[0]
+        end = document.find(ends, at + len(begins))
+        if end < 0:
+            return False
+        at = end + len(ends)
+
+
+def _skipped(document: bytes, at: int) -> int:
+    """Where the blanks end that begin at a place."""
+    blanks = _BLANKS.match(document, at)
+    return blanks.end() if blanks is not None else at
 
 
 def _read(machinetype: Machinetype, configuration: Configuration, name: str) -> bytes:

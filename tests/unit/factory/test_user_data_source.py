@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -94,6 +96,19 @@ def test_what_is_no_template_is_refused(web: Web, tmp_path: Path, name: str) -> 
 def test_what_only_looks_a_little_like_a_web_page_is_taken(web: Web, tmp_path: Path, body: bytes) -> None:
     web.content = body
     assert got(load(machinetype(user_data=web.url), of(tmp_path), Transfer(timeout=10))).template == body
+
+
+HOSTILE = """
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import is_web_page
+for much in (b"<!---->", b"<?xml?>", b" ", b"<!--", b"<?xml", b"<!-- --> \\n", b"<!doctype "):
+    assert not is_web_page(much * 100_000 + b"x"), much
+assert is_web_page(b"<!---->" * 100_000 + b"<html>")
+"""
+
+
+def test_a_hostile_document_does_not_hold_the_factory() -> None:
+    """In a process of its own: nothing else could end a match that takes for ever."""
+    subprocess.run([sys.executable, "-c", HOSTILE], check=True, timeout=120)
 
 
 def test_a_server_has_to_be_who_it_says(tmp_path: Path) -> None:
