@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import Report
-from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command
+from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command, processes
 
 PROGRAM = "/usr/local/sbin/gridbox"
 
@@ -50,11 +50,11 @@ def find(program: str, configuration: str, state_folders: t.Iterable[str]) -> t.
     :param state_folders: where its report may be.
     :raises GridboxError: if a report cannot be read.
     """
-    wanted, here = arguments(program, configuration), _namespace("self")
+    wanted = arguments(program, configuration)
     for name in filter(str.isdigit, os.listdir("/proc")):
         process = background.look(int(name))
         # By its first line, #!, the kernel has put the interpreter and -I before it.
-        if process is None or process.argv[2:6] != wanted or _namespace(name) != here:
+        if process is None or process.argv[2:6] != wanted or not processes.is_ours(process.pid):
             continue
         found = (reports.load(folder) for folder in state_folders)
         own = next((one for one in found if one is not None and one.pid == process.pid), None)
@@ -95,14 +95,6 @@ def restart_reasons(
     if wanted.key_file and (key_stamp is None or report.key_stamp != key_stamp):
         reasons.append(f"the daemon has another key than {wanted.key_file}")
     return reasons
-
-
-def _namespace(process: str) -> str:
-    """The namespace of process numbers: what runs in a container is not this host's factory."""
-    try:
-        return os.readlink(f"/proc/{process}/ns/pid")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 def _unit_of(pid: int) -> str:

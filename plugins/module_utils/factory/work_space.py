@@ -30,7 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import work_sp
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import Volume
-from ansible_collections.hep.gridbox.plugins.module_utils.host import command, holders, mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host import command, holders, mount_table, processes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
@@ -389,24 +389,26 @@ def _wait_for_what_was_begun(state_folder: str, prefix: str) -> None:
         time.sleep(0.05)
 
 
-def begun(processes: t.Iterable[tuple[int, t.Sequence[str]]], marks: tuple[str, ...]) -> list[str]:
+def begun(seen: t.Iterable[tuple[int, t.Sequence[str]]], marks: tuple[str, ...]) -> list[str]:
     """Those of the processes that are at work on a factory's volumes. Pure.
 
-    :param processes: their numbers and command lines.
+    :param seen: their numbers and command lines.
     :param marks: what is in a command line that names a volume of the factory.
     """
     return [
         f"process {number}: {' '.join(argv)}"
-        for number, argv in processes
+        for number, argv in seen
         if os.path.basename(argv[0]) in _BEGUN and any(mark in word for word in argv[1:] for mark in marks)
     ]
 
 
 def _processes() -> t.Iterator[tuple[int, list[str]]]:
+    """Our own: a machine's payload may call itself mount, and would keep the daemon from starting again."""
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/cmdline", encoding="utf-8", errors="surrogateescape") as file:
                 argv = file.read().rstrip("\0").split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        yield int(name), argv
+        if processes.is_ours(int(name)):
+            yield int(name), argv

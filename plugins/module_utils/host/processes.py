@@ -29,3 +29,18 @@ def kill(pid: int, meant: t.Callable[[int], bool], number: signal.Signals = sign
     finally:
         os.close(handle)
     return True
+
+
+def is_ours(pid: int) -> bool:
+    """Whether a process is all of our account or root's, and in our namespace of process numbers.
+
+    A process that is known by its words has to be: whoever runs in a container, or has another account of the host,
+    calls his processes what he likes.
+    """
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            about = dict(line.rstrip("\n").split(":", 1) for line in file if ":" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # One in a namespace below ours has a number in each of them (proc(5)).
+    return {int(one) for one in about["Uid"].split()} <= {0, os.getuid()} and len(about["NSpid"].split()) == 1

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
+from ansible_collections.hep.gridbox.plugins.module_utils.host import processes
 from tests.unit.factory.reports import CONFIGURATION, REPORT
 
 PROGRAM, KEY = REPORT.program_stamp, REPORT.key_stamp
@@ -65,7 +66,7 @@ def test_a_daemon_follows_the_file_that_it_has_read_and_uses(tmp_path: Path) -> 
     assert not running.follows(replace(DAEMON, report=read), str(file))
 
 
-def test_a_daemon_is_known_by_its_program_and_its_file(tmp_path: Path) -> None:
+def test_a_daemon_is_known_by_its_program_and_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "gridbox"
     program.write_text(f"#!{sys.executable} -I\nimport sys; sys.stdout.write('up\\n'); sys.stdout.flush(); input()\n")
     program.chmod(0o755)
@@ -84,6 +85,8 @@ def test_a_daemon_is_known_by_its_program_and_its_file(tmp_path: Path) -> None:
         assert other is not None
         assert other.report is None, "it is of the daemon before"
         assert running.find(str(program), "/b", []) is None
+        monkeypatch.setattr(processes, "is_ours", lambda pid: pid != process.pid)
+        assert running.find(str(program), "/a", []) is None, "somebody else's"
     finally:
         process.communicate(b"\n")
     assert running.find(str(program), "/a", []) is None

@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
+import subprocess
 import typing as t
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import configuration, work_space
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import work_space_file as files
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import work_space_lvm as lvm
@@ -336,6 +338,40 @@ def test_a_factory_that_has_made_nothing_yet(tmp_path: Path) -> None:
     assert spaces.room_bytes()[0] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     spaces.remove(str(tmp_path / "not/there/machines/m"), A)
     assert not (tmp_path / "not").exists()
+
+
+@contextlib.contextmanager
+def at_work(mark: str, *inside: str, **who: t.Any) -> t.Iterator[None]:
+    """A process that calls itself mount, and has something of the factory among its arguments."""
+    argv = [*inside, "bash", "-c", f"exec -a mount sh -c 'echo up; read end; :' {mark}"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **who) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        yield
+
+
+def test_a_command_that_a_killed_factory_had_begun_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_space, "_SECONDS", 0.2)
+    spaces = work_space.WorkSpaces(configured(tmp_path))
+    with at_work(f"{tmp_path}/machines/m"), pytest.raises(WaitError, match=f": mount -c .* {tmp_path}/machines/m"):
+        spaces.left_over([])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+@pytest.mark.parametrize(
+    ("inside", "who"),
+    [((), {"user": 65534}), (("unshare", "--pid", "--fork", "--kill-child"), {})],
+    ids=["account", "container"],
+)
+def test_nobody_else_holds_the_factory_up_by_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: tuple[str, ...], who: dict[str, t.Any]
+) -> None:
+    """A payload runs as it likes, also as root of its container."""
+    monkeypatch.setattr(work_space, "_SECONDS", 0.2)
+    with at_work(f"{tmp_path}/machines/m", *inside, **who):
+        assert work_space.WorkSpaces(configured(tmp_path)).left_over([]) == []
 
 
 def test_more_than_there_is(tmp_path: Path) -> None:
