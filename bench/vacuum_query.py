@@ -11,8 +11,9 @@ from 64 addresses, as from a space: one address alone would soon have asked more
 
 Then polls of 1,000 factories with 20 machinetypes each, all in one process: one in ten is dead, half of these silent
 and half refusing. The others have been asked before: their replies are made. The first poll of each pair knows nothing
-of them, the second knows who was silent. Last, five polls of those that live by a process that has in memory what the
-daemon has, and what they take of it. All on the loopback, over IPv4. Run it from the checkout, in its environment:
+of them, the second knows who was silent. The same again with the buffer that Linux gives who has no right to a wide
+one, which only root gets. Last, five polls of those that live by a process that has in memory what the daemon has, and
+what they take of it. All on the loopback, over IPv4. Run it from the checkout, in its environment:
 ``.venv/bin/python -m bench.vacuum_query --help``.
 """
 
@@ -29,6 +30,7 @@ import statistics
 import time
 import typing as t
 
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import udp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import dump
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
@@ -48,6 +50,9 @@ SPACE = "vac01.example.com"
 KEY = Key(b"0123456789abcdef" * 4)
 SLOTS, TYPES, POLLED_TYPES = 8, 3, 20
 ASKERS = 64
+
+#: Bytes of a socket's buffer that Linux gives everybody (net.core.rmem_max).
+NARROW = 212992
 
 #: A factory of the poll has an address of its own; all have the same port.
 FIRST = int(ipaddress.ip_address("127.64.0.1"))
@@ -226,8 +231,14 @@ def main() -> None:
                 print(f"{shown}{statistics.median(times):>11.2f}{p99:>9.2f}", flush=True)
     living = arguments.factories - arguments.dead
     with factories(living, 0, POLLED_TYPES) as port:
-        pairs = [asyncio.run(polls(port, arguments.factories, arguments.dead)) for _round in range(arguments.rounds)]
-        show_polls(pairs, arguments.factories, living)
+        for buffer in (udp.BUFFER, NARROW):
+            udp.BUFFER = buffer
+            with contextlib.closing(udp.open_socket(socket.AF_INET, "127.0.0.1", 0)) as opened:
+                print(f"room for {udp.room(opened)} answers in a socket's buffer")
+            pairs = [
+                asyncio.run(polls(port, arguments.factories, arguments.dead)) for _round in range(arguments.rounds)
+            ]
+            show_polls(pairs, arguments.factories, living)
         asker = multiprocessing.get_context("spawn").Process(target=as_the_daemon, args=(port, living))
         asker.start()
         asker.join()

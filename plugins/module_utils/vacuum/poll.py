@@ -20,6 +20,7 @@ import contextlib
 import errno
 import hashlib
 import hmac
+import math
 import os
 import secrets
 import socket
@@ -32,6 +33,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedE
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import REPLY_LIMIT, DatagramError, dump, load
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
     ANSWERS,
+    FactoryStatus,
     Reply,
     Request,
     on_our_clock,
@@ -45,6 +47,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.udp import (
     ask_for_errors,
     open_socket,
     read_error,
+    room,
 )
 
 ANSWERED, INCOMPLETE, SILENT, REFUSED, UNKNOWN = "answered", "incomplete", "silent", "refused", "unknown"
@@ -52,7 +55,10 @@ ANSWERED, INCOMPLETE, SILENT, REFUSED, UNKNOWN = "answered", "incomplete", "sile
 #: Replies that one factory's answer has at most: slots or machinetypes.
 _MOST_REPLIES = 4096
 #: Requests that are sent without a pause, and the pause, s: answers of a thousand factories must not come in one burst.
+#: They are fewer where the answers would not fit into the socket's buffer, all together.
 _BATCH, _PAUSE = 32, 0.003
+#: Replies of one answer as long as nobody has answered, and at most for the others: one that lies slows nothing down.
+_FORESEEN, _MOST_FORESEEN = 20, 256
 #: Datagrams that are read before other tasks of the loop have their turn.
 _TURN = 64
 #: Refusals of an address after which it is not asked again: one may be of a factory that is just being restarted.
@@ -193,6 +199,8 @@ class _Poll:
         self.sockets: dict[int, socket.socket] = {}
         self.wake = asyncio.Event()
         self.left = len(self.asked)
+        self.counts: list[int] = []
+        self.room = 1
 
     async def run(self) -> Result:
         self.loop = asyncio.get_running_loop()
@@ -223,6 +231,7 @@ class _Poll:
             ask_for_errors(opened)
             self.sockets[family] = opened
             self.loop.add_reader(opened, self._readable, opened)
+        self.room = min(map(room, self.sockets.values()))
 
     def _addresses(self, one: _Asked, found: Found) -> None:
         one.addresses = tuple(address for address in found.addresses if address[0] in self.sockets)
@@ -246,14 +255,16 @@ class _Poll:
             if now >= end or self.left == 0:
                 return
             due = [one for one in due if not one.over]
-            for start in range(0, len(due), _BATCH):
-                for one in due[start : start + _BATCH]:
+            while due:
+                size = self._batch()
+                batch, due = due[:size], due[size:]
+                for one in batch:
                     if not one.over:
                         one.due = self.loop.time() + quantum
                         self._send(one)
                 if self.loop.time() >= end:
                     return
-                await asyncio.sleep(_PAUSE if len(due) > _BATCH else 0)
+                await asyncio.sleep(_PAUSE if due else 0)
                 await self._hear_all(end)
             left = [one.due for one in open_ if not one.over]
             if left:
@@ -261,6 +272,13 @@ class _Poll:
                     # Not for less than the pause: factories that are due one after the other are asked together.
                     pause = max(_PAUSE, min(left) - self.loop.time())
                     await asyncio.wait_for(self.wake.wait(), max(0.0, min(pause, end - self.loop.time())))
+
+    def _batch(self) -> int:
+        """How many are asked at once: as many as have room for their answers, by what the others have answered."""
+        foreseen = _FORESEEN if ANSWERS[self.message_type] is not FactoryStatus else 1
+        if self.counts:
+            foreseen = math.ceil(sum(self.counts) / len(self.counts))
+        return max(1, min(_BATCH, self.room // foreseen))
 
     def _send(self, one: _Asked) -> None:
         address = one.addresses[one.next % len(one.addresses)]
@@ -339,6 +357,8 @@ class _Poll:
         reply = on_our_clock(reply, time.time())
         if self.heard is not None:
             self.heard(reply)
+        if not one.replies:
+            self.counts.append(min(reply.count, _MOST_FORESEEN))
         one.replies[reply.key] = reply if self.heard is None else None
         one.count = reply.count
         one.due = self.loop.time() + self.budget.seconds / self.budget.rounds

@@ -16,7 +16,11 @@ import typing as t
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 
 #: Bytes of a socket's buffers, as Vac's (spec 7.1). Without the right to it the kernel gives what its limits allow.
-_BUFFER = 16 * 1024 * 1024
+BUFFER = 16 * 1024 * 1024
+
+#: Bytes of a buffer that a status of 700 bytes costs. The kernel counts the memory that a datagram takes, 2,304 over
+#: the loopback and more with some network cards, and it may give the last quarter of a buffer back late.
+_COST = 4096
 
 #: Linux's, which Python's socket module does not name.
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -63,6 +67,11 @@ def open_socket(family: int, address: str, port: int) -> socket.socket:
         found.close()
         raise _refused(shown, exc) from exc
     return found
+
+
+def room(found: socket.socket) -> int:
+    """Statuses of factories that its buffer takes while nobody reads; at least 1."""
+    return max(1, found.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _COST)
 
 
 def missing_family(refused: RefusedError) -> str:
@@ -122,9 +131,9 @@ def receive(found: socket.socket, limit: int) -> tuple[bytes, SocketAddress, Way
 
 def _widen(found: socket.socket) -> None:
     for option, forced in ((socket.SO_RCVBUF, _SO_RCVBUFFORCE), (socket.SO_SNDBUF, _SO_SNDBUFFORCE)):
-        found.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        found.setsockopt(socket.SOL_SOCKET, option, BUFFER)
         with contextlib.suppress(PermissionError):  # without CAP_NET_ADMIN the kernel's limit has to do
-            found.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)
+            found.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
 
 
 def _refused(shown: str, exc: OSError) -> RefusedError:

@@ -404,6 +404,14 @@ def test_the_factorys_mounts_are_seen_by_the_engine() -> None:
     assert not directives & set(NAMESPACES)
 
 
+def test_the_factory_may_have_wide_buffers() -> None:
+    """SO_RCVBUFFORCE (socket(7)): without the capability a poll of a large space takes the host's small limit."""
+    unit = (ROLES / "vacuum_factory/templates/gridbox-factory.service.j2").read_text()
+    dropped = " ".join(line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet=~"))
+    assert "CAP_NET_RAW" in dropped
+    assert "CAP_NET_ADMIN" not in dropped
+
+
 def pythons(*inodes: int) -> dict[str, t.Any]:
     """What the role sees of the interpreter that is to run the factory, and of the distribution's."""
     seen = [{"stat": {"exists": bool(inode), **({"inode": inode} if inode else {})}} for inode in inodes]

@@ -18,6 +18,7 @@ from functools import partial
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import udp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus, Reply
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
@@ -166,6 +167,22 @@ def test_a_poll_of_refusing_peers_only_does_not_wait_for_its_end() -> None:
         assert result.seconds < 2
 
     run(test)
+
+
+def test_no_more_are_asked_at_once_than_there_is_room_for_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the buffer that Linux gives who has no right to a wide one; those who are asked together answer together."""
+    monkeypatch.setattr(udp, "BUFFER", 212992)
+    names = [f"factory{number}.example.com" for number in range(100)]
+
+    def answer(name: str, request: dict[str, t.Any], _number: int) -> list[t.Any]:
+        return [machine(request, f"m{one}", 20, factory=name, fqan="x" * 400) for one in range(20)]
+
+    async def test(site: Site) -> None:
+        peers = [Peer(name, "127.0.0.1", site.peer(partial(answer, name))) for name in names]
+        result = await ask(*peers, query="machines_query", budget=Budget(60, 6))
+        assert {one.state for one in result.outcomes.values()} == {"answered"}
+
+    assert len(run(test).heard) == len(names), "somebody had to be asked again"
 
 
 def test_a_factory_that_comes_back_is_heard_and_no_longer_silent() -> None:
