@@ -276,7 +276,8 @@ class Daemon:
             "machinetypes_query", configuration.space, peers, self.resolver,
             silent_since=before, key=self._key, version=PRODUCT, heard=answers.add,
         )  # fmt: skip
-        self.factory.space = of_space(answers, own, int(time.time()), self.factory.space.aborts)
+        known = {one.name for one in self.factory.catalogue.machinetypes}
+        self.factory.space = of_space(answers, own, int(time.time()), self.factory.space.aborts_of(known))
         self.factory.changed()
 
     def _snapshot(self) -> Snapshot:

@@ -88,8 +88,13 @@ class Space:
 
     @property
     def aborts(self) -> t.Mapping[str, Abort]:
-        """To be given to the next :func:`of_space`."""
+        """By machinetype."""
         return {name: usage.abort for name, usage in self.usage.items() if usage.abort is not None}
+
+    def aborts_of(self, names: t.Container[str]) -> t.Mapping[str, Abort]:
+        """Those of the machinetypes named, to be given to the next :func:`of_space`. Others mean nothing to a factory,
+        and a peer could make up new ones for ever."""
+        return {name: abort for name, abort in self.aborts.items() if name in names}
 
 
 def of_space(
@@ -99,7 +104,7 @@ def of_space(
 
     :param peers: in the order they came; of two answers of one factory about one machinetype the later counts.
     :param own_factory: its own answer is left out, for the own machines are counted from what is known here.
-    :param remembered: ``aborts`` of the sum before. An answer tells the newest end only, so a success that came after
+    :param remembered: ``aborts_of`` the sum before. An answer tells the newest end only, so a success that came after
         an abort would hide it (spec 4.7). Those of a clock that was set back since are forgotten.
     """
     answers = {(peer.factory, peer.machinetype): peer for peer in peers}

@@ -45,7 +45,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space, Usage
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Abort, Space, Usage
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Sender
 from tests.unit.factory.reports import ENDED_MACHINE
 from tests.unit.factory.test_configuration import SMALL
@@ -143,6 +143,13 @@ def test_of_the_others_answers_the_sum_is_kept_and_no_reply(tmp_path: Path) -> N
         assert daemon._result is not None
         assert [(one.state, one.replies) for one in daemon._result.outcomes.values()] == [("answered", ())]
         assert {name: one.hs06 for name, one in daemon.factory.space.usage.items()} == {"type0": 0.0, "type1": 1.0}
+
+        # A success hides an abort that was seen before, so that is remembered; but not of what this factory has not.
+        daemon.factory.catalogue = Catalogue((Machinetype("type0"),))
+        abort = Abort(int(time.time()) - 9, "300 Nothing to do", "factory2.example.com")
+        daemon.factory.space = Space({name: Usage(abort=abort) for name in ("type0", "type1", "made-up")})
+        await daemon._poll()
+        assert daemon.factory.space.aborts == {"type0": abort}
         await daemon.factory.close()
 
     responder = Responder(Access())
