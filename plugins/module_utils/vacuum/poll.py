@@ -8,8 +8,9 @@ As Vac's clients do (spec 7.4), a factory that has not answered completely is as
 theirs, a poll ends as soon as all have answered, never later than its budget, and a factory that was silent the last
 time is asked once and not waited for longer than one round.
 
-An answer counts if it comes from the address that was asked, with the cookie made for that factory in that poll, and
-with its name and space.
+An answer counts if it comes with the cookie made for that factory in that poll, and with its name and space. From which
+address it comes does not matter, as with Vac's clients: a host with several answers from the one its routes prefer.
+Nobody can guess the cookie who cannot read the question, and who reads it can send from any address.
 """
 
 from __future__ import annotations
@@ -171,6 +172,11 @@ class _Asked:
     detail: str = ""
 
 
+def _place(address: SocketAddress) -> tuple[str, int]:
+    """Host and port, without the link that a link-local address is on."""
+    return str(address[0]).partition("%")[0], address[1]
+
+
 class _Poll:
     def __init__(
         self,
@@ -194,7 +200,7 @@ class _Poll:
             cookie = hashlib.sha256((salt + name).encode("utf-8", "surrogatepass")).hexdigest()
             rounds = 1 if name in silent_since else budget.rounds
             self.asked.setdefault(name, _Asked(peer, cookie, rounds))
-        self.sources: dict[tuple[str, int], list[_Asked]] = {}
+        self.places: dict[tuple[str, int], list[_Asked]] = {}
         self.dropped: Counter[str] = Counter()
         self.sockets: dict[int, socket.socket] = {}
         self.wake = asyncio.Event()
@@ -288,10 +294,10 @@ class _Poll:
         if self.key is not None:
             request = self.key.sign(request, time.time(), one.peer.factory.lower())
         opened, to = self.sockets[address[0]], (address[1], one.peer.port)
-        source = (address[1].partition("%")[0], one.peer.port)
-        if source not in one.asked:
-            one.asked[source] = address
-            self.sources.setdefault(source, []).append(one)
+        place = _place(to)
+        if place not in one.asked:
+            one.asked[place] = address
+            self.places.setdefault(place, []).append(one)
         for last in (False, True):
             try:
                 opened.sendto(request, to)
@@ -329,14 +335,11 @@ class _Poll:
         return True
 
     def _hear(self, data: bytes, source: SocketAddress) -> None:
-        place = (str(source[0]).partition("%")[0], source[1])
-        if place not in self.sources:
-            raise DatagramError("wrong_source", "A reply from an address that was not asked.")
         content = load(data, REPLY_LIMIT)
         factory, cookie = content.get("factory"), content.get("cookie")
         one = self.asked.get(factory.lower()) if isinstance(factory, str) else None
-        if one is None or place not in one.asked:
-            raise DatagramError("wrong_source", "A reply in the name of a factory that was not asked there.")
+        if one is None:
+            raise DatagramError("wrong_factory", "A reply in the name of a factory that was not asked.")
         if not isinstance(cookie, str) or not hmac.compare_digest(
             cookie.encode("utf-8", "surrogatepass"), one.cookie.encode("ascii")
         ):
@@ -364,7 +367,9 @@ class _Poll:
         one.due = self.loop.time() + self.budget.seconds / self.budget.rounds
         if len(one.replies) >= one.count:
             one.seconds = self.loop.time() - self.began
-            self.resolver.prefer(one.peer.host or one.peer.factory.lower(), one.asked[place])
+            address = one.asked.get(_place(source))
+            if address is not None:
+                self.resolver.prefer(one.peer.host or one.peer.factory.lower(), address)
             self._finish(one)
 
     def _errors(self, opened: socket.socket) -> None:
@@ -374,8 +379,8 @@ class _Poll:
             if error is None:
                 return
             number, to = error
-            place = (str(to[0]).partition("%")[0], to[1])
-            for one in self.sources.get(place, ()):
+            place = _place(to)
+            for one in self.places.get(place, ()):
                 if not one.over:
                     self._refuse(one, one.asked[place], number)
 

@@ -112,8 +112,8 @@ def read_error(found: socket.socket) -> t.Optional[tuple[int, SocketAddress]]:
 def receive(found: socket.socket, limit: int) -> tuple[bytes, SocketAddress, Way]:
     """A datagram, cut to ``limit`` bytes; its sender; and what ``sendmsg`` needs to answer from where it came in.
 
-    A host with several addresses would otherwise answer from the one its routes prefer, and who asked another address
-    takes no answer from that one.
+    A host with several addresses would otherwise answer from the one its routes prefer, and what is between, such as a
+    firewall, may not let that answer through.
 
     :raises OSError: BlockingIOError if there is none.
     """
