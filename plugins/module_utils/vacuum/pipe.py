@@ -52,7 +52,8 @@ class NotHere:
 class Dropped:
     """A machinetype that something is wrong with.
 
-    :ivar name: ``PREFIX-SUFFIX``; ``PREFIX machinetypes[N]`` if the suffix is what is wrong, N counted from 0.
+    :ivar name: ``PREFIX-SUFFIX``; ``PREFIX machinetypes[N]``, N counted from 0, if the suffix is what is wrong, or if
+        another object of the pipe has it.
     :ivar target_share: its share of the space; None: it is to have one, and nobody can tell which.
     """
 
@@ -113,10 +114,12 @@ def parse(content: bytes, section: Section) -> Pipe:
     machinetypes: list[Machinetype] = []
     unused: list[float] = []
     not_here: list[NotHere] = []
-    dropped: list[Dropped] = []
+    dropped: list[tuple[str, Dropped]] = []
     names: set[str] = set()
     for index, (one, share) in enumerate(zip(objects, shares)):
         outcome = _machinetype(one, index, share, section, names)
+        if not isinstance(outcome, Dropped):
+            names.add(outcome.name)
         if isinstance(outcome, Machinetype):
             machinetypes.append(outcome)
         else:
@@ -124,13 +127,13 @@ def parse(content: bytes, section: Section) -> Pipe:
             if isinstance(outcome, NotHere):
                 not_here.append(outcome)
             else:
-                dropped.append(outcome)
+                dropped.append((_place(section, index), outcome))
         if isinstance(one, dict):
             for key in one:
                 if not _is_read(key):
                     unknown.setdefault(key, []).append(outcome.name)
     return Pipe(
-        section.prefix, cache_seconds, tuple(machinetypes), tuple(not_here), tuple(dropped),
+        section.prefix, cache_seconds, tuple(machinetypes), tuple(not_here), tuple(_named(dropped, names)),
         math.fsum(unused), (*warnings, *_about_unknown(unknown, section.prefix)),
     )  # fmt: skip
 
@@ -214,15 +217,32 @@ def _weight(one: t.Any) -> float:
         return 0.0  # that the value is wrong is said where its machinetype is dropped
 
 
+def _place(section: Section, index: int) -> str:
+    """What is told of an object that has no name, or one that is another's."""
+    return f"{section.prefix} machinetypes[{index}]"
+
+
+def _named(dropped: t.Iterable[tuple[str, Dropped]], names: t.Iterable[str]) -> t.Iterator[Dropped]:
+    """What is dropped, each by another name.
+
+    :param dropped: each with its place, which is its name where another machinetype has its name.
+    :param names: of what is not dropped.
+    """
+    taken = set(names)
+    for place, one in dropped:
+        yield replace(one, name=place) if one.name in taken else one
+        taken.add(one.name)
+
+
 def _machinetype(
-    one: t.Any, index: int, share: float, section: Section, names: set[str]
+    one: t.Any, index: int, share: float, section: Section, names: t.Container[str]
 ) -> t.Union[Machinetype, NotHere, Dropped]:
     """What one object of a pipe makes.
 
     :param share: its part of the section's.
-    :param names: of the objects before; the first object with a suffix has it.
+    :param names: of the objects before that are not dropped; the first of these with a suffix has it.
     """
-    place = f"{section.prefix} machinetypes[{index}]"
+    place = _place(section, index)
     if not isinstance(one, dict):
         # Whether it was to have a share nobody can tell; in a section without one it has none.
         return Dropped(place, (Problem("", shown(one), "an object with the keys of a machinetype"),), _unread(section))
@@ -232,9 +252,8 @@ def _machinetype(
         given = shown(one["suffix"]) if "suffix" in one else ""
         return Dropped(place, (Problem("suffix", given, str(exc)),), share)
     if name in names:
-        twice = Problem("suffix", shown(one["suffix"]), "a suffix that no object before it has")
+        twice = Problem("suffix", shown(one["suffix"]), "a suffix that no machinetype before it has")
         return Dropped(place, (twice,), share)
-    names.add(name)
     own, site = section.machinetypes.get(name, {}), section.said_of(name)
     share = own.get("target_share", share)
     model = one.get("machine_model", "cernvm3")

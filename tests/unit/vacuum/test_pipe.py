@@ -216,18 +216,22 @@ def test_what_is_no_object_is_dropped_alone(value: t.Any) -> None:
     assert pipe.machinetypes == (one(),)
 
 
-def test_the_first_object_has_a_suffix() -> None:
+def test_the_first_right_object_has_a_suffix() -> None:
+    """One that is dropped takes it from nobody."""
     pipe = read(
         PROD,
         {**PROD, "max_processors": 8},
         {**PROD, "suffix": "other", "fizzle_seconds": "x"},
         {**PROD, "suffix": "other"},
+        {**PROD, "suffix": "bad", "fizzle_seconds": "x"},
+        {**PROD, "suffix": "bad", "max_processors": "x"},
     )
     assert [(machinetype.name, machinetype.max_processors) for machinetype in pipe.machinetypes] == [
-        ("lhcb-dc-prod", 1)
-    ]
-    assert [[problem.key for problem in found.problems] for found in pipe.dropped] == [
-        ["suffix"], ["fizzle_seconds"], ["suffix"],
+        ("lhcb-dc-prod", 1), ("lhcb-other", 1),
+    ]  # fmt: skip
+    assert [(found.name, [problem.key for problem in found.problems]) for found in pipe.dropped] == [
+        ("lhcb machinetypes[1]", ["suffix"]), ("lhcb machinetypes[2]", ["fizzle_seconds"]),
+        ("lhcb-bad", ["fizzle_seconds"]), ("lhcb machinetypes[5]", ["max_processors"]),
     ]  # fmt: skip
 
 
