@@ -132,7 +132,7 @@ def at_hand(configuration: Configuration, before: t.Mapping[str, PipeState], now
 def _at_hand(configuration: Configuration, source: PipeSource, before: t.Optional[PipeState], now: float) -> PipeState:
     if before is not None and before.source == source:
         return before
-    copy = from_copy(source.url, source.section, _copies(configuration)) if source.url else None
+    copy = from_copy(source.url or source.path, source.section, _copies(configuration))
     if copy is None:
         return PipeState(source=source, awaited=now)
     return PipeState(copy.pipe, copy.fetched_at, "", source)  # whether the source is down the reading will tell
@@ -169,10 +169,11 @@ def _placed(machinetype: Machinetype, configuration: Configuration) -> Machinety
 
 def _read(configuration: Configuration, source: PipeSource, before: PipeState) -> PipeState:
     try:
+        copies = _copies(configuration)
         if source.path:
-            return PipeState(from_path(source.path, source.section), os.stat(source.path).st_mtime, "", source)
-        transfer = Transfer(configuration.ca_path)
-        reading = from_url(source.url, source.section, transfer, _copies(configuration))
+            reading = from_path(source.path, source.section, copies)
+        else:
+            reading = from_url(source.url, source.section, Transfer(configuration.ca_path), copies)
     except (GridboxError, OSError) as exc:
         known = before if before.source == source else PipeState()
         return PipeState(known.pipe, known.fetched_at, str(exc), source)

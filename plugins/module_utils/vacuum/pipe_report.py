@@ -32,7 +32,7 @@ def info(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         if params["url"].startswith("http:"):
             told.append(f"{params['url']}: is not https, so whoever is on the way can change the pipe.")
     elif params["path"]:
-        pipe = from_path(params["path"], section)
+        pipe = from_path(params["path"], section).pipe
     else:
         pipe = parse((params["content"] or "").encode(errors="surrogatepass"), section)
     if params["strict"] and pipe.dropped:

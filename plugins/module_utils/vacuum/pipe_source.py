@@ -41,8 +41,8 @@ _LEFT_SECONDS = 3600
 class Note:
     """What is known of a copy: the content of ``PREFIX.json``. Times are Unix seconds.
 
-    :ivar url: where it came from.
-    :ivar fetched_at: when the source last said that this is the pipe.
+    :ivar url: where it came from; of a file of this host its path.
+    :ivar fetched_at: when the source last said that this is the pipe; of a file, when it was written.
     :ivar sha256: of its bytes.
     :ivar tried_at: when the source was last asked in vain; 0: it answered.
     :ivar down_since: when it was first asked in vain after it had answered.
@@ -64,7 +64,7 @@ class Reading:
     """A pipe, and how old it is.
 
     :ivar content: the bytes it was read from.
-    :ivar fetched_at: Unix s: when the source last said that this is the pipe.
+    :ivar fetched_at: Unix s: when the source last said that this is the pipe; of a file, when it was written.
     :ivar problems: sentences; empty if all is well.
     """
 
@@ -82,13 +82,29 @@ class _Copy:
     reading: Reading
 
 
-def from_path(path: str, section: Section) -> Pipe:
-    """A pipe from a file of this host.
+def from_path(path: str, section: Section, cache: str = "") -> Reading:
+    """A pipe from a file of this host; while it is not there, or no pipe because somebody writes it, from the copy.
 
-    :raises GridboxError: if it cannot be read.
-    :raises InputError: if it is no pipe.
+    :param cache: the folder of copies, which is made if it is not there; empty: there are none.
+    :raises GridboxError: if there is no copy, and it cannot be read.
+    :raises InputError: likewise, and it is no pipe.
     """
-    return parse(read_file(path, MAX_BYTES), section)
+    try:
+        content = read_file(path, MAX_BYTES)
+        pipe = parse(content, section)
+        changed = os.stat(path).st_mtime
+    except (GridboxError, FileNotFoundError) as exc:
+        copy = _load(cache, path, section) if cache else None
+        if copy is None:
+            raise
+        told = f"The vacuum pipe {section.prefix} is used as it was at {utc(copy.note.fetched_at)}: {exc}"
+        return replace(copy.reading, problems=(told,))
+    note = Note(path, "", "", changed, hashlib.sha256(content).hexdigest())
+    kept = not cache or (
+        _noted(cache, section.prefix) == note
+        and os.path.isfile(os.path.join(cache, _content_name(section.prefix, note.sha256)))
+    )
+    return Reading(pipe, content, changed, () if kept else _save(cache, section.prefix, note, content))
 
 
 def from_url(
@@ -129,12 +145,13 @@ def from_url(
         return replace(copy.reading, problems=problems)
 
 
-def from_copy(url: str, section: Section, cache: str) -> t.Optional[Reading]:
+def from_copy(source: str, section: Section, cache: str) -> t.Optional[Reading]:
     """A pipe from the copy, whatever its age; None: there is none. Nobody is asked, and nothing is said of the source.
 
+    :param source: its URL, or its path on this host.
     :param cache: the folder of copies.
     """
-    copy = _load(cache, url, section)
+    copy = _load(cache, source, section)
     return copy.reading if copy is not None else None
 
 
@@ -170,15 +187,10 @@ def _content_name(prefix: str, sha256: str) -> str:
 def _load(cache: str, url: str, section: Section) -> t.Optional[_Copy]:
     """The copy of this source; None if there is none that can be used, for then the source is asked as if for the first
     time, and what it says is kept."""
+    note = _noted(cache, section.prefix)
+    if note is None or note.url != url:
+        return None
     try:
-        data = json.loads(read_file(os.path.join(cache, f"{section.prefix}.json"), MAX_BYTES))
-        note = Note(**data)
-        if not all(0 <= seconds < 1e11 for seconds in (note.fetched_at, note.tried_at, note.down_since)):
-            return None
-        if not all(isinstance(text, str) for text in (note.etag, note.last_modified, note.sha256, note.problem)):
-            return None
-        if note.url != url:
-            return None
         content = read_file(os.path.join(cache, _content_name(section.prefix, note.sha256)), MAX_BYTES)
         if hashlib.sha256(content).hexdigest() != note.sha256:
             return None
@@ -187,13 +199,25 @@ def _load(cache: str, url: str, section: Section) -> t.Optional[_Copy]:
         return None
 
 
+def _noted(cache: str, prefix: str) -> t.Optional[Note]:
+    """What is known of a copy; None if there is none, or somebody else has written it."""
+    try:
+        note = Note(**json.loads(read_file(os.path.join(cache, f"{prefix}.json"), MAX_BYTES)))
+        seconds = all(0 <= one < 1e11 for one in (note.fetched_at, note.tried_at, note.down_since))
+        texts = all(isinstance(one, str) for one in (note.etag, note.last_modified, note.sha256, note.problem))
+    except (GridboxError, ValueError, TypeError, RecursionError):
+        return None
+    return note if seconds and texts else None
+
+
 def _save(cache: str, prefix: str, note: Note, content: t.Optional[bytes]) -> tuple[str, ...]:
     """Keep a copy (None: only what is known of it has changed). That it cannot be kept is told, and costs nothing."""
     try:
         os.makedirs(cache, mode=0o755, exist_ok=True)
         name = _content_name(prefix, note.sha256)
         if content is not None:
-            write_atomically(os.path.join(cache, name), content, 0o644)
+            # A file of this host may be for root alone; what a server publishes is for everybody.
+            write_atomically(os.path.join(cache, name), content, 0o600 if os.path.isabs(note.url) else 0o644)
         note_name = f"{prefix}.json"
         write_atomically(os.path.join(cache, note_name), json.dumps(asdict(note)).encode() + b"\n", 0o644)
         _tidy(cache, prefix, {name, note_name})

@@ -81,13 +81,25 @@ def test_what_another_source_said_is_not_kept_for_a_pipe(tmp_path: Path) -> None
     kept = catalogue.read(made, before.pipes)
     assert kept.machinetypes == before.machinetypes
     assert "could not be read" in kept.pipes["p"].problem
-    for other in (
-        PipeSource(Section("p", 2.0), path=str(tmp_path / "other")),
-        PipeSource(Section("p"), path=str(path)),
-    ):
-        changed = catalogue.read(configuration(state_folder=str(tmp_path), pipes=(other,)), kept.pipes)
-        assert changed.machinetypes == ()
-        assert changed.pipes["p"].fetched_at is None
+    other = PipeSource(Section("p", 2.0), path=str(tmp_path / "other"))
+    changed = catalogue.read(configuration(state_folder=str(tmp_path), pipes=(other,)), kept.pipes)
+    assert changed.machinetypes == ()
+    assert changed.pipes["p"].fetched_at is None
+
+
+@pytest.mark.parametrize("share", [2.0, 5.0])
+def test_a_file_that_is_gone_when_the_daemon_starts_costs_no_machinetype(tmp_path: Path, share: float) -> None:
+    """The copy counts as with a URL, by what the site says now."""
+    made = site(tmp_path, {}, PROD)
+    before = catalogue.read(made, {})
+    (tmp_path / "pipe").write_text('{"machinetypes": [{"suf')
+    made = replace(made, pipes=(replace(made.pipes[0], section=Section("p", share)),))
+    at_hand = catalogue.at_hand(made, {}, 7.0)
+    again = catalogue.read(made, {})
+    wanted = [replace(one, target_share=share) for one in before.machinetypes]
+    assert list(at_hand.machinetypes) == list(again.machinetypes) == wanted
+    assert again.pipes["p"].problem.startswith("The vacuum pipe p is used as it was at ")
+    assert again.pipes["p"].fetched_at == before.pipes["p"].fetched_at
 
 
 # ---- what the operator says of a machinetype that has a pipe's prefix ----------------------------------------------

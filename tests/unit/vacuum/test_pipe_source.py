@@ -553,7 +553,31 @@ def test_many_at_once_leave_one_whole_copy(web: Web, tmp_path: Path) -> None:
 def test_a_pipe_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "lhcb.pipe"
     path.write_bytes(document())
-    assert from_path(str(path), SECTION).machinetypes[0].name == "lhcb-prod"
+    reading = from_path(str(path), SECTION)
+    assert (reading.pipe.machinetypes[0].name, reading.fetched_at) == ("lhcb-prod", path.stat().st_mtime)
+
+
+@pytest.mark.parametrize("broken", [None, b"", document()[:-9]], ids=["gone", "empty", "half"])
+def test_a_file_that_is_no_pipe_now_is_used_as_it_was(tmp_path: Path, broken: bytes | None) -> None:
+    path, cache = tmp_path / "lhcb.pipe", tmp_path / "cache"
+    path.write_bytes(document("a"))
+    os.utime(path, (NOW, NOW))
+    good = from_path(str(path), SECTION, str(cache))
+    assert from_path(str(path), SECTION, str(cache)) == good
+    assert {one.name: one.stat().st_mode & 0o777 for one in cache.glob("*.pipe")}.popitem()[1] == 0o600
+    path.unlink()
+    if broken is not None:
+        path.write_bytes(broken)
+    reading = from_path(str(path), SECTION, str(cache))
+    assert (reading.content, reading.fetched_at, len(reading.problems)) == (good.content, NOW, 1)
+    assert reading.problems[0].startswith("The vacuum pipe lhcb is used as it was at ")
+    for elsewhere in ((str(tmp_path / "other"), str(cache)), (str(path), "")):
+        with pytest.raises(GridboxError):
+            from_path(elsewhere[0], SECTION, elsewhere[1])
+    path.write_bytes(document("b"))
+    assert from_path(str(path), SECTION, str(cache)).problems == ()
+    path.unlink()
+    assert from_path(str(path), SECTION, str(cache)).content == document("b")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
