@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,29 @@ def test_a_machine_cannot_have_more_memory_than_its_limit(
     assert factory.records()[0]["exit_code"] == int(told[0]) == 137
     factory.wait("the back-off", lambda: f'after "{end["message"]}"' in factory.run("explain").stdout)
     assert len(factory.events("machine_started")) == 1
+
+
+def test_a_machine_that_a_person_stops_has_its_grace(make: t.Callable[..., LabFactory], podman: PodmanService) -> None:
+    """A look meanwhile finds a container that is neither running nor over."""
+    script = (
+        "#!/bin/sh\ntrap 'touch $JOBOUTPUTS/told' TERM\ntouch $JOBOUTPUTS/there\n"
+        "while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done\necho 200 Success >$JOBOUTPUTS/shutdown_message\n"
+    )
+    factory = make(script, total_processors=1)
+    factory.start()
+    identity = waiting(factory)
+    factory.stop()
+    [outputs] = factory.state.glob("machines/*/mnt/joboutputs")
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(podman.podman, "stop", "--time", "60", identity)
+        try:
+            factory.wait("it to be told", (outputs / "told").exists)
+            assert [one["State"]["Status"] for one in factory.containers()] == ["stopping"]
+            factory.start()
+            factory.wait("the look", lambda: len(factory.events("engine_answers")) == 2)
+            factory.wait("a report", lambda: factory.run("check").returncode == 0)
+            assert not factory.events("machine_ended")
+        finally:
+            (outputs / "go").touch()
+        stopped.result()
+    assert ended(factory)[0]["message"] == "200 Success"

@@ -34,8 +34,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype imp
 TIMEOUT = 60
 #: Seconds that a pull may be silent.
 PULL_SILENCE = 300
-#: States of a container in which its first process is there.
-_ALIVE = ("running", "paused", "restarting")
+#: States of a container in which its first process is there, or may be. "stopping" is Podman's word while a process
+#: that was told to end has its grace, "unknown" the one for a container that it cannot look at: nobody can tell.
+_ALIVE = ("running", "paused", "restarting", "stopping", "unknown")
+#: Those after its process has ended: Podman cleans up after one that is "stopped", and "removing" is on its way out.
+#: All others come before it has one: "created", and Podman's "initialized".
+_OVER = ("exited", "dead", "stopped", "removing")
 #: Signals that are sent to end a machine. Others tell it something: it may go on, and end for another reason.
 FATAL = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM))
 #: Some signal: Podman does not say which one.
@@ -72,7 +76,7 @@ class Container:
     @property
     def over(self) -> bool:
         """Whether the machine has run, and ended."""
-        return self.state in ("exited", "dead") and self.started is not None
+        return self.state in _OVER and self.started is not None
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,19 @@ MADE = Container("c1", "f1-00_u1", "u1", "created")
         (NEW, OVER, Found(over=((NEW, OVER),))),
         (NEW, MADE, Found(unborn=(NEW,))),
         (NEW, None, Found(unborn=(NEW,))),
-        # A paused machine is one that runs.
-        (LIVE, replace(RUNS, state="paused"), Found(running=(replace(LIVE, seen=NOW),))),
+        # A paused machine is one that runs; so is one that Podman has told to end, and one that nobody can tell of.
+        *(
+            (LIVE, replace(RUNS, state=state), Found(running=(replace(LIVE, seen=NOW),)))
+            for state in ("paused", "restarting", "stopping", "unknown")
+        ),
+        # One whose process has ended, whatever has become of its container yet.
+        *(
+            (machine, replace(OVER, state=state), Found(over=((machine, replace(OVER, state=state)),)))
+            for machine in (NEW, LIVE)
+            for state in ("stopped", "dead", "removing")
+        ),
+        # Podman has it ready, and it has not run.
+        (NEW, replace(MADE, state="initialized"), Found(unborn=(NEW,))),
         (replace(LIVE, state=ENDED), OVER, Found()),
         (None, RUNS, Found(strays=(RUNS,))),
     ],
