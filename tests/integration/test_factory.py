@@ -23,6 +23,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from tests.integration.conftest import Lab
 from tests.lab.factory import DAY, KIND, LabFactory
+from tests.lab.image import busybox_tar
 from tests.unit.factory.test_proxy import Authority, openssl
 
 #: Waits as a machine that is told to end should: the shell has the signal when its sleep has ended, so none is long.
@@ -223,6 +224,29 @@ def test_the_contract_inside(make: t.Callable[..., LabFactory]) -> None:
     assert os.stat(f"/proc/{container['State']['Pid']}/ns/net").st_ino != os.stat(f"/run/netns/{factory.netns}").st_ino
     folder = seen.parents[2]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def is_root_whatever_its_image_says(factory: LabFactory) -> None:
+    """On any engine: a machine whose image names an account can write what belongs to root, as its outputs do."""
+    tar = factory.folder / "user.tar"
+    tar.write_bytes(busybox_tar())
+    factory.lab.docker("import", "--change", "USER 1000:1000", str(tar), "user:test")
+    try:
+        script = "id -u >$JOBOUTPUTS/id; id -g >>$JOBOUTPUTS/id; echo 200 Success >$JOBOUTPUTS/shutdown_message"
+        factory.kinds({"a": {"script": script, "root_image": "docker://user:test", "fizzle_seconds": 0}})
+        factory.write(total_processors=1)
+        factory.start()
+        assert ended(factory)[0]["message"] == "200 Success"
+        first = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r)
+        [seen] = factory.state.glob(f"machines/*{first['uuid'][:8]}/joboutputs/id")
+        assert seen.read_text() == "0\n0\n"
+    finally:
+        factory.remove()
+        factory.lab.docker("image", "rm", "--force", "user:test")
+
+
+def test_a_machine_is_root_whatever_its_image_says(make: t.Callable[..., LabFactory]) -> None:
+    is_root_whatever_its_image_says(make())
 
 
 FIZZLED = "300 Ended after [0-9]+ s without a message"

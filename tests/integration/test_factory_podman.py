@@ -27,6 +27,7 @@ from tests.integration.test_factory import (
     ended,
     ends_by_the_time_limit,
     follows_at_once,
+    is_root_whatever_its_image_says,
     kept_of_a_long_output,
     waiting,
 )
@@ -105,6 +106,10 @@ def test_the_life_of_a_machine(make: t.Callable[..., LabFactory]) -> None:
     assert kept["features"] == "read-only\n"
     second = factory.wait("the next one", lambda: [one for one in factory.running() if one["Id"] != before["Id"]])
     assert second
+
+
+def test_a_machine_is_root_whatever_its_image_says(make: t.Callable[..., LabFactory]) -> None:
+    is_root_whatever_its_image_says(make())
 
 
 def test_a_machine_is_on_the_default_network_of_podman(

@@ -80,6 +80,8 @@ def body(
     return {
         "Image": image,
         "Cmd": list(machinetype.container_command),
+        # Whatever the image says: the contract is root inside, and outputs are root's. A number needs no /etc/passwd.
+        "User": "0",
         "Hostname": host_name_of(machine.slot),
         "Env": list(ENVIRONMENT),
         "Labels": {

@@ -42,6 +42,10 @@ def test_what_is_mounted() -> None:
     }
 
 
+def test_it_is_root_whatever_its_image_says() -> None:
+    assert made()["User"] == "0"
+
+
 def test_repositories_come_from_where_the_host_has_them() -> None:
     mounts = made(cvmfs_root="/mnt/cvmfs")["HostConfig"]["Mounts"]
     assert [one["Source"] for one in mounts if one["Target"] == "/cvmfs/a.example.org"] == ["/mnt/cvmfs/a.example.org"]
