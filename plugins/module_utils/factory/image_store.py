@@ -28,8 +28,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images 
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unwanted_images import Wanted
 
-#: Seconds: until an image named by a tag, which may have moved, is pulled again; between two looks for images that
-#: nobody wants.
+#: Seconds: until an image that was pulled by a tag, which may have moved, is pulled again; between two looks for images
+#: that nobody wants.
 PULL_NEWER, TIDY = 86400, 3600
 
 
@@ -51,7 +51,7 @@ class Image:
     failures: int = 0
 
     def is_due(self, reference: str, now: float) -> bool:
-        """Whether it is to be pulled now."""
+        """Whether it is to be looked for now, and pulled if it is not here or may be renewed."""
         if self.id is None:
             return self.failures == 0 or now - self.tried >= pause(self.failures)
         return "@sha256:" not in reference and now - self.tried >= PULL_NEWER
@@ -121,7 +121,11 @@ class ImageStore:
         reference, now, begun = wish.reference, time.time(), time.monotonic()
         try:
             found = await self._owner.in_thread(self.engine.image, reference)
-            if found is None or before.id is not None:
+            # The site's own is left as it is: a registry may have nothing by its name, or another image.
+            if found is None or (
+                before.id is not None
+                and await self._owner.in_thread(self.pulled.has_pulled, self.engine, reference, found)
+            ):
                 self._owner.say("image_wanted", image=reference)
                 found = await self._fetch_now(reference, found)
             failures = before.failures + 1 if found is None else 0

@@ -4,8 +4,9 @@
 
 """Which images a factory has pulled itself, in a file of its state folder.
 
-An image that was on the host before the factory asked for it is never in there. A factory that is killed between a pull
-and this file forgets that the image is its own: the image stays then, which costs room, and nobody an image.
+An image that was on the host before the factory asked for it is never in there: it is the site's, and is neither
+removed nor renewed. A factory that is killed between a pull and this file forgets that the image is its own: the image
+stays as it is then, which costs room, and nobody an image.
 """
 
 from __future__ import annotations
@@ -122,6 +123,16 @@ class PulledImages:
         except (ValueError, TypeError, RecursionError) as exc:
             remedy = "Look what it is, and move it away; images that it named have to be removed by hand then."
             raise GridboxError(f"{self.path} does not tell which images were pulled ({exc}). {remedy}") from exc
+
+    def has_pulled(self, engine: Engine, reference: str, identity: str) -> bool:
+        """Whether the factory has pulled what a reference is now.
+
+        :raises GridboxError: if that cannot be told, or the engine does not answer.
+        """
+        if not engine.fetches(reference):
+            return False
+        known = ((one.engine, one.reference, one.id) for one in self.load())
+        return (engine.where, reference, identity) in known or identity not in engine.foreign_images()
 
     def note(self, pull: t.Optional[Pull], identity: t.Optional[str], now: int) -> None:
         """Write down what was pulled, if it is the factory's.

@@ -118,3 +118,67 @@ def test_an_image_that_fails_again_and_again_has_a_longer_pause(tmp_path: Path) 
         store.close()
 
     asyncio.run(test())
+
+
+class Day(Registries):
+    """An engine that has all it is asked for, and whose registries move their tags with each pull.
+
+    :ivar pulls: what was pulled.
+    """
+
+    def __init__(self, *here: str, alone: bool = False) -> None:
+        super().__init__()
+        self.ids = dict.fromkeys(here, "sha256:0")
+        self.pulls: list[str] = []
+        self.alone = alone
+
+    def images(self) -> dict[str, tuple[str, ...]]:
+        return {identity: (reference,) for reference, identity in self.ids.items()}
+
+    def foreign_images(self) -> t.Collection[str]:
+        return () if self.alone else self.images().keys()
+
+    def image(self, reference: str) -> t.Optional[str]:
+        return self.ids.get(reference)
+
+    def pull(self, reference: str) -> None:
+        self.pulls.append(reference)
+        self.ids[reference] = f"sha256:{len(self.pulls)}"
+
+
+def pulls(store: ImageStore, engine: Day, reference: str, days: int) -> list[str]:
+    """What is pulled in so many days after the first look for an image."""
+
+    async def test() -> list[str]:
+        for day in range(days + 1):
+            store.pull({reference: frozenset()}, time.monotonic() + day * (PULL_NEWER + 60))
+            while store._pulling:
+                await asyncio.sleep(0.01)
+        assert (store.here[reference].id, store.here[reference].problem) == (engine.ids[reference], "")
+        return engine.pulls
+
+    return asyncio.run(test())
+
+
+def test_an_image_that_the_factory_has_pulled_is_renewed_each_day(tmp_path: Path) -> None:
+    engine = Day()
+    assert pulls(ImageStore(engine, str(tmp_path), Owner()), engine, GOOD, 2) == [GOOD] * 3
+    # Also by a factory that was started later.
+    assert pulls(ImageStore(engine, str(tmp_path), Owner()), engine, GOOD, 1) == [GOOD] * 4
+
+
+def test_an_image_that_was_here_is_the_sites_and_is_never_renewed(tmp_path: Path) -> None:
+    """The factory's own bootstrap image too: no registry has it, or a wrong one."""
+    engine = Day("hep.gridbox/bootstrap:1")
+    assert pulls(ImageStore(engine, str(tmp_path), Owner()), engine, "hep.gridbox/bootstrap:1", 3) == []
+    # Nor is one that the site has put in the place of one that the factory had pulled.
+    store = ImageStore(engine, str(tmp_path), Owner())
+    assert pulls(store, engine, GOOD, 0) == [GOOD]
+    engine.ids[GOOD] = "sha256:site"
+    assert pulls(store, engine, GOOD, 2) == [GOOD]
+
+
+def test_what_only_the_factory_can_have_fetched_is_renewed(tmp_path: Path) -> None:
+    """Apptainer's images, of which an earlier version has written nothing down."""
+    engine = Day(GOOD, alone=True)
+    assert pulls(ImageStore(engine, str(tmp_path), Owner()), engine, GOOD, 1) == [GOOD]
