@@ -33,6 +33,9 @@ CVMFS_ROOT = "/cvmfs"
 
 #: Kinds of work space: a logical volume, a file with a file system of its own, a folder without a limit.
 WORK_SPACES = ("lvm", "file", "folder")
+#: By what they may be made with, bytes of the smallest file system: mkfs.xfs refuses less since 5.19. A fixed size is
+#: never less, for it is 1 GB at least.
+LEAST_DISK = {"ext4": 1 << 20, "xfs": 300 << 20}
 
 #: What a running daemon keeps: another value of these takes a restart of it.
 FIXED = ("name", "state_folder", "port", "key_file", "engine", "engine_url", "apptainer_account", "cvmfs_root")
@@ -330,7 +333,7 @@ def _read(reader: _Reader) -> Configuration:
         engine_url=reader.text("engine_url", "", _SOCKET, "unix:// and a socket's path"),
         network=reader.text("network", "bridge", re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"), "a network of the engine"),
         work_space=reader.choice("work_space", "file", WORK_SPACES),
-        file_system=reader.choice("file_system", "ext4", ("ext4", "xfs")),
+        file_system=reader.choice("file_system", "ext4", tuple(LEAST_DISK)),
         volume_group=reader.text("volume_group", "", _VOLUME_GROUP, "a volume group's name"),
         thin_pool=reader.text("thin_pool", "", _VOLUME_GROUP, "a thin pool's name"),
         pids_per_processor=reader.integer("pids_per_processor", 1024, 16, 4194304),
@@ -347,6 +350,8 @@ def _read(reader: _Reader) -> Configuration:
         benchmark=reader.choice("benchmark", "hs06", _BENCHMARKS),
         **_started(reader),
     )
+    if made.work_space != "folder":
+        made = replace(made, settings=replace(settings, least_disk_bytes=LEAST_DISK[made.file_system]))
     if made.signed_only and not made.key_file:
         expected = "false, for there is no key_file to sign and to check with"
         reader.refuse(InputError("signed_only", True, expected, "Name the space's key as key_file."))

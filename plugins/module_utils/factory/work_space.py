@@ -103,7 +103,7 @@ class WorkSpaces:
 
     def __init__(self, configuration: Configuration) -> None:
         self._kind = configuration.work_space
-        self._file_system = configuration.file_system
+        self._file_system, self._least = configuration.file_system, configuration.settings.least_disk_bytes
         self._state_folder = os.path.realpath(configuration.state_folder)
         self._files = work_space_file.FileVolumes(configuration.state_folder)
         self._logical = work_space_lvm.LogicalVolumes(
@@ -239,11 +239,12 @@ class WorkSpaces:
     def _take(self, kind: volumes.Volumes, uuid: str, size: int) -> str:
         with self._taking:
             free = max(0, kind.room().free)
+            what = f"The work space of the machine {uuid} is to have {size} bytes"
             if not 0 < size <= free:
                 self._turn = object()  # whoever decided this was told of more
-                raise volumes.NoRoomError(
-                    f"The work space of the machine {uuid} is to have {size} bytes, and {free} are free."
-                )
+                raise volumes.NoRoomError(f"{what}, and {free} are free.")
+            if size < self._least:  # a share that was rounded down
+                raise volumes.NoRoomError(f"{what}, and {self._file_system} takes {self._least} at least.")
             return kind.make(uuid, size)
 
     def _mount(self, device: str, point: str) -> None:

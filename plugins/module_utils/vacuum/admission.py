@@ -40,9 +40,6 @@ LOAD_WINDOW = 900
 #: Fewer processors than this are not compared with the load: what else the host does would be most of it.
 FEW_PROCESSORS = 4
 
-#: Bytes of work space for each processor below which there is none: the unit in which it is given.
-LEAST_DISK = 1 << 20
-
 
 def occupied(own: t.Iterable[OwnMachine]) -> int:
     """Processors that are not free."""
@@ -153,7 +150,7 @@ class Means:
         if each:
             return min(self.by_memory, free // each)
         # The largest number whose share is no more than that.
-        return min(self.by_memory, ((free + 1) * total - 1) // whole if whole // total >= LEAST_DISK else 0)
+        return min(self.by_memory, ((free + 1) * total - 1) // whole if self._is_enough(whole // total) else 0)
 
     def lack(self, machinetype: Machinetype) -> str:
         """Why there is not enough, for people."""
@@ -162,6 +159,8 @@ class Means:
         if self.by_memory >= machinetype.min_processors:
             size = _gb(self.work_space(machinetype, 1))
             share = "" if disk_bytes(self.factory, machinetype) else ", its share of all there is"
+            if share and not self._is_enough(self.work_space(machinetype, 1)):
+                share = f"{share}, where {_gb(self.factory.least_disk_bytes)} is the least"
             text = f"{text}: a processor's work space is {size}{share}, and {_gb(self._free or 0)} are free"
         return text
 
@@ -181,6 +180,10 @@ class Means:
         """Bytes of the work space that a machine would be given."""
         each = disk_bytes(self.factory, machinetype)
         return work_space_bytes(each, self._whole or 0, processors, self.factory.total_processors)
+
+    def _is_enough(self, share: int) -> bool:
+        """Whether a processor's share of all there is does for a work space."""
+        return share >= self.factory.least_disk_bytes
 
     @functools.cached_property
     def _whole(self) -> t.Optional[int]:

@@ -37,6 +37,7 @@ class FactorySettings:
     :ivar draining: start nothing, let what runs end by itself.
     :ivar disk_bytes_per_processor: work space for each processor; None: a machine has its processors' share of all
         there is, unless its machinetype says how much it wants.
+    :ivar least_disk_bytes: the smallest work space that can be made.
     :ivar closed_slots: slots in which nothing is started: drained and stopped ones.
     :ivar stopped_slots: those of them whose machine has to end.
     :ivar forced: by slot, the only machinetype that is started there.
@@ -53,6 +54,7 @@ class FactorySettings:
     grace_seconds: int = 0
     draining: bool = False
     disk_bytes_per_processor: t.Optional[int] = None
+    least_disk_bytes: int = 1 << 20
     closed_slots: frozenset[str] = frozenset()
     stopped_slots: frozenset[str] = frozenset()
     forced: t.Mapping[str, Forced] = field(default_factory=dict)

@@ -289,9 +289,13 @@ def test_what_a_killed_factory_had_begun(argv: list[str], at_work: bool) -> None
     assert bool(work_space.begun([(7, argv)], ("/state/", PREFIX))) == at_work
 
 
+def parsed(folder: Path, **given: t.Any) -> configuration.Configuration:
+    own = {"name": "factory1.example.org", "space": "vac01.example.org", "state_folder": "/state"}
+    return replace(configuration.parse({**own, **given}), state_folder=str(folder))
+
+
 def configured(folder: Path, **changes: t.Any) -> configuration.Configuration:
-    given = {"name": "factory1.example.org", "space": "vac01.example.org", "state_folder": "/state"}
-    return replace(configuration.parse(given), state_folder=str(folder), **changes)
+    return replace(parsed(folder), **changes)
 
 
 def machine(uuid: str = A) -> Machine:
@@ -381,6 +385,32 @@ def test_more_than_there_is(tmp_path: Path) -> None:
         with pytest.raises(NoRoomError, match=rf"of the machine {A} is to have {size or 0} bytes, and \d+ are free"):
             spaces.make(machine(), str(folder), size)
     assert not (folder / "mnt").exists() and not (tmp_path / "volumes").exists()
+
+
+@pytest.mark.skipif(shutil.which("mkfs.xfs", path="/usr/sbin:/sbin") is None, reason="this machine has no xfsprogs")
+def test_a_share_that_xfs_refuses_is_lack_of_room(tmp_path: Path) -> None:
+    """Not a start that fails, for which the whole space would back off; and nothing is tried in the first place."""
+    configured = {
+        kind: parsed(tmp_path, file_system=kind[0], work_space=kind[1])
+        for kind in (("ext4", "file"), ("xfs", "file"), ("xfs", "folder"))
+    }
+    least = configured["xfs", "file"].settings.least_disk_bytes
+    for size, done in ((least, 0), (least - MIB, 1)):
+        (tmp_path / "image").write_bytes(b"")
+        os.truncate(tmp_path / "image", size)
+        made = subprocess.run(["/usr/sbin/mkfs.xfs", "-q", "-f", "-K", str(tmp_path / "image")], check=False)
+        assert made.returncode == done, "the limit is another one with this xfsprogs"
+    spaces = work_space.WorkSpaces(configured["xfs", "file"])
+    with pytest.raises(NoRoomError, match=f"is to have {least - MIB} bytes, and xfs takes {least}"):
+        spaces.make(machine(), str(tmp_path / "machines/m"), least - MIB)
+
+    for which, most in ((("ext4", "file"), 2), (("xfs", "folder"), 2), (("xfs", "file"), 0)):
+        settings = replace(configured[which].settings, total_processors=2)
+        kind = Machinetype("a", max_processors=2)
+        host = HostLoad(2, disk_free_bytes=2 * least - MIB, disk_whole_bytes=2 * least - MIB)
+        means = Means(settings, [], host, {"a": kind})
+        assert means.most(kind) == most
+    assert "0.314 GB, its share of all there is, where 0.315 GB is the least" in means.lack(kind)
 
 
 def test_what_the_kernel_refuses_is_a_sentence(tmp_path: Path) -> None:
