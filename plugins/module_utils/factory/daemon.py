@@ -30,6 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     accounting,
     host_facts,
+    kept_outputs,
     metrics,
     orders,
     space,
@@ -54,9 +55,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Sp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Sender, end_message, status_messages
 
 #: Seconds: between polls of the space, reads of what pipes are due, reports, messages to monitors, looks whether the
-#: configuration or the orders have changed, looks into repositories, removals of old folders, files of metrics, and
-#: looks whether sync records of the accounting are due.
-POLL, PIPES, REPORT, MONITORS, CONFIGURATION, CVMFS, EXPIRE, METRICS, APEL = 30, 10, 5, 60, 2, 60, 3600, 60, 300
+#: configuration or the orders have changed, looks into repositories, removals of old folders, looks whether there is
+#: room for what is kept of machines, files of metrics, and looks whether sync records of the accounting are due.
+POLL, PIPES, REPORT, MONITORS, CONFIGURATION, CVMFS, EXPIRE, ROOM, METRICS, APEL = (
+    30, 10, 5, 60, 2, 60, 3600, 60, 60, 300,
+)  # fmt: skip
 
 
 def say(event: str, **facts: t.Any) -> None:
@@ -142,7 +145,8 @@ class Daemon:
                     (POLL, self._poll, POLL), (PIPES, self.factory.read_catalogue, 0), (REPORT, self._tell, 0),
                     (MONITORS, self._tell_monitors, 0), (CONFIGURATION, self._look_at_file, 0),
                     (CVMFS, self.factory.touch_repositories, 0), (EXPIRE, self._expire, 0),
-                    (METRICS, self._tell_metrics, REPORT), (APEL, self._tell_apel, APEL),
+                    (ROOM, self._look_at_room, ROOM), (METRICS, self._tell_metrics, REPORT),
+                    (APEL, self._tell_apel, APEL),
                 )
             ]  # fmt: skip
             await self._stop.wait()
@@ -405,6 +409,22 @@ class Daemon:
         machines, _problems = await self.factory.in_thread(self.factory.store.load)
         days = self.configuration.machines_days
         stay = await self.factory.in_thread(self.factory.store.expire, machines, int(time.time()), days)
+        for machine, problem in stay:
+            say("folder_not_removed", slot=machine.slot, machine=machine.uuid, problem=problem)
+        await self._make_room(machines)
+
+    async def _look_at_room(self) -> None:
+        """Machines that end every minute fill a disk before the hour is over."""
+        if (await self.factory.in_thread(kept_outputs.disk_of, self.factory.store)).is_short:
+            machines, _problems = await self.factory.in_thread(self.factory.store.load)
+            await self._make_room(machines)
+
+    async def _make_room(self, machines: t.Sequence[Machine]) -> None:
+        """Have the oldest outputs of machines removed for which there is no room."""
+        gone, stay = await self.factory.in_thread(kept_outputs.make_room, self.factory.store, machines)
+        if gone:
+            last = max(one.machine.ended or 0 for one in gone)
+            say("outputs_removed", machines=len(gone), bytes=sum(one.size for one in gone), ended_until=last)
         for machine, problem in stay:
             say("folder_not_removed", slot=machine.slot, machine=machine.uuid, problem=problem)
 

@@ -26,7 +26,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.proxy import make as make_proxy
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import OUTPUT, Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import folder_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import load as load_user_data
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
@@ -36,8 +36,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
-
-OUTPUT = "output.log"
 
 #: Bytes that have to be had from what a machine leaves for it to be given up for room. With less it is not this machine
 #: that has filled the disk.

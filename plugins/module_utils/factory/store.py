@@ -32,6 +32,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import Heartbeat
 
 RECORD = "machine.json"
+#: What is kept of a machine that has ended: what it printed, and what it left.
+OUTPUT, JOBOUTPUTS = "output.log", "joboutputs"
 
 
 def at_work(state_folder: str, seconds: float = 0) -> Lock:
@@ -163,10 +165,7 @@ class Store:
         :raises OSError: if it cannot be removed for another reason.
         """
         folder = self.folder(machine)
-        real = os.path.realpath(folder)
-        for mount in mount_table.read():
-            if f"{mount.point}/".startswith(f"{real}/"):
-                raise GridboxError(f"{folder} is not removed, for {mount.point} is still mounted.")
+        _refuse_mounted(folder)
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as inside:
             # The record last: without it nobody would know later that the rest is to go.
             for one in inside:
@@ -175,6 +174,23 @@ class Store:
                 elif one.name != RECORD:
                     os.unlink(one.path)
             shutil.rmtree(folder)
+
+    def outputs_kept(self, machine: Machine) -> tuple[str, ...]:
+        """Where what is kept of a machine's outputs is, when it has ended and is cleaned away."""
+        return tuple(os.path.join(self.folder(machine), name) for name in (OUTPUT, JOBOUTPUTS))
+
+    def forget_outputs(self, machine: Machine) -> None:
+        """Remove what is kept of a machine's outputs; its record stays.
+
+        :raises GridboxError: if something is mounted there.
+        :raises OSError: if it cannot be removed for another reason.
+        """
+        output, joboutputs = self.outputs_kept(machine)
+        _refuse_mounted(joboutputs)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(output)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(joboutputs)
 
     def expire(self, machines: t.Iterable[Machine], now: int, days: float) -> list[tuple[Machine, str]]:
         """Remove the folders of machines that ended more than so many days ago. One that cannot be removed keeps no
@@ -223,7 +239,7 @@ class Store:
     def keep_outputs(self, machine: Machine) -> None:
         """Copy a machine's joboutputs from its work space to its folder, before the work space goes: plain files of its
         top level, up to :data:`KEPT_BYTES` in all."""
-        source, target = self._outputs(machine), os.path.join(self.folder(machine), "joboutputs")
+        source, target = self._outputs(machine), os.path.join(self.folder(machine), JOBOUTPUTS)
         if source == target or not os.path.isdir(source):  # they are kept, or there were none
             return
         again = os.path.isdir(target)
@@ -239,8 +255,16 @@ class Store:
 
     def _outputs(self, machine: Machine) -> str:
         """Where joboutputs are: in the work space while there is one, afterwards where they were kept."""
-        live = os.path.join(self.folder(machine), "mnt", "joboutputs")
-        return live if os.path.isdir(live) else os.path.join(self.folder(machine), "joboutputs")
+        live = os.path.join(self.folder(machine), "mnt", JOBOUTPUTS)
+        return live if os.path.isdir(live) else os.path.join(self.folder(machine), JOBOUTPUTS)
+
+
+def _refuse_mounted(folder: str) -> None:
+    """What is mounted in a folder is somebody's: it is not removed with it."""
+    real = os.path.realpath(folder)
+    for mount in mount_table.read():
+        if f"{mount.point}/".startswith(f"{real}/"):
+            raise GridboxError(f"{folder} is not removed, for {mount.point} is still mounted.")
 
 
 def expired(machine: Machine, now: int, days: float) -> bool:

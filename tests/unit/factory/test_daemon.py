@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import shutil
 import sys
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, host_facts, orders
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, host_facts, kept_outputs, orders
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue, PipeState
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Override
@@ -35,6 +36,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.image_store import Image
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Event
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import ImageStatus, PipeStatus
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import Problem
@@ -367,6 +371,79 @@ def test_each_look_tells_of_a_folder_that_cannot_be_removed(
         ("folder_not_removed", ENDED_MACHINE.slot, ENDED_MACHINE.uuid)
     ] * 2
     assert "Input/output error" in told[0]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("step", "size", "free", "gone"),
+    [
+        ("_expire", 1000, 500, 0),
+        ("_expire", 200, 100, 1),  # they have 24 MiB, and 20 are a tenth
+        ("_look_at_room", 200, 100, 0),  # it is not short: the look of the hour is soon enough
+        ("_look_at_room", 1000, 50, 0),  # above a twentieth nothing goes for others
+        ("_look_at_room", 1000, 49, 6),  # even all of them do not make it 100
+        ("_expire", 1000, 49, 6),
+        ("_look_at_room", 200, 9, 3),
+        ("_look_at_room", 1 << 20, 10 << 10, 0),  # of a large one ten gibibytes do, whoever has the rest
+        ("_look_at_room", 1 << 20, (10 << 10) - 1, 6),
+    ],
+)
+def test_the_oldest_outputs_go_when_there_is_no_room_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: str,
+    size: int, free: int, gone: int,
+) -> None:  # fmt: skip
+    mib = 1 << 20
+    uuids = [f"{number}0000000-0000-4000-8000-000000000000" for number in range(6)]
+
+    def statvfs(path: str) -> os.statvfs_result:
+        assert path == str(tmp_path / "machines")
+        return os.statvfs_result((mib, mib, size, free + 1, free, 0, 0, 0, 0, 255))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+
+    async def test() -> None:
+        daemon = without_machines(daemon_of(tmp_path, machines_dir_days=0))
+        store = daemon.factory.store
+        for number, uuid in enumerate(uuids):
+            over = replace(ENDED_MACHINE, uuid=uuid, created=5000 - number, ended=10_000 + number, cleaned=True)
+            folder = Path(store.create(over))
+            (folder / "output.log").write_bytes(b"x" * mib)
+            (folder / "joboutputs").mkdir()
+            for name in "ab":
+                (folder / "joboutputs" / name).write_bytes(b"x" * (3 * mib // 2))
+        # What runs, or is not cleaned away, is nobody's business here.
+        for state in (replace(LIVE, uuid="l"), replace(ENDED_MACHINE, uuid="u", cleaned=False)):
+            folder = Path(store.create(state)) / "joboutputs"
+            folder.mkdir()
+            (folder / "a").write_bytes(b"x" * mib)
+        await getattr(daemon, step)()
+        machines, _problems = store.load()
+        assert len(machines) == 8, "records stay"
+        left = [one.uuid for one in machines if (Path(store.folder(one)) / "joboutputs").exists()]
+        assert sorted(left) == sorted(["l", "u", *uuids[gone:]])
+        assert len(list(tmp_path.glob("machines/*/output.log"))) == 6 - gone
+        await daemon.factory.close()
+
+    asyncio.run(test())
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["event"], one["machines"]) for one in told] == [("outputs_removed", gone)] * bool(gone)
+    assert not told or told[0]["bytes"] >= gone * 4 * mib
+
+
+def test_outputs_in_which_something_is_mounted_stay_and_keep_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    machines = [replace(ENDED_MACHINE, uuid=f"{one}", ended=one, cleaned=True) for one in (11, 12)]
+    for machine in machines:
+        (Path(store.create(machine)) / "joboutputs").mkdir()
+        (Path(store.folder(machine)) / "joboutputs" / "a").write_bytes(b"x" * (1 << 20))
+    mounted = os.path.join(store.folder(machines[0]), "joboutputs")
+    monkeypatch.setattr(mount_table, "read", lambda: [Mount(mounted, "tmpfs", "tmpfs", False)])
+    monkeypatch.setattr(kept_outputs, "disk_of", lambda _store: kept_outputs.Disk(100 << 20, 0))
+    gone, stay = kept_outputs.make_room(store, machines)
+    assert [one.machine for one in gone] == machines[1:]
+    assert stay == [(machines[0], f"{mounted} is not removed, for {mounted} is still mounted.")]
+    assert os.listdir(mounted) == ["a"]
 
 
 def test_a_report_says_where_the_factories_are_and_nothing_secret(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import account
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import life as lives
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import OUTPUT, Life
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import OUTPUT, Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside, on_disk
 from tests.unit.factory.test_configuration import SMALL
