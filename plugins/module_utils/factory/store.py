@@ -11,6 +11,7 @@ machine has written is never followed: its folder is of whoever is root in it, a
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import shutil
 import stat
@@ -238,14 +239,16 @@ class Store:
 
     def keep_outputs(self, machine: Machine) -> None:
         """Copy a machine's joboutputs from its work space to its folder, before the work space goes: plain files of its
-        top level, up to :data:`KEPT_BYTES` in all."""
+        top level, by name the first :data:`KEPT_FILES`, up to :data:`KEPT_BYTES` in all."""
         source, target = self._outputs(machine), os.path.join(self.folder(machine), JOBOUTPUTS)
         if source == target or not os.path.isdir(source):  # they are kept, or there were none
             return
         again = os.path.isdir(target)
         os.makedirs(target, mode=0o700, exist_ok=True)
         left = KEPT_BYTES
-        for name in sorted(os.listdir(source))[:KEPT_FILES]:
+        with os.scandir(source) as inside:  # there may be millions: no list of them is made
+            names = heapq.nsmallest(KEPT_FILES, (one.name for one in inside))
+        for name in names:
             if again:  # who began to may have been killed; a file of the machine's that is named so comes after this
                 remove_neighbours(os.path.join(target, name))
             with plain_file(os.path.join(source, name)) as file:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import stat
 import tracemalloc
@@ -17,7 +18,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import store as store_module
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import KEPT_BYTES, Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import KEPT_BYTES, KEPT_FILES, Store
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from tests.lab.killed import at_line, die, killed
@@ -102,6 +103,25 @@ def test_outputs_are_kept_up_to_a_limit(tmp_path: Path) -> None:
     store.keep_outputs(LIVE)
     kept = Path(store.folder(LIVE)) / "joboutputs"
     assert sum(path.stat().st_size for path in kept.iterdir()) == KEPT_BYTES
+
+
+def test_of_very_many_outputs_the_first_names_are_kept_and_no_others_are_in_memory(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    folder = outputs(store)
+    (folder / "one").touch()
+    names = [f"{number:05}" + "x" * 200 for number in range(20_000)]
+    random.Random(1).shuffle(names)
+    for name in names:
+        os.link(folder / "one", folder / name)
+    tracemalloc.start()
+    try:
+        store.keep_outputs(LIVE)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    kept = Path(store.folder(LIVE)) / "joboutputs"
+    assert sorted(os.listdir(kept)) == sorted(names)[:KEPT_FILES]
+    assert peak < sum(map(len, names)) // 2
 
 
 def test_outputs_are_kept_once_more_if_who_began_to_was_killed(tmp_path: Path) -> None:
