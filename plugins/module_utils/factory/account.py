@@ -45,15 +45,20 @@ class Process:
 
 
 def find(name: str) -> Account:
-    """An account by name.
+    """An account by name. All accounts of the host are looked at, which may take long where they are in LDAP.
 
     :raises RefusedError: if it cannot be that of machines.
     """
+    own = entry(name)
+    return judge(name, [*([own] if own is not None else []), *pwd.getpwall()])
+
+
+def entry(name: str) -> t.Optional[pwd.struct_passwd]:
+    """What the host says of an account; None: there is none."""
     try:
-        known = [pwd.getpwnam(name)]
+        return pwd.getpwnam(name)
     except KeyError:
-        known = []
-    return judge(name, [*known, *pwd.getpwall()])
+        return None
 
 
 def judge(name: str, known: t.Sequence[pwd.struct_passwd]) -> Account:

@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import select
 import shutil
 import signal as signals
@@ -78,6 +79,8 @@ class ApptainerEngine:
         self._images = os.path.join(self.root, "images")
         self._account, self._cvmfs_root, self._say = account, cvmfs_root, say
         self._pulling: set[str] = set()
+        # What the host said of the account when it was judged, and what that came to.
+        self._judged: t.Optional[tuple[t.Optional[pwd.struct_passwd], Account]] = None
 
     def check(self) -> Account:
         """Whether machines can be made; the account that they are made for.
@@ -92,7 +95,12 @@ class ApptainerEngine:
             found = f"this host has no {', no '.join(missing)}"
             raise RefusedError("engine: apptainer", found, "Install apptainer and util-linux.")
         cgroups.read()
-        return accounts.find(self._account)
+        own = accounts.entry(self._account)
+        judged = self._judged
+        if judged is None or judged[0] != own:
+            # Once, for it looks at all accounts of the host. Who has judged a good one knows it by its entry.
+            judged = self._judged = (own, accounts.find(self._account))
+        return judged[1]
 
     def check_network(self, network: str, program_awaited: bool) -> None:
         """Whether machines can be on a network.

@@ -7,6 +7,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
+import shutil
 import typing as t
 from pathlib import Path
 
@@ -14,10 +16,12 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_engine, catalogue, cgroups
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.account import Account
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from tests.unit.factory.test_account import entry
 from tests.unit.factory.test_configuration import SMALL
 
 NAME = "f1-00.example.org_0123abcd"
@@ -93,6 +97,41 @@ def test_a_host_on_which_nothing_can_be_made_is_an_engine_that_does_not_answer(
     with pytest.raises(EngineError, match="this host has no apptainer") as found:
         next(iter(engine.events(0)))
     assert found.value.status is None
+
+
+def test_the_accounts_of_the_host_are_not_all_read_again_and_again(
+    engine: ApptainerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With LDAP that takes long; and the daemon looks each five seconds."""
+    accounts, enumerations = {"vacsing": entry("vacsing", 990), "root": entry("root", 0)}, list[int]()
+
+    def enumerated() -> list[pwd.struct_passwd]:
+        enumerations.append(1)
+        return list(accounts.values())
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda program, **_: program)
+    monkeypatch.setattr(cgroups, "read", lambda: ())
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: accounts[name])
+    monkeypatch.setattr(pwd, "getpwall", enumerated)
+    monkeypatch.setattr("ansible_collections.hep.gridbox.plugins.module_utils.factory.account.processes", lambda _: [])
+    engine.sweep()
+    engine.sweep()
+    assert engine.listed() == []
+    assert engine.check() == Account("vacsing", 990, 991)
+    assert len(enumerations) == 1
+
+    # It is judged anew when it is another one, and each time it is refused.
+    accounts["vacsing"] = entry("vacsing", 0)
+    for _again in range(2):
+        with pytest.raises(RefusedError, match="it is root"):
+            engine.sweep()
+    del accounts["vacsing"]
+    with pytest.raises(RefusedError, match="this host has no such account"):
+        engine.sweep()
+    accounts["vacsing"] = entry("vacsing", 980)
+    assert engine.check() == engine.check() == Account("vacsing", 980, 981)
+    assert len(enumerations) == 5
 
 
 def test_another_keeper_with_the_number_of_one_before_a_reboot_is_not_waited_for(
