@@ -77,6 +77,8 @@ options:
     description:
       - What to wait for in the end. V(followed) waits until a running daemon that needs no restart has read the configuration.
         V(well) waits until a daemon runs, has read it, and C(gridbox check) finds nothing critical.
+      - With V(well) a configuration without machinetypes and pipes is refused, unless it is C(draining) or has a C(shutdown_time),
+        for such a factory is never well.
     type: str
     choices: [none, followed, well]
     default: followed

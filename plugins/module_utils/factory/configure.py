@@ -99,6 +99,8 @@ class Wish:
         except ValueError as exc:
             raise InputError("configuration", "a value that is not JSON", "a factory in JSON", str(exc)) from exc
         configuration = parse(data)
+        if params["wait"] == "well":
+            _check_has_something_to_start(configuration)
         key = params["key"] or ""
         if key and not configuration.key_file:
             raise InputError("key", "a value that is not shown", "the option key_file in the configuration beside it")
@@ -119,6 +121,18 @@ class Wish:
             made[self.configuration.key_file] = self.key.encode()
         made[self.path] = (json.dumps(self.data, indent=2, sort_keys=True) + "\n").encode()
         return made
+
+
+def _check_has_something_to_start(configuration: Configuration) -> None:
+    """One that has not is never well, unless it is to be empty: to wait for that would be in vain.
+
+    :raises InputError: if it has not.
+    """
+    settings = configuration.settings
+    is_to_be_empty = settings.draining or settings.shutdown_time is not None
+    if not (configuration.machinetypes or configuration.pipes or is_to_be_empty):
+        expected = "one at least, there or in a pipe of vacuum_pipes: a factory that has nothing to start is not well"
+        raise InputError("machinetypes", {}, expected, "Set draining: true for one that is to be empty.")
 
 
 def _checked_files(files: t.Mapping[str, t.Any], configuration: Configuration) -> dict[str, str]:

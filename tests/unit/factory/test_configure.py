@@ -222,6 +222,21 @@ def test_what_a_wait_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lacking(well) == ""
 
 
+def test_a_factory_that_has_nothing_to_start_is_not_waited_for() -> None:
+    """It would never be well, unless it is to be empty."""
+    nothing: dict[str, t.Any] = {"machinetypes": {}, "vacuum_pipes": {}}
+    with pytest.raises(InputError, match=r"^machinetypes: got \{\}, .* vacuum_pipes: .* Set draining: true"):
+        wish(wait="well", data=nothing)
+    for given in (
+        {"wait": "followed", "data": nothing},
+        {"wait": "well", "data": {**nothing, "draining": True}},
+        {"wait": "well", "data": {**nothing, "shutdown_time": 1}},
+        {"wait": "well", "data": {**nothing, "machinetypes": DATA["machinetypes"]}},
+        {"wait": "well", "data": {**nothing, "vacuum_pipes": DATA["vacuum_pipes"]}},
+    ):
+        assert wish(**given).wait == given["wait"]
+
+
 # ---- on this host --------------------------------------------------------------------------------------------------
 
 
