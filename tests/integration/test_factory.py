@@ -498,6 +498,47 @@ def test_strays_go_and_what_is_not_ours_stays(make: t.Callable[..., LabFactory])
     factory.lab.docker("rm", "--force", "f1-00.example.org")
 
 
+@pytest.mark.parametrize("clean", [True, False], ids=["ended", "killed"])
+def test_machines_outlive_a_daemon_that_begins_under_another_name(
+    make: t.Callable[..., LabFactory], clean: bool
+) -> None:
+    """It refuses to: it would take them for removed by somebody else."""
+    factory = make(total_processors=1)
+    factory.start()
+    [machine] = factory.wait("a machine", factory.running)
+    factory.stop(signal.SIGTERM if clean else signal.SIGKILL)
+    before = factory.records()
+    factory.write(name="f2.example.org")
+    refused = factory.run("factory")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("name: f2.example.org: machines of f1.example.org may run")
+    assert '"name": "f1.example.org"' in refused.stderr
+    assert factory.records() == before
+    factory.write(name="f1.example.org")
+    factory.start()
+    factory.wait("a look at all", lambda: factory.events("engine_answers"))
+    time.sleep(2)
+    assert [one["Id"] for one in factory.running()] == [machine["Id"]]
+
+
+def test_machines_outlive_a_daemon_that_begins_in_another_state_folder(make: t.Callable[..., LabFactory]) -> None:
+    """It starts nothing and ends nothing until they are gone."""
+    factory = make(total_processors=1)
+    factory.start()
+    [machine] = factory.wait("a machine", factory.running)
+    factory.stop()
+    old, factory.state = factory.state, factory.folder / "other"
+    factory.write(state_folder=str(factory.state))
+    factory.file("a", "run", WORKS)
+    factory.start()
+    told = factory.wait("the refusal", lambda: "state folder" in (c := factory.run("check").stdout) and c)
+    assert f"made in the state folder {old}" in told
+    assert [one["Id"] for one in factory.running()] == [machine["Id"]]
+    factory.lab.docker("kill", machine["Id"])
+    [another] = factory.wait("another one", factory.running)
+    assert another["Id"] != machine["Id"]
+
+
 def test_a_malicious_pipe_starts_nothing_and_touches_nothing(make: t.Callable[..., LabFactory], tmp_path: Path) -> None:
     """The pipe of spec 9.1, item 1, that ran a command as root on a host of Vac's."""
     bad: list[dict[str, t.Any]] = [

@@ -216,6 +216,10 @@ class ApptainerEngine:
         # By whether the lock is still held: the number may be another's by now.
         return kill(int(runs["keeper"]), lambda _pid: _is_held(container), signals.Signals[signal])
 
+    def folder(self, container: str) -> str:
+        """Not told: what is known of a machine is in the state folder, and those of another one are never seen."""
+        return ""
+
     def outside(self, container: str) -> t.Optional[Outside]:
         """Nowhere: all that a machine can write to is its work space, or memory."""
         return Outside() if os.path.isdir(self._folder(container)) else None

@@ -40,6 +40,9 @@ LEAST_DISK = {"ext4": 1 << 20, "xfs": 300 << 20}
 #: What a running daemon keeps: another value of these takes a restart of it.
 FIXED = ("name", "state_folder", "port", "key_file", "engine", "engine_url", "apptainer_account", "cvmfs_root")
 
+#: Of these, the ones without which machines are not found any more, or belong to nobody.
+WHERE_MACHINES_ARE = ("name", "state_folder", "engine", "engine_url", "apptainer_account")
+
 #: By engine, the models of the machines that it makes.
 ENGINES = {
     "auto": ("docker", "podman"), "docker": ("docker", "podman"), "podman": ("docker", "podman"),
@@ -398,6 +401,7 @@ def _settings(reader: _Reader) -> FactorySettings:
     disk = reader.integer("disk_gb_per_processor", None, 1, 100000)
     return FactorySettings(
         name=name,
+        # factory_of knows that.
         slots=tuple(f"{host}-{number:0{width}d}.{domain}" for number in range(slots)),
         total_processors=total,
         processors_per_superslot=reader.integer("processors_per_superslot", 1, 1, 4096),
@@ -409,6 +413,12 @@ def _settings(reader: _Reader) -> FactorySettings:
         draining=reader.flag("draining"),
         disk_bytes_per_processor=disk and disk * 10**9,
     )
+
+
+def factory_of(slot: str) -> str:
+    """The name of the factory that a slot is of, by the slot's name."""
+    found = re.fullmatch(r"([^.]+)-[0-9]+(\..+)", slot)
+    return f"{found[1]}{found[2]}" if found else slot
 
 
 def _started(reader: _Reader) -> dict[str, t.Any]:

@@ -30,6 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import health,
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import (
+    WHERE_MACHINES_ARE,
     Configuration,
     load,
     parse,
@@ -50,9 +51,6 @@ HIDDEN, OTHER = "(not shown)", "(another one, not shown)"
 
 #: A path in ``files``: the folder of a machinetype or of a pipe's prefix, and a file in it or in its ``files``.
 _FILE = re.compile(r"([a-z0-9][a-z0-9-]*)/(?:files/)?[A-Za-z0-9_][A-Za-z0-9._-]*")
-
-#: Options without which machines are not found any more, or belong to nobody.
-_WHERE_MACHINES_ARE = ("name", "state_folder", "engine", "engine_url", "apptainer_account")
 
 _MODE = 0o600
 
@@ -459,7 +457,7 @@ def check_machines_stay(wanted: Configuration, observed: Observed) -> None:
     before = observed.before
     if before is None or not observed.machines:
         return
-    for option in _WHERE_MACHINES_ARE:
+    for option in WHERE_MACHINES_ARE:
         old, new = before.fixed[option], wanted.fixed[option]
         if old != new:
             slots = ", ".join(f"{one.slot} ({one.machinetype})" for one in observed.machines)

@@ -39,7 +39,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import PipeState
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, Override, load
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import (
+    WHERE_MACHINES_ARE,
+    Configuration,
+    Override,
+    load,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.events import journal_line
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine, last_ended, last_in_slots
@@ -241,7 +246,7 @@ class Daemon:
             fixed = [name for name, value in wanted.fixed.items() if value != self.configuration.fixed[name]]
             if fixed:
                 found = f"{', '.join(fixed)} cannot change while the factory runs"
-                raise RefusedError(f"The configuration {self._path}", found, "Restart it; its machines go on.")
+                raise RefusedError(f"The configuration {self._path}", found, _to_change(fixed))
         except GridboxError as exc:
             self._problem, self._problem_since = str(exc), self._problem_since or time.time()
             say("configuration_refused", problem=self._problem)
@@ -439,6 +444,16 @@ async def end_all(tasks: t.Collection[asyncio.Task[t.Any]]) -> None:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=0.2)
+
+
+def _to_change(options: t.Iterable[str]) -> str:
+    """What to do to change options that a running daemon keeps."""
+    if not any(one in WHERE_MACHINES_ARE for one in options):
+        return "Restart it; its machines go on."
+    return (
+        "Its machines would not be found any more: set that back. Or drain it first, and restart it with the change"
+        " when they have ended."
+    )
 
 
 def _pipe_status(prefix: str, state: PipeState, not_brought: t.Iterable[Override]) -> reports.PipeStatus:

@@ -46,6 +46,9 @@ class Engine(t.Protocol):
     def signal(self, container: str, signal: str) -> bool:
         """Send ``SIGTERM`` to its first process, or ``SIGKILL`` to all; False if it does not run any more."""
 
+    def folder(self, container: str) -> str:
+        """The folder, on the host, of the machine that a container was made for; empty: it is gone or says nothing."""
+
     def outside(self, container: str) -> t.Optional[Outside]:
         """Where a machine writes outside its mounts; None if it is gone or nobody can tell."""
 

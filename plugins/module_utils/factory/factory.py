@@ -30,6 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     catalogue,
     host_facts,
     mend,
+    moved,
     recent_cpu,
     unwanted_images,
 )
@@ -176,9 +177,10 @@ class Factory:
         return await asyncio.get_running_loop().run_in_executor(self._cleaners, work, *arguments)
 
     def recover(self) -> None:
-        """Read what there was before this process was. Before anything else; may wait."""
-        self.work_spaces.activate()
-        self.work_spaces.check()
+        """Read what there was before this process was. Before anything else; may wait.
+
+        :raises RefusedError: if machines are of another name than the factory's; then nothing was touched.
+        """
         machines, self.unreadable = self.store.read()
         for unread in self.unreadable:
             self.say("record_unreadable", problem=unread.sentence)
@@ -186,6 +188,9 @@ class Factory:
             machines = reports.as_last_seen(machines, reports.load(self.configuration.state_folder))
         except GridboxError as exc:
             self.say("report_unreadable", problem=str(exc))
+        moved.check_name(self.configuration, machines, self.unreadable, self.boot_time)
+        self.work_spaces.activate()
+        self.work_spaces.check()
         self.machines = {machine.uuid: machine for machine in machines}
         for left in self.work_spaces.left_over(self.store.with_work_space(machines, self.unreadable)):
             try:
@@ -345,7 +350,7 @@ class Factory:
             settled = self.machines.keys() - self._busy
             # Whose process is known is not asked for it again: of hundreds of machines that would be most of the work.
             unknown = frozenset(uuid for uuid in self.machines if uuid not in self._pids)
-            containers = await self.in_thread(self.engine.listed, unknown)
+            containers = await self.in_thread(self._listed, unknown, settled | self._busy)
         except GridboxError as exc:
             self._silent(exc)
             return
@@ -361,6 +366,18 @@ class Factory:
         for machine in list(self.machines.values()):
             if machine.state == ENDED and not machine.cleaned and machine.uuid not in self._busy:
                 self.spawn(self._clean(machine))
+
+    def _listed(self, unless: t.Container[str], known: t.Container[str]) -> list[Container]:
+        """Containers of this factory's machines.
+
+        :param known: uuids of machines that are known.
+        :raises GridboxError: if the engine does not answer, or if it cannot be told whose they are.
+        """
+        found = self.engine.listed(unless)
+        moved.check_folder(
+            self.configuration, self.engine, [one for one in found if one.alive and one.uuid not in known]
+        )
+        return found
 
     async def _look_at(self, identity: str) -> None:
         machine = self.machines.get(identity)

@@ -10,7 +10,7 @@ and a run that finds all as it should be needs no more.
 
 from __future__ import annotations
 
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, mend
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_facts, mend, moved
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine
@@ -32,11 +32,15 @@ class Look:
         """The machines as they are, what has to be put right, and the records that cannot be read.
 
         :raises GridboxError: if the engine does not answer: nobody can tell then.
+        :raises RefusedError: if machines are of another name, or of another state folder.
         """
         recorded, unread = self.store.read()
         # An ended machine's container is no stray: it goes with the machine.
-        found = mend.compare(recorded, self.engine.listed(), (), now, unread)
-        machines = {one.uuid: one for one in recorded}
+        moved.check_name(self.configuration, recorded, unread, self.boot_time)
+        containers, machines = self.engine.listed(), {one.uuid: one for one in recorded}
+        strays = [one for one in containers if one.alive and one.uuid not in machines]
+        moved.check_folder(self.configuration, self.engine, strays)
+        found = mend.compare(recorded, containers, (), now, unread)
         adopted = tuple(one for one in found.running if machines[one.uuid].state != RUNNING)
         over = tuple(
             (mend.ended(one, container, self.store.shutdown_message(one), self.boot_time, now), container)

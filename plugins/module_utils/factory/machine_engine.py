@@ -24,7 +24,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api impo
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import chosen_engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import FACTORY, MACHINE, body
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import (
+    FACTORY,
+    MACHINE,
+    MACHINEFEATURES,
+    body,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
@@ -181,6 +186,12 @@ class MachineEngine:
                 return False
             raise
         return True
+
+    def folder(self, container: str) -> str:
+        """The machine's folder, by what is mounted from there; empty: it is gone or says nothing."""
+        mounts = (self.api.container(container) or {}).get("Mounts") or ()
+        sources = (one.get("Source") or "" for one in mounts if one.get("Destination") == MACHINEFEATURES)
+        return os.path.dirname(next(sources, ""))
 
     def limits_writes(self) -> bool:
         """Whether the engine can limit what a container writes to its own root file system: Docker, by project quotas

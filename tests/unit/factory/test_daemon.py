@@ -585,3 +585,14 @@ def test_nobody_misses_the_image_of_what_has_no_share(tmp_path: Path) -> None:
         await daemon.factory.close()
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [({"port": 9950}, "its machines go on"), ({"name": "f2.example.org"}, "would not be found any more")],
+)
+def test_what_a_restart_costs_is_told(tmp_path: Path, changed: dict[str, t.Any], sentence: str) -> None:
+    daemon = daemon_of(tmp_path)
+    daemon_of(tmp_path, **changed)
+    daemon._read_again(True)
+    assert sentence in daemon._problem

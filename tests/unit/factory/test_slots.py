@@ -434,6 +434,7 @@ def test_looking_is_one_listing_and_says_what_is_to_be_put_right(
         hand.store.create(machine)
     found = [*(replace(RUNS, uuid=one) for one in ("runs", "adopted", "nobodys")), replace(OVER, uuid="old")]
     monkeypatch.setattr(hand.engine, "listed", lambda: found)
+    monkeypatch.setattr(hand.engine, "folder", lambda _identity: "")
     now = 400_000
     there, mending, problems = hand.look(now)
     assert problems == []

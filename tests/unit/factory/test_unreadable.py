@@ -137,6 +137,7 @@ def test_a_factory_leaves_it_alone_until_its_record_can_be_read(
         kind = replace(factory.configuration.machinetypes[0], target_share=1.0)
         factory.catalogue, factory.images.here = Catalogue((kind,)), {kind.root_image: Image("id")}
         monkeypatch.setattr(factory.engine, "listed", lambda _unless: list(there))
+        monkeypatch.setattr(factory.engine, "folder", lambda _identity: str(folder))
         monkeypatch.setattr(factory.engine, "remove", removed.append)
         factory.recover()
         assert said == ["record_unreadable"]
@@ -169,6 +170,7 @@ def test_what_a_person_has_moved_away_is_no_machine_any_more(tmp_path: Path, mon
         factory = made(tmp_path)
         factory.recover()
         monkeypatch.setattr(factory.engine, "listed", lambda _unless: [CONTAINER])
+        monkeypatch.setattr(factory.engine, "folder", lambda _identity: str(folder))
         monkeypatch.setattr(factory.engine, "remove", removed.append)
         folder.rename(tmp_path / "away")
         await factory._look()
@@ -183,6 +185,7 @@ def test_by_hand_it_is_left_alone_too(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = damaged(tmp_path)
     hand = ByHand(parse({**SMALL, "state_folder": str(tmp_path), "work_space": "folder", "factories": []}))
     monkeypatch.setattr(hand.engine, "listed", lambda: [CONTAINER])
+    monkeypatch.setattr(hand.engine, "folder", lambda _identity: str(folder))
     machines, mending, unread = hand.look(10_000)
     assert (machines, mending.strays) == ([], ())
     assert hand.chances(hand.configuration.settings, machines, 10_000, unread).left_over == ()
