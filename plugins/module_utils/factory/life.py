@@ -90,7 +90,11 @@ class Life:
             return machine
         now = int(time.time())
         machine = replace(machine, state=RUNNING, started=now, seen=now)
-        self.store.save(machine)
+        try:
+            self.store.save(machine)
+        except OSError as exc:
+            # It runs, which a later factory finds out by the record before. The next change is written down anew.
+            self.say("record_not_written", slot=machine.slot, machine=machine.uuid, problem=str(exc))
         return machine
 
     def _fill(self, machine: Machine, machinetype: Machinetype, folder: str) -> None:

@@ -18,13 +18,15 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import life as
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import compare
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import OUTPUT, Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside, on_disk
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from tests.unit.factory.test_configuration import SMALL
-from tests.unit.factory.test_mend import BOOT, LIVE, OVER
+from tests.unit.factory.test_mend import BOOT, LIVE, NEW, OVER, RUNS
 
 
 class FullDisk:
@@ -249,3 +251,19 @@ def test_a_work_space_with_too_many_files_does_not_hide_what_is_written_outside(
     slow = str(disk.upper)
     with pytest.raises(WaitError):
         disk.life.written([disk.machine])
+
+
+def test_a_machine_that_runs_is_not_ended_for_a_record_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before is enough: by that a later factory finds that it runs."""
+    disk = FullDisk(tmp_path, monkeypatch, "")
+    machine = replace(NEW, uuid="u2")
+    monkeypatch.setattr(disk.life, "_fill", lambda *_arguments: None)
+    monkeypatch.setattr(disk.life.engine, "create", lambda *_arguments: "c2")
+    monkeypatch.setattr(disk.life.engine, "start", lambda _container: setattr(disk, "filler", "nothing of it"))
+    started = disk.life.start(machine, Machinetype("a"), "image")
+    assert (started.state, started.container) == (RUNNING, "c2")
+    assert disk.said == ["record_not_written"]
+    assert machine in disk.store.load()[0]
+    assert compare([machine], [replace(RUNS, id="c2", uuid="u2")], (), 10_000).running
