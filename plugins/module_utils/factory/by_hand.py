@@ -113,7 +113,7 @@ class ByHand(Look):
         """
         container = self._seen(machine)
         if container is None or not container.alive:  # since it was looked at, for instance while an image was pulled
-            self.clean(self.life.end(machine, container, self.boot_time))
+            self.clean(self.life.end(machine, container))
             return
         now = int(time.time())
         machine = replace(
@@ -133,7 +133,7 @@ class ByHand(Look):
                 container = self._gone(machine, seconds)
         if container is not None and container.alive:
             raise WaitError(f"the machine {machine.container_name} to end after KILL", KILLED, container.state)
-        self.clean(self.life.end(machine, container, self.boot_time))
+        self.clean(self.life.end(machine, container))
 
     def _seen(self, machine: Machine) -> t.Optional[Container]:
         return self.engine.container(machine.container or machine.container_name)

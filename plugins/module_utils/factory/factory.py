@@ -123,7 +123,6 @@ class Factory:
         self.wake, self._reading = asyncio.Event(), asyncio.Lock()
         # What the catalogue was made from.
         self._catalogue_of = catalogue.made_from(configuration)
-        self.boot_time = host_facts.boot_time()
         self.watching_since = int(time.time())
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
         self._repositories = Repositories(configuration.cvmfs_root)
@@ -188,7 +187,7 @@ class Factory:
             machines = reports.as_last_seen(machines, reports.load(self.configuration.state_folder))
         except GridboxError as exc:
             self.say("report_unreadable", problem=str(exc))
-        moved.check_name(self.configuration, machines, self.unreadable, self.boot_time)
+        moved.check_name(self.configuration, machines, self.unreadable, host_facts.boot_time())
         self.work_spaces.activate()
         self.work_spaces.check()
         self.machines = {machine.uuid: machine for machine in machines}
@@ -417,7 +416,7 @@ class Factory:
             over = self._unwritten.get(machine.uuid)
             if over is None:
                 heard = mend.Heard(self._signals.get(machine.uuid), tuple(self._deaf))
-                over = await self.in_thread(self.life.over, machine, container, self.boot_time, heard)
+                over = await self.in_thread(self.life.over, machine, container, heard)
                 # What it was found out from may go, for room, before it is written down.
                 self._unwritten[machine.uuid] = over
             over = await self.in_thread(self.life.record_end, over)

@@ -39,7 +39,8 @@ def memory() -> dict[str, int]:
 
 
 def boot_time() -> int:
-    """When the host booted, Unix seconds."""
+    """When the host booted, Unix seconds, by its clock as it is now: when that is set, this moves along. So it is asked
+    whenever it is compared with times, and never kept."""
     with open("/proc/stat", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("btime "))
 

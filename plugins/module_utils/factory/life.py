@@ -19,7 +19,13 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, features, mend, user_data
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
+    accounting,
+    features,
+    host_facts,
+    mend,
+    user_data,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import work_folder
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine, silently
@@ -152,17 +158,15 @@ class Life:
             for uuid, seen in outside.items()
         }
 
-    def over(
-        self, machine: Machine, container: t.Optional[Container], boot_time: int, heard: mend.Heard = mend.NOTHING
-    ) -> Machine:
+    def over(self, machine: Machine, container: t.Optional[Container], heard: mend.Heard = mend.NOTHING) -> Machine:
         """A machine that has ended, as it is to be written down: with all that its container, its work space and the
         engine's events say."""
-        message = self.store.shutdown_message(machine)
+        message, boot_time = self.store.shutdown_message(machine), host_facts.boot_time()
         return mend.ended(machine, container, message, boot_time, int(time.time()), heard)
 
-    def end(self, machine: Machine, container: t.Optional[Container], boot_time: int) -> Machine:
+    def end(self, machine: Machine, container: t.Optional[Container]) -> Machine:
         """Write down that a machine has ended. Its slot is free from now on."""
-        return self.record_end(self.over(machine, container, boot_time))
+        return self.record_end(self.over(machine, container))
 
     def record_end(self, machine: Machine) -> Machine:
         """The same, of one that :meth:`over` has found out all about.

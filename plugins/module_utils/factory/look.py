@@ -26,7 +26,6 @@ class Look:
         self.configuration = configuration
         self.store = Store(configuration.state_folder)
         self.engine = engine_of(configuration)
-        self.boot_time = host_facts.boot_time()
 
     def look(self, now: int) -> tuple[list[Machine], Mending, list[Unreadable]]:
         """The machines as they are, what has to be put right, and the records that cannot be read.
@@ -34,16 +33,17 @@ class Look:
         :raises GridboxError: if the engine does not answer: nobody can tell then.
         :raises RefusedError: if machines are of another name, or of another state folder.
         """
+        boot_time = host_facts.boot_time()
         recorded, unread = self.store.read()
         # An ended machine's container is no stray: it goes with the machine.
-        moved.check_name(self.configuration, recorded, unread, self.boot_time)
+        moved.check_name(self.configuration, recorded, unread, boot_time)
         containers, machines = self.engine.listed(), {one.uuid: one for one in recorded}
         strays = [one for one in containers if one.alive and one.uuid not in machines]
         moved.check_folder(self.configuration, self.engine, strays)
         found = mend.compare(recorded, containers, (), now, unread)
         adopted = tuple(one for one in found.running if machines[one.uuid].state != RUNNING)
         over = tuple(
-            (mend.ended(one, container, self.store.shutdown_message(one), self.boot_time, now), container)
+            (mend.ended(one, container, self.store.shutdown_message(one), boot_time, now), container)
             for one, container in found.over
         )
         ended = [one for one in recorded if one.state == ENDED]

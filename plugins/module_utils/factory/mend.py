@@ -140,7 +140,7 @@ def ended(
 
     :param container: its container; None: it is gone.
     :param message: the shutdown message it left; None: none.
-    :param boot_time: of the host.
+    :param boot_time: of the host, by its clock as it is now.
     :param heard: by who listens to the engine.
     """
     at = container.finished if container is not None and container.finished is not None else now

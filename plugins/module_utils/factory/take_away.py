@@ -256,7 +256,7 @@ class TakeAwayWork:
             if container is None and machine.started is None:
                 hands.forget(machine)
             else:
-                hands.clean(hands.life.end(machine, container, hands.boot_time))
+                hands.clean(hands.life.end(machine, container))
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         self._held.close()  # the daemon wants the lock

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
@@ -295,6 +295,30 @@ def test_a_clock_that_is_set_back_puts_off_no_look(tmp_path: Path, monkeypatch: 
 
     asyncio.run(test())
     assert looks == [1, 1]
+
+
+def test_a_clock_that_was_set_right_is_no_reboot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the host booted is another time then, also for a factory that works since before."""
+    now = int(time.time())
+    live = replace(LIVE, created=now - 101, started=now - 100, seen=now - 50)
+    over = replace(RUNS, state="exited", started=now - 100, finished=now - 40, exit_code=0)
+
+    async def stays(_machine: Machine) -> None:
+        """Its container is none that can be removed."""
+
+    async def test() -> None:
+        monkeypatch.setattr(host_facts, "boot_time", lambda: now - 10)  # the clock is ahead
+        factory = made(tmp_path)
+        monkeypatch.setattr(host_facts, "boot_time", lambda: now - 600)
+        factory.store.create(live)
+        factory.machines[live.uuid] = live
+        monkeypatch.setattr(factory, "_clean", stays)
+        await factory._over(live, over)
+        assert factory.machines[live.uuid].end_code == "by_itself"
+        assert str(factory.machines[live.uuid].shutdown_message).startswith(FIZZLE)
+        await factory.close()
+
+    asyncio.run(test())
 
 
 def test_the_last_end_of_a_machinetype_is_kept_while_a_newer_machine_runs(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, WaitError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, host_facts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import life as lives
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
@@ -50,6 +50,7 @@ class FullDisk:
         self.upper.write_bytes(os.urandom(100_000))
         self.outputs = outputs / "data"
         self.outputs.write_bytes(os.urandom(100_000))
+        monkeypatch.setattr(host_facts, "boot_time", lambda: BOOT)
         save, write, remove = self.store.save, accounting.write, work_spaces.remove
 
         def saved(machine: Machine) -> None:
@@ -105,7 +106,7 @@ def test_an_end_that_there_is_no_room_for_makes_room_by_what_the_machine_had(
 ) -> None:
     """No more goes than has to. How it ended, which is in what goes, is known before."""
     disk = FullDisk(tmp_path, monkeypatch, filler)
-    over = disk.life.end(disk.machine, OVER, BOOT)
+    over = disk.life.end(disk.machine, OVER)
     assert disk.gone == [*gone, "ended 300 Nothing to do"]
     assert disk.store.load()[0] == [over]
     assert (over.exit_code, over.ended, over.end_code) == (0, OVER.finished, "by_itself")
@@ -117,7 +118,7 @@ def test_where_nothing_of_a_machine_makes_room_its_end_has_not_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk(tmp_path, monkeypatch, "nothing of it")
-    over = disk.life.over(disk.machine, OVER, BOOT)
+    over = disk.life.over(disk.machine, OVER)
     with pytest.raises(OSError, match="No space left"):
         disk.life.record_end(over)
     assert disk.store.load()[0] == [disk.machine]
@@ -133,7 +134,7 @@ def test_a_machine_that_has_not_filled_the_disk_keeps_what_it_had(
     disk.upper.write_bytes(b"")
     disk.outputs.write_bytes(b"")
     with pytest.raises(OSError, match="No space left"):
-        disk.life.end(disk.machine, OVER, BOOT)
+        disk.life.end(disk.machine, OVER)
     assert disk.gone == ["work folders"]
 
     def too_many(paths: t.Iterable[str]) -> dict[str, int]:
@@ -141,7 +142,7 @@ def test_a_machine_that_has_not_filled_the_disk_keeps_what_it_had(
 
     monkeypatch.setattr(lives, "on_disk", too_many)
     with pytest.raises(OSError, match="No space left"):
-        disk.life.end(disk.machine, OVER, BOOT)
+        disk.life.end(disk.machine, OVER)
     assert disk.gone == ["work folders", "work folders", "container", "work space"]
 
 
@@ -154,7 +155,7 @@ def test_a_work_space_that_cannot_be_removed_keeps_no_container(
         raise GridboxError("in use")
 
     monkeypatch.setattr(disk.life.work_spaces, "empty", in_use)
-    disk.life.end(disk.machine, OVER, BOOT)
+    disk.life.end(disk.machine, OVER)
     assert disk.gone == ["container", "ended 300 Nothing to do"]
     assert disk.said == ["cleaning_failed"]
 
@@ -165,7 +166,7 @@ def test_a_machine_that_has_filled_the_disk_is_cleaned_away(
 ) -> None:
     """That costs what would have been kept of it, and neither its accounting nor anything else."""
     disk = FullDisk(tmp_path, monkeypatch, "")
-    over = disk.life.end(disk.machine, OVER, BOOT)
+    over = disk.life.end(disk.machine, OVER)
     disk.gone.clear()
     disk.filler = filler
     cleaned = disk.life.clean(over)
@@ -180,7 +181,7 @@ def test_other_trouble_with_what_is_kept_is_not_taken_for_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk(tmp_path, monkeypatch, "")
-    over = disk.life.end(disk.machine, OVER, BOOT)
+    over = disk.life.end(disk.machine, OVER)
 
     def fails(_machine: Machine) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
