@@ -135,6 +135,8 @@ class Factory:
         self._used: dict[str, tuple[recent_cpu.Used, ...]] = {}
         # By machine, the first fatal signal that its container was sent: None if it was the factory's own.
         self._signals: dict[str, t.Optional[int]] = {}
+        # Machines for which the engine has taken TERM, or refused it, since this process was.
+        self._had_term: set[str] = set()
         # When nobody heard the engine.
         self._deaf: deque[tuple[float, float]] = deque(maxlen=16)
         # By machine, how it has ended, until that is written down.
@@ -436,6 +438,7 @@ class Factory:
         self._pids.pop(machine.uuid, None)
         self._used.pop(machine.uuid, None)
         self._signals.pop(machine.uuid, None)
+        self._had_term.discard(machine.uuid)
         self._resting.pop(machine.uuid, None)
         self._count_failure(machine)
         self.say(
@@ -557,7 +560,11 @@ class Factory:
             if machine is not None and machine.told is None:
                 self.spawn(self._tell(machine, end, now))
         for machine in slots.values():
-            if machine.told is not None and now >= machine.told + self.configuration.grace_seconds:
+            if machine.told is None:
+                continue
+            if machine.uuid not in self._had_term:
+                self.spawn(self._tell_again(machine, now))
+            elif now >= machine.told + self.configuration.grace_seconds:
                 self.spawn(self._kill(machine))
         # Last: of two that are begun here for one machine the second does nothing, and the end must not wait.
         for slot, limit in lowered(settings, own).items():
@@ -621,10 +628,26 @@ class Factory:
         self.say("machine_told_to_end", slot=machine.slot, machine=machine.uuid, code=end.code, reason=end.reason)
         await self._at_work(told, self._send_term, told)
 
+    async def _tell_again(self, machine: Machine, now: int) -> None:
+        """TERM for a machine of which it is written down that it was told to end: before the signal, so that whoever
+        wrote that may have been killed in between, or have had no answer."""
+        if self._is_done_with(machine):
+            return
+        self._signals.setdefault(machine.uuid, None)
+        self.say("machine_told_again", slot=machine.slot, machine=machine.uuid, reason=machine.end_reason)
+        told = replace(machine, told=now)
+        await self._at_work(told, self._send_term, told)
+
     def _send_term(self, machine: Machine) -> Machine:
         self._write_down(machine)  # first, or after a crash it would have ended by itself
-        self.engine.signal(machine.container, "SIGTERM")
-        return machine
+        try:
+            self.engine.signal(machine.container, "SIGTERM")
+        except EngineError as exc:
+            if exc.status is not None:
+                self._had_term.add(machine.uuid)
+            raise
+        self._had_term.add(machine.uuid)
+        return replace(machine, told=int(time.time()))  # it may have taken a while, and the grace begins now
 
     async def _kill(self, machine: Machine) -> None:
         if self._is_done_with(machine):

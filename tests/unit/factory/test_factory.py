@@ -1104,6 +1104,7 @@ def test_what_cannot_be_ended_is_no_loop_without_a_pause(
         factory.store.create(live)
         factory.engine_problem, factory._looked, factory._weighed = "", time.monotonic(), time.monotonic()
         factory.machines = {live.uuid: live}
+        factory._had_term = {live.uuid} if told else set()
         monkeypatch.setattr(factory.engine, "signal", signal)
         monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
         end = time.monotonic() + 1.0
@@ -1115,6 +1116,53 @@ def test_what_cannot_be_ended_is_no_loop_without_a_pause(
         await factory.close()
         assert said.count("machine_killed" if told else "machine_told_to_end") == 1
         assert factory.machines[live.uuid].told is not None, "after its grace it is killed"
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_machine_of_which_nobody_knows_whether_it_had_term_gets_it_before_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """That it was told is written down before the signal is sent: the daemon may have been killed in between, or the
+    engine has not answered. Its grace begins with the signal."""
+    sent: list[str] = []
+    now = int(time.time())
+    told = replace(LIVE, seen=now, shutdown_time=now - 4000, told=now - 3600, end_code="time_limit")
+    silent = [True]
+
+    def signal(_container: str, name: str) -> bool:
+        sent.append(name)
+        if silent[0] or refused:
+            raise EngineError("Signalling", "nothing", None if silent[0] else 500)
+        return True
+
+    async def test() -> None:
+        factory = made(tmp_path, grace_seconds=600)
+        factory.store.create(told)
+        factory.machines = {told.uuid: told}
+        monkeypatch.setattr(factory.engine, "signal", signal)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS)
+
+        async def turn() -> None:
+            factory.engine_problem = ""
+            factory._limits(int(time.time()))
+            while factory._tasks:
+                await asyncio.wait(list(factory._tasks))
+            factory._resting.clear()
+
+        await turn()
+        assert sent == ["SIGTERM"]
+        silent[0] = False
+        for _turn in range(3):
+            await turn()
+        assert sent == ["SIGTERM", "SIGTERM"]
+        machine = factory.machines[told.uuid]
+        assert (machine.told or 0) >= now and machine.end_code == "time_limit"
+        factory.machines[told.uuid] = replace(machine, told=now - 601)
+        await turn()
+        assert sent == ["SIGTERM", "SIGTERM", "SIGKILL"]
+        await factory.close()
 
     asyncio.run(test())
 
