@@ -48,6 +48,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.events import journal_line
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine, last_ended, last_in_slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.own_thread import in_own_thread
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
@@ -109,6 +110,11 @@ class Daemon:
         :raises GridboxError: if it cannot begin: another one runs, the port is taken, work spaces cannot be made.
         """
         loop = asyncio.get_running_loop()
+        # First: what is to be read again is read when there is a factory, and to begin may take minutes.
+        self._stop, self._hung_up = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         os.makedirs(self.configuration.state_folder, mode=0o755, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(_alone(self.configuration.state_folder))
@@ -129,12 +135,10 @@ class Daemon:
                 say("without_ipv6", problem=self.responder.without_ipv6)
             self.monitors = Sender(self.configuration.vacmon, self.resolver, _monitor)
             held.callback(self.monitors.close)
-            await self.factory.in_thread(self.factory.recover)
+            if not await self._recover():
+                say("factory_stopped", factory=self.configuration.settings.name)
+                return
             self.factory.on_end = self._tell_end
-            self._stop = asyncio.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop.set)
-            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
             say("factory_started", factory=self.configuration.settings.name, version=PRODUCT)
             await self.factory.read_catalogue()
             await self._look_at_host()
@@ -144,7 +148,7 @@ class Daemon:
             await self._try(self._poll)
             listener = _Listener(self.factory, loop)
             listener.start()
-            tasks = [loop.create_task(self._ticks())] + [
+            tasks = [loop.create_task(self._ticks()), loop.create_task(self._hang_ups())] + [
                 loop.create_task(self._every(seconds, work, wait))
                 for seconds, work, wait in (
                     (POLL, self._poll, POLL), (PIPES, self.factory.read_catalogue, 0), (REPORT, self._tell, 0),
@@ -160,6 +164,19 @@ class Daemon:
             await self.factory.close()
             await self._try(self._tell_last)
             say("factory_stopped", factory=self.configuration.settings.name)
+
+    async def _recover(self) -> bool:
+        """Read what there was before this process was. Returns whether that is done: if it is to end meanwhile, nobody
+        waits for it, for it may wait itself for what a daemon before had begun."""
+        recovering = asyncio.ensure_future(in_own_thread(self.factory.recover))
+        told = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait([recovering, told], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if not recovering.done():
+            recovering.cancel()
+            return False
+        await recovering
+        return True
 
     async def _ticks(self) -> None:
         while not self._stop.is_set():
@@ -194,9 +211,15 @@ class Daemon:
         if reports.stamp(orders.path_of(self.configuration.state_folder)) != self._orders_stamp:
             await self._obey()
 
-    def _hang_up(self) -> None:
+    async def _hang_ups(self) -> None:
+        while not self._stop.is_set():
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            await self._try(self._hang_up)
+
+    async def _hang_up(self) -> None:
         self._read_again(True)
-        self.factory.spawn(self._obey())
+        await self._obey()
 
     async def _obey(self) -> None:
         """Read what is ordered now, and tell at once that it was read: somebody waits for that."""

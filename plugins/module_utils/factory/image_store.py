@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import threading
 import time
 import typing as t
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import unwanted_images
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.own_thread import in_own_thread
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pull_order import Wish, next_pulls, pause
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import (
     PulledImage,
@@ -141,7 +141,7 @@ class ImageStore:
     async def _fetch_now(self, reference: str, named: t.Optional[str]) -> t.Optional[str]:
         """Pull an image, and write down that it is the factory's if it was not here."""
         pull = await self._owner.in_thread(about_to, self.engine, reference, named)
-        await _in_own_thread(self.engine.pull, reference)
+        await in_own_thread(self.engine.pull, reference)
         found: t.Optional[str] = await self._owner.in_thread(self.engine.image, reference)
         self._owner.say("image_pulled", image=reference, id=found)
         try:
@@ -195,25 +195,3 @@ class ImageStore:
             self._owner.say("image_not_removed", problem=problem, **facts)
         else:
             self._owner.say("image_removed", **facts)
-
-
-async def _in_own_thread(work: t.Callable[..., object], *arguments: t.Any) -> None:
-    """Do something in a thread that the end of the process does not wait for, as it does for those of a pool."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def tell(problem: t.Optional[BaseException]) -> None:
-        if not done.done():  # nobody waits any more
-            done.set_exception(problem) if problem is not None else done.set_result(None)
-
-    def run() -> None:
-        problem: t.Optional[BaseException] = None
-        try:
-            work(*arguments)
-        except Exception as exc:  # noqa: BLE001  it is raised where it is waited for
-            problem = exc
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the factory has ended
-            loop.call_soon_threadsafe(tell, problem)
-
-    threading.Thread(target=run, name="gridbox-pull", daemon=True).start()
-    await done

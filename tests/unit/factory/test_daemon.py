@@ -11,6 +11,9 @@ import io
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
 import time
 import types
@@ -596,3 +599,49 @@ def test_what_a_restart_costs_is_told(tmp_path: Path, changed: dict[str, t.Any],
     daemon_of(tmp_path, **changed)
     daemon._read_again(True)
     assert sentence in daemon._problem
+
+
+# ---- signals -----------------------------------------------------------------------------------------------------
+
+#: Begins to work, and does not get on until a file is there: a daemon may wait for what one before has begun.
+_SLOW = """
+import asyncio, os, sys, time
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.daemon import Daemon
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.factory import Factory
+
+def recover(_factory):
+    print("waits", flush=True)
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.01)
+
+Factory.recover = recover
+asyncio.run(Daemon(sys.argv[1]).run())
+"""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_signal_that_comes_while_it_begins_counts(tmp_path: Path, asked: bool) -> None:
+    """One that asks to read all again must not end it, and one that ends it does so at once."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    daemon_of(tmp_path, port=port, engine_url=f"unix://{tmp_path}/none.sock")
+    argv = [sys.executable, "-c", _SLOW, str(tmp_path / "factory.json"), str(tmp_path / "go")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "waits\n"
+            if asked:
+                process.send_signal(signal.SIGHUP)
+                (tmp_path / "factory.json").write_text("{")
+                (tmp_path / "go").touch()
+                said = [json.loads(process.stdout.readline())["event"]]
+                while said[-1:] != ["configuration_refused"]:
+                    said.append(json.loads(process.stdout.readline())["event"])
+                assert "factory_started" in said
+            process.terminate()
+            rest, _nothing = process.communicate(timeout=30)
+            assert process.returncode == 0
+            assert json.loads(rest.splitlines()[-1])["event"] == "factory_stopped"
+        finally:
+            process.kill()
