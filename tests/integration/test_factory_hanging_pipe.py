@@ -34,6 +34,18 @@ def hanging(netns: str) -> t.Iterator[str]:
         process.kill()
 
 
+def test_a_start_does_not_wait_for_a_pipe_that_hangs(make_factory: t.Callable[..., LabFactory]) -> None:
+    factory = make_factory({"own": {"script": WAITS}}, total_processors=1)
+    with hanging(factory.netns) as url:
+        factory.write(vacuum_pipes={"p": {"vacuum_pipe_url": url, "target_share": 1}})
+        factory.start()
+        factory.wait("a machine", factory.running)
+        assert not factory.events("pipe"), (
+            "it has been read in vain, which takes 30 s: the start may have waited for that"
+        )
+        factory.wait("that it cannot be read", lambda: "p has never been read: " in factory.run("check").stdout)
+
+
 def test_slots_do_not_wait_for_a_pipe_that_hangs(make_factory: t.Callable[..., LabFactory]) -> None:
     """Neither after a change of the configuration nor after an order; and what is not wanted any more never starts."""
     factory = make_factory({"old": {"script": WAITS}}, total_processors=2, draining=True)

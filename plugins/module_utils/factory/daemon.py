@@ -140,7 +140,7 @@ class Daemon:
                 return
             self.factory.on_end = self._tell_end
             say("factory_started", factory=self.configuration.settings.name, version=PRODUCT)
-            await self.factory.read_catalogue()
+            await self._try(self.factory.begin)
             await self._look_at_host()
             self._answer()
             self.responder.attach(loop)
@@ -151,7 +151,7 @@ class Daemon:
             tasks = [loop.create_task(self._ticks()), loop.create_task(self._hang_ups())] + [
                 loop.create_task(self._every(seconds, work, wait))
                 for seconds, work, wait in (
-                    (POLL, self._poll, POLL), (PIPES, self.factory.read_catalogue, 0), (REPORT, self._tell, 0),
+                    (POLL, self._poll, POLL), (PIPES, self.factory.read_catalogue, PIPES), (REPORT, self._tell, 0),
                     (MONITORS, self._tell_monitors, 0), (CONFIGURATION, self._look_at_file, 0),
                     (CVMFS, self.factory.touch_repositories, 0), (EXPIRE, self._expire, 0),
                     (ROOM, self._look_at_room, ROOM), (METRICS, self._tell_metrics, REPORT),

@@ -86,6 +86,8 @@ WORKERS, CLEANERS = 12, 12
 #: measurements of what machines have written; until a machine that outlives KILL, or that nothing could be done with,
 #: has its turn.
 LOOK, DECIDE, WEIGH, AGAIN = 60, 5, 60, 5
+#: Seconds that pipes have for an answer before the first decision.
+FIRST_READ = 5
 #: Seconds for which nothing is started after a start that found no room, although a decision had seen some.
 SHORTAGE = 60
 #: Failures of a machinetype in a row, on which decisions depend, that are remembered.
@@ -122,7 +124,7 @@ class Factory:
         self.decided: t.Optional[float] = None
         self.wake, self._reading = asyncio.Event(), asyncio.Lock()
         # What the catalogue was made from.
-        self._catalogue_of = catalogue.made_from(configuration)
+        self._catalogue_of: tuple[object, ...] = catalogue.made_from(configuration)
         self.watching_since = int(time.time())
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
         self._repositories = Repositories(configuration.cvmfs_root)
@@ -218,14 +220,28 @@ class Factory:
                 self.say(event, **facts)
             self._know(found, source)
 
-    async def _take_over(self) -> None:
+    async def begin(self) -> None:
+        """Know what is known before the pipes are read, which is done beside. Before the first decision.
+
+        A pipe of which there is nothing yet has a moment to answer, for what is started first is started for hours.
+        """
+        self._catalogue_of = ()
+        reading = await self._take_over()
+        if reading is not None and any(one.pipe is None for one in self.catalogue.pipes.values()):
+            await asyncio.wait([reading], timeout=FIRST_READ)
+
+    async def _take_over(self) -> t.Optional[asyncio.Task[None]]:
         """Go on with what is known of what another configuration names. Its pipes are read beside: a server that does
-        not answer must not keep the factory from what others want."""
+        not answer must not keep the factory from what others want.
+
+        :returns: who reads them; None: somebody else does.
+        """
         source = catalogue.made_from(self.configuration)
         found = await self.in_thread(catalogue.at_hand, self.configuration, self.catalogue.pipes, time.time())
         if source != self._catalogue_of and self._is_current(source):  # nobody was quicker
             self._know(found, source)
-            self.spawn(self.read_catalogue())
+            return self.spawn(self.read_catalogue())
+        return None
 
     def _is_current(self, source: tuple[object, ...]) -> bool:
         """Whether a catalogue that is made from this is one of the configuration as it is now."""
