@@ -51,6 +51,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     planned,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.own_thread import in_own_thread
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.startable import startable
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable, occupying
@@ -66,6 +67,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import (
     End,
+    Heartbeat,
     ends,
     lowered,
     not_measured,
@@ -86,6 +88,8 @@ WORKERS, CLEANERS = 12, 12
 #: measurements of what machines have written; until a machine that outlives KILL, or that nothing could be done with,
 #: has its turn.
 LOOK, DECIDE, WEIGH, AGAIN = 60, 5, 60, 5
+#: Seconds between two looks for a machine's heartbeat.
+BEAT = 5
 #: Seconds that pipes have for an answer before the first decision.
 FIRST_READ = 5
 #: Seconds for which nothing is started after a start that found no room, although a decision had seen some.
@@ -137,6 +141,9 @@ class Factory:
         self._used: dict[str, tuple[recent_cpu.Used, ...]] = {}
         # By machine, the first fatal signal that its container was sent: None if it was the factory's own.
         self._signals: dict[str, t.Optional[int]] = {}
+        # By machine, its heartbeat and when that was last found, by the clock that nobody sets; and looks for it.
+        self._beats: dict[str, tuple[float, t.Optional[Heartbeat]]] = {}
+        self._beat_looks: dict[str, asyncio.Task[None]] = {}
         # Machines for which the engine has taken TERM, or refused it, since this process was.
         self._had_term: set[str] = set()
         # When nobody heard the engine.
@@ -335,6 +342,8 @@ class Factory:
     async def close(self) -> None:
         """Finish what is being done, and leave the machines alone."""
         self._closing = True
+        for look in list(self._beat_looks.values()):  # one that does not answer is not waited for
+            look.cancel()
         self.images.close()
         self._repositories.close()  # first: a look into one that does not answer is not waited for
         while self._tasks:
@@ -455,6 +464,7 @@ class Factory:
         self._used.pop(machine.uuid, None)
         self._signals.pop(machine.uuid, None)
         self._had_term.discard(machine.uuid)
+        self._beats.pop(machine.uuid, None)
         self._resting.pop(machine.uuid, None)
         self._count_failure(machine)
         self.say(
@@ -565,7 +575,7 @@ class Factory:
         live = [machine for machine in self.machines.values() if machine.state == RUNNING]
         own = [machine.own() for machine in live]
         slots = {one.slot: one for one in live if one.uuid not in self._busy and not self._rests(one)}
-        heartbeats = self.store.heartbeats(live)
+        heartbeats = self._heartbeats(live)
         written = {one.slot: self._written[one.uuid].outside or 0 for one in live if one.uuid in self._written}
         settings = self.configuration.settings
         found = {end.slot: end for end in wrote_too_much(own, written, self.configuration.root_bytes_per_processor)}
@@ -586,6 +596,29 @@ class Factory:
         for slot, limit in lowered(settings, own).items():
             if slot in slots:
                 self.spawn(self._lower(slots[slot], limit))
+
+    def _heartbeats(self, live: t.Iterable[Machine]) -> dict[str, Heartbeat]:
+        """By slot, heartbeats as they were last found. They are looked for beside, each by itself: a work space on a
+        disk that does not answer must hold up nothing, and its machine is not judged by what nobody could see."""
+        now, found = time.monotonic(), {}
+        for machine in live:
+            looked, beat = self._beats.get(machine.uuid, (-math.inf, None))
+            if beat is not None:
+                found[machine.slot] = beat
+            due = now - looked >= BEAT and machine.uuid not in self._beat_looks and not self._closing
+            if machine.heartbeat_file and due:
+                look = asyncio.get_running_loop().create_task(self._look_for_heartbeat(machine))
+                self._beat_looks[machine.uuid] = look
+        return found
+
+    async def _look_for_heartbeat(self, machine: Machine) -> None:
+        try:
+            found = await in_own_thread(self.store.heartbeats, [machine])
+            known = self.machines.get(machine.uuid)
+            if known is not None and known.state == RUNNING:
+                self._beats[machine.uuid] = (time.monotonic(), found.get(machine.slot))
+        finally:
+            self._beat_looks.pop(machine.uuid, None)
 
     @property
     def unmeasured(self) -> dict[str, int]:

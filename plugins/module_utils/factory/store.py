@@ -222,9 +222,11 @@ class Store:
         return line if line[:3].isascii() and line[:3].isdigit() and len(line) >= 3 else None
 
     def heartbeats(self, machines: t.Iterable[Machine]) -> dict[str, Heartbeat]:
-        """By slot, the heartbeats of those of the machines that have to have one."""
+        """By slot, the heartbeats of those of the machines that have to have one. May wait for ever, for a work space
+        on a disk that does not answer."""
+        now = int(time.time())
         return {
-            one.slot: Heartbeat(one.heartbeat_file, self._beaten(one), one.fizzle_seconds, one.heartbeat_seconds)
+            one.slot: Heartbeat(one.heartbeat_file, self._beaten(one), one.fizzle_seconds, one.heartbeat_seconds, now)
             for one in machines
             if one.heartbeat_file
         }

@@ -49,12 +49,14 @@ class Heartbeat:
     :ivar written: when it was written last, Unix seconds; None: it is not there.
     :ivar patience: seconds from the start in which it need not be there: ``fizzle_seconds``; 0: it need never be.
     :ivar largest: its largest age in seconds: ``heartbeat_seconds``; 0: it has to be there, however old.
+    :ivar looked: when that was looked for, Unix seconds; None: just now. It is judged as of then.
     """
 
     file: str
     written: t.Optional[int]
     patience: int
     largest: int
+    looked: t.Optional[int] = None
 
 
 def lowered(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> dict[str, int]:
@@ -150,6 +152,7 @@ def _by_time(factory: FactorySettings, machine: OwnMachine, now: int) -> t.Optio
 
 def _by_heartbeat(machine: OwnMachine, heartbeat: Heartbeat, now: int, watching_since: int) -> t.Optional[End]:
     name, written, patience, largest = heartbeat.file, heartbeat.written, heartbeat.patience, heartbeat.largest
+    now = now if heartbeat.looked is None else min(now, heartbeat.looked)
     if patience <= 0 or machine.started is None or now <= max(machine.started, watching_since) + patience:
         return None
     if written is None:

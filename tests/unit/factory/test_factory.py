@@ -514,10 +514,55 @@ def test_a_heartbeat_counts_by_what_was_said_when_the_machine_was_made(
         assert factory.catalogue.machinetypes == ()
         factory._limits(now)
         await asyncio.sleep(0.05)
+        factory._limits(now)
+        await asyncio.sleep(0.05)
         await factory.close()
 
     asyncio.run(test())
     assert told == [("asked", "heartbeat_missing")]
+
+
+def test_a_work_space_that_does_not_answer_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that dies. Of its machine nobody knows whether it has a heartbeat, so it is not ended for that."""
+    now = int(time.time())
+    hangs = replace(
+        LIVE, created=now - 900, started=now - 900, shutdown_time=now + 3600, heartbeat_file="alive", uuid="hangs"
+    )
+    other = replace(hangs, uuid="other", slot="f1-01.example.org")
+    told: list[str] = []
+    go_on = threading.Event()
+
+    async def tell(machine: Machine, _end: End, _now: int) -> None:
+        told.append(machine.uuid)
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        factory.engine_problem, factory.watching_since = "", now - 900
+        monkeypatch.setattr(factory, "_tell", tell)
+        look, asked = factory.store.heartbeats, []
+
+        def slow(machines: t.Iterable[Machine]) -> t.Any:
+            wanted = list(machines)
+            if hangs in wanted:
+                asked.append(1)
+                go_on.wait(5)
+            return look(wanted)
+
+        monkeypatch.setattr(factory.store, "heartbeats", slow)
+        factory.machines = {one.uuid: one for one in (hangs, other)}
+        began = time.monotonic()
+        for _turn in range(3):
+            factory._limits(now)
+            await asyncio.sleep(0.05)
+        await factory.close()
+        assert time.monotonic() - began < 4
+        assert asked == [1], "nobody looks again before that look is over"
+        assert set(told) == {"other"}
+
+    try:
+        asyncio.run(test())
+    finally:
+        go_on.set()
 
 
 def test_a_machine_that_cannot_be_measured_in_time_ends_after_some_tries(

@@ -174,3 +174,10 @@ def test_what_takes_too_long_to_measure_time_and_again_has_to_end(
     made = not_measured([machine], {} if times is None else {"s": times})
     assert [(one.code, one.message) for one in made] == [("disk_unknown", "700 Disk use cannot be measured")] * over
     assert all(f"{times} times in a row" in one.reason for one in made)
+
+
+def test_a_heartbeat_is_judged_as_of_the_look_at_it() -> None:
+    """What has come since nobody knows."""
+    assert found(heartbeat=replace(BEATS, written=NOW - 310, looked=NOW - 20)) is None
+    assert found(heartbeat=replace(BEATS, written=NOW - 310, looked=NOW - 5)) is not None
+    assert found(heartbeat=replace(BEATS, written=NOW - 310, looked=NOW + 86400)) is not None, "the clock was set back"
