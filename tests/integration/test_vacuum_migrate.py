@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.role_variables import documents
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.vac_conf import Converted
 from ansible_collections.hep.gridbox.plugins.plugin_utils.zipapp import build
 from tests.lab.playbook import kept_in
 from tests.unit.factory.test_role_variables import AWKWARD
@@ -69,12 +73,12 @@ def test_the_role_takes_what_comes_of_vacs_files(site: str, tmp_path: Path) -> N
     if site == "own":
         missing = play()
         assert missing.returncode != 0, "the files for machinetypes are not there yet"
-        assert "machinetypes/" in missing.stdout + missing.stderr
+        assert ".machinetypes/" in missing.stdout + missing.stderr
     vault = (into / "vacuum_factory_vault.yml").read_text()
     names = [line.split(":")[0].strip().strip('"') for line in vault.splitlines() if "lookup('ansible.builtin" in line]
     assert names
     for name in names:
-        kept = inventory / "machinetypes" / name
+        kept = inventory / ".machinetypes" / name
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text("#!/bin/sh\n")
     played = play()
@@ -82,3 +86,25 @@ def test_the_role_takes_what_comes_of_vacs_files(site: str, tmp_path: Path) -> N
     assert f"{len(names)} files" in played.stdout
     if site == "awkward":
         assert "{{ lookup('pipe', 'id') }} and {% raw %}" in played.stdout, "a site's text is nobody's template"
+
+
+def test_files_for_machinetypes_are_not_read_as_an_inventory(tmp_path: Path) -> None:
+    """What a machine runs as user_data would be run here as an inventory's script, and a text's lines be hosts."""
+    inventory, ran = tmp_path / "inventory", tmp_path / "ran"
+    made = documents(
+        Converted({"name": "wn001.example.com"}, (), {"a/files/run": "/there", "a/files/pilot.txt": "/there"})
+    )
+    where = set(re.findall(r"inventory_dir ~ '/(\S+)/a/files/", made.vault))
+    assert len(where) == 1
+    files = inventory / where.pop() / "a/files"
+    files.mkdir(parents=True)
+    (files / "run").write_text(f"#!/bin/sh\ntouch {ran}\necho '{{}}'\n")
+    (files / "run").chmod(0o755)
+    (files / "pilot.txt").write_text("nohost.example.com\n")
+    (inventory / "hosts").write_text("[factories]\nwn001.example.com\n")
+    command = [str(Path(sys.executable).parent / "ansible-inventory"), "-i", str(inventory), "--list"]
+    environment = {**os.environ, **kept_in(tmp_path / "ansible")}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    assert not ran.exists(), "a machine's user_data was run on the controller"
+    assert json.loads(told.stdout)["factories"]["hosts"] == ["wn001.example.com"]
+    assert "nohost" not in told.stdout

@@ -33,6 +33,10 @@ _TEMPLATE = re.compile(r"\{[{%#]")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _WIDTH = 120
 
+#: Beside the inventory, the folder of files for machinetypes. Ansible would read them as a part of the inventory, hence
+#: run what is executable, but for the dot that the name begins with.
+_FOLDER = ".machinetypes"
+
 
 class Expression(str):
     """A template of Ansible's, which it is to evaluate. Any other text is to stay as it is."""
@@ -101,12 +105,13 @@ def _files(files: t.Mapping[str, str]) -> str:
     if not files:
         return ""
     told = (
-        "Files for machinetypes. Copy Vac's folder /var/lib/vac/machinetypes beside the inventory, with those that Vac"
-        " has elsewhere, and encrypt keys in it with ansible-vault: they are opened here."
+        f"Files for machinetypes. Copy Vac's folder /var/lib/vac/machinetypes to {_FOLDER} beside the inventory, with"
+        " those that Vac has elsewhere, and encrypt keys in it with ansible-vault: they are opened here. Keep the dot:"
+        " a folder without it Ansible takes for a part of the inventory, and runs what is executable in it."
     )
     lines = [_comment([told]), "vacuum_factory_files:\n"]
     for here, there in files.items():
-        found = f"inventory_dir ~ '/machinetypes/{here}'"
+        found = f"inventory_dir ~ '/{_FOLDER}/{here}'"
         lines.append(_comment([there], "  "))
         value = Expression(f"{{{{ lookup('ansible.builtin.file', {found}, rstrip=false) }}}}")
         lines.append(f"  {_scalar(here)}: {_scalar(value)}\n")

@@ -71,7 +71,7 @@ def ansible() -> None:
 def evaluated(made: Converted, folder: Path) -> dict[str, t.Any]:
     """The role's variables as a host has them, with the files beside the inventory; and what the role makes of them."""
     for name in made.files:
-        path = folder / "machinetypes" / name
+        path = folder / ".machinetypes" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text_of(name))
     variables: dict[str, t.Any] = {"inventory_dir": str(folder)}
