@@ -95,6 +95,7 @@ factory:
       description:
         - Whether RV(orders) are obeyed, so that nothing is started any more against them. The daemon reads them within two
           seconds, and tells it in its report. Without a daemon nothing is started, and whoever starts something reads them before.
+          Only M(hep.gridbox.vacuum_slot) with V(running) takes them back, so what runs every few minutes is to have V(ordered).
       type: bool
       sample: true
     draining:

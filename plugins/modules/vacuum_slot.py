@@ -36,8 +36,12 @@ options:
       - V(stopped) ends what runs there as well, with TERM, after C(grace_seconds) KILL. This is no abort, and the machinetype
         does not back off for it.
       - V(absent) is V(stopped), and removes the folders of the machines that ended there, with all that they left.
+      - V(ordered) orders nothing, and does what was ordered of each slot before, by this module or by C(gridbox). One that was
+        drained or stopped stays so, one of which nothing was ordered is filled, with the machinetype that was ordered for it if
+        there is one; what runs there goes on. This is for the run every few minutes of a host without a daemon, which would
+        else take back a drain for maintenance.
     type: str
-    choices: [running, drained, stopped, absent]
+    choices: [running, drained, stopped, absent, ordered]
     default: running
   machinetype:
     description:
@@ -80,7 +84,11 @@ seealso:
 
 EXAMPLES = r"""
 ---
-- name: Fill all slots of a host that has no daemon, for instance every few minutes
+- name: Fill the slots of a host that has no daemon, for instance every few minutes; those that were drained stay so
+  hep.gridbox.vacuum_slot:
+    state: ordered
+
+- name: Take back what was ordered of all slots, and fill them
   hep.gridbox.vacuum_slot:
 
 - name: Drain two slots, and do not wait for the machines in them
@@ -211,7 +219,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "slots": {"type": "list", "elements": "str", "default": ["all"]},
-            "state": {"type": "str", "choices": ["running", "drained", "stopped", "absent"], "default": "running"},
+            "state": {
+                "type": "str",
+                "choices": ["running", "drained", "stopped", "absent", "ordered"],
+                "default": "running",
+            },
             "machinetype": {"type": "str"},
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 600},

@@ -385,6 +385,27 @@ def test_the_playbooks_drain_a_host_give_it_back_and_show_the_space(site: Site) 
     assert "nothing runs any more" in playbook(site, "drain", "-e", "gridbox_stop=true")
 
 
+def test_without_a_daemon_a_drain_holds_until_it_is_taken_back(site: Site) -> None:
+    """The run that a site without daemons makes every few minutes comes while the host is in maintenance."""
+    assert states(site.slot(state="ordered")) == ["running"] * 3
+    assert "nothing runs any more" in playbook(site, "drain", "-e", "gridbox_stop=true")
+    idle = site.proved(state="ordered")
+    assert (actions(idle), states(idle), site.factory.running()) == ([], ["empty"] * 3, [])
+    assert {one["order"] for one in idle["slots"]} == {"stopped"}
+    assert site.info()["factory"]["orders_taken"] is True
+    playbook(site, "drain", "-e", "undo=true")
+    assert {one["order"] for one in site.info()["slots"]} == {""}
+    assert len(site.factory.running()) == 3
+
+
+def test_who_gives_slots_back_is_told_that_the_factory_drains_by_another_order(site: Site) -> None:
+    orders.save(str(site.factory.state), orders.Orders(draining=True))
+    told = " ".join(playbook(site, "drain", "-e", "undo=true", status=2).split())
+    assert "f1.example.org is still draining" in told
+    assert "gridbox drain --undo" in told
+    assert site.info()["orders"]["draining"] is True, "whoever has ordered it takes it back"
+
+
 #: A host of which nothing answers.
 DEAD = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 

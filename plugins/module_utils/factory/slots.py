@@ -41,7 +41,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import HostLoad
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Space
 
-ABSENT = "absent"
+ABSENT, ORDERED = "absent", "ordered"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Wish:
     """What is wanted of slots.
 
     :ivar slots: their names, in the factory's order.
-    :ivar state: ``running``, ``drained``, ``stopped`` or ``absent``.
+    :ivar state: ``running``, ``drained``, ``stopped``, ``absent``, or ``ordered``: as was ordered of each slot.
     :ivar machinetype: the one that is to run; empty: the factory chooses.
     """
 
@@ -62,19 +62,30 @@ class Wish:
 
         :param given: what is; it stays as it is if it says the same.
         """
+        if self.state == ORDERED:
+            return given
         state = {DRAINED: DRAINED, STOPPED: STOPPED, ABSENT: STOPPED}.get(self.state, "")
         if (given.state, given.machinetype) == (state, self.machinetype):
             return given
         return SlotOrder(state, self.machinetype, now) if state or self.machinetype else NONE
 
-    def content_with(self, machine: t.Optional[Machine]) -> bool:
+    def state_of(self, given: SlotOrder) -> str:
+        """The state that is wanted of a slot.
+
+        :param given: what is ordered of it.
+        """
+        return given.state or RUNNING if self.state == ORDERED else self.state
+
+    def content_with(self, machine: t.Optional[Machine], given: SlotOrder) -> bool:
         """Whether what is in a slot, or nothing, is what is wanted.
 
         :param machine: that runs or starts there; None: none does.
+        :param given: what is ordered of the slot.
         """
-        if self.state == RUNNING:
+        state = self.state_of(given)
+        if state == RUNNING:
             return machine is not None and self.machinetype in ("", machine.machinetype)
-        return machine is None or self.state == DRAINED
+        return machine is None or state == DRAINED
 
 
 @dataclass(frozen=True)
@@ -194,11 +205,12 @@ def ending(wish: Wish, configuration: Configuration, observed: Observed) -> dict
 
 def to_fill(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> set[str]:
     """Slots that are wanted running, and in which nothing runs that may stay."""
-    if wish.state != RUNNING:
+    given = observed.orders
+    wanted = {one for one in wish.slots if wish.state_of(given.of(one)) == RUNNING and one not in tried.started}
+    if not wanted:
         return set()
     live, over = observed.live(), ending(wish, configuration, observed)
-    wanted = {slot for slot in wish.slots if slot not in tried.started}
-    return {slot for slot in wanted if slot in over or not wish.content_with(live.get(slot))}
+    return {slot for slot in wanted if slot in over or not wish.content_with(live.get(slot), given.of(slot))}
 
 
 def filling(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> Filling:
@@ -263,7 +275,7 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
     steps += [
         Step("start_machine", slot, "it is not running")
         for slot in wish.slots
-        if wish.state == RUNNING and slot in tried.troubles and slot not in told
+        if wish.state_of(observed.orders.of(slot)) == RUNNING and slot in tried.troubles and slot not in told
     ]
     steps = [_with_trouble(step, tried) for step in steps]
     before = {slot: _shown(last.get(slot), observed.orders.of(slot)) for slot in wish.slots}
@@ -316,7 +328,7 @@ def _order(wish: Wish, observed: Observed, live: t.Mapping[str, Machine]) -> lis
         text = f"it is to be {order.text}" if order.state else f"it is to run {order.machinetype or 'what is next'}"
         reason = f"{text}, and was {given.text}" if given.text else text
         machine, cost = live.get(slot), Disruption.none
-        if observed.mending is None and machine is not None and not wish.content_with(machine):
+        if observed.mending is None and machine is not None and not wish.content_with(machine, given):
             reason, cost = f"{reason}; the daemon ends {_name(machine)}", Disruption.container
         steps.append(Step("give_order", slot, reason, cost, {"wanted": {one: wanted.of(one) for one in wish.slots}}))
     return steps
@@ -416,9 +428,10 @@ def _after(wish: Wish, configuration: Configuration, observed: Observed, filled:
     starts = {start.slot: start.machinetype for start in filled.starts}
     after, over = {}, ending(wish, configuration, observed)
     for slot in wish.slots:
-        kept = slot in live and slot not in over and wish.content_with(live[slot])
+        given = observed.orders.of(slot)
+        kept = slot in live and slot not in over and wish.content_with(live[slot], given)
         machine = live[slot].machinetype if kept else starts.get(slot, "empty")
-        if wish.state == RUNNING and observed.mending is None and not kept:
+        if wish.state_of(given) == RUNNING and observed.mending is None and not kept:
             machine = wish.machinetype or "what the daemon starts"
         after[slot] = {"machine": machine, "order": orders.of(slot).text}
     return after

@@ -34,7 +34,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     Machine,
     last_in_slots,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import ABSENT, Observed, Tried, Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import ABSENT, ORDERED, Observed, Tried, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
@@ -146,9 +146,7 @@ class SlotsWork:
         seen = Observed(given, tuple(machines), now, mending, None, tuple(unread))
         if not slots.to_fill(self.wish, self.configuration, seen, Tried(self._started)):
             return seen
-        settings = given.with_slots(self.wish.slots, self.wish.order(orders.NONE, now)).over(
-            self.configuration.settings
-        )
+        settings = slots.ordered(self.wish, seen).over(self.configuration.settings)
         chances = self._hands().chances(settings, [*machines, *mending.unborn], now, unread)
         return Observed(given, seen.machines, now, mending, chances, seen.unreadable)
 
@@ -361,7 +359,7 @@ class SlotsWork:
             if not left:
                 return why
             if time.time() > deadline:
-                state = {ABSENT: "stopped"}.get(self.wish.state, self.wish.state)
+                state = {ABSENT: "stopped", ORDERED: "as ordered"}.get(self.wish.state, self.wish.state)
                 some = ", ".join(sorted(left)[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
                 seen = "; ".join(f"{slot}: {left[slot]}" for slot in sorted(left)[:5])
                 raise WaitError(f"{some} to be {state}", self.patience.seconds, seen)
@@ -375,7 +373,8 @@ class SlotsWork:
             alive = {one.uuid for one in self._look.engine.listed() if one.alive}
         last = self._store.last(wanted)
         told = self._told() if self._look is None else None
-        obeyed = self._look is not None or (told is not None and told.orders == orders.load(folder))
+        given = orders.load(folder)
+        obeyed = self._look is not None or (told is not None and told.orders == given)
         settled = told is not None and obeyed and self._has_decided(told)
         begun = told.begun if told is not None else {}
         left, why = {}, {}
@@ -383,8 +382,10 @@ class SlotsWork:
             machine = recorded = last.get(slot)
             if machine is not None and (machine.state == ENDED or (alive is not None and machine.uuid not in alive)):
                 machine = None
-            if self.wish.state == RUNNING:
-                if machine is not None and machine.state == RUNNING and self.wish.content_with(machine):
+            order = given.of(slot)
+            state = self.wish.state_of(order)
+            if state == RUNNING:
+                if machine is not None and machine.state == RUNNING and self.wish.content_with(machine, order):
                     continue
                 reason = _why(told, slot) if machine is None else ""
                 if settled and machine is None and not self.wish.machinetype:
@@ -394,6 +395,8 @@ class SlotsWork:
                     runs = f"{machine.machinetype} is {machine.state}" if machine is not None else "it is empty"
                     left[slot] = reason or kept or runs
             elif machine is not None:
+                if self.wish.state == ORDERED and state == orders.DRAINED:
+                    continue  # who has drained the slot waits for its end
                 left[slot] = f"{machine.machinetype} runs, until {utc(machine.shutdown_time)} at the latest"
             elif not obeyed:
                 left[slot] = "the daemon has not read the order"
@@ -418,7 +421,7 @@ class SlotsWork:
         if waits and (self._look is None or self.wish.state == orders.DRAINED):
             why = self._wait(self.wish.slots)
             observed = self.observe()
-        elif self.wish.state == RUNNING and observed.chances is not None:
+        elif observed.chances is not None:
             filled = slots.filling(self.wish, self.configuration, observed, Tried(self._started))
             starts = {one.slot for one in filled.starts}
             empty = slots.to_fill(self.wish, self.configuration, observed, Tried(self._started)) - starts

@@ -117,6 +117,25 @@ def test_without_a_daemon_what_failed_again_and_again_waits_longer_too() -> None
     assert [one.machinetype for one in filled.starts] == ["a"]
 
 
+def test_what_was_ordered_of_slots_holds_for_a_run_that_orders_nothing() -> None:
+    """Drained, stopped or for one machinetype: a run each few minutes does what a daemon would."""
+    given = Orders(slots={FIRST: SlotOrder("drained"), SECOND: SlotOrder("stopped"), THIRD: SlotOrder("", "c")})
+    kinds = replace(CHANCES, machinetypes=(A, replace(B, name="c")), images={"image:a": "id", "image:b": "id"})
+    made = plan(wish("ordered"), CONFIGURATION, seen(orders=given, chances=kinds))
+    assert steps(made) == [("start_machine", THIRD)]
+    assert made.steps[0].details["start"].machinetype == "c"
+    assert {slot: one["machine"] for slot, one in made.after.items()} == {FIRST: "empty", SECOND: "empty", THIRD: "c"}
+    machines = [live(slot) for slot in CONFIGURATION.settings.slots]
+    made = plan(wish("ordered"), CONFIGURATION, seen(*machines, orders=given))
+    assert steps(made) == [("stop_machine", SECOND)], "one of another machinetype goes on until it ends"
+    assert plan(wish("ordered"), CONFIGURATION, seen(*machines, orders=given, by_hand=False)).steps == ()
+    assert sorted(steps(plan(wish("ordered"), CONFIGURATION, seen(chances=CHANCES))))[-3:] == [
+        ("start_machine", slot) for slot in CONFIGURATION.settings.slots
+    ]
+    draining = Orders(draining=True)
+    assert plan(wish("ordered"), CONFIGURATION, seen(orders=draining, chances=CHANCES)).steps == ()
+
+
 def test_only_the_slots_that_are_wanted_are_filled() -> None:
     made = plan(wish("running", SECOND), CONFIGURATION, seen(live(FIRST), chances=CHANCES))
     assert [one for one in steps(made) if one[0] == "start_machine"] == [("start_machine", SECOND)]
