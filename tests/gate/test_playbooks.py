@@ -130,6 +130,33 @@ def test_whoever_may_become_root_may_drain_and_look(tmp_path: Path, playbook: st
     assert (tmp_path / "used").exists(), done.stdout
 
 
+def test_a_factory_does_not_go_with_records_that_were_not_sent(tmp_path: Path) -> None:
+    """APEL has them from nowhere else. Machines that are ended with the factory leave some, too."""
+    unsent = {"ansible.builtin.include_role": {"name": "hep.gridbox.vacuum_factory", "tasks_from": "unsent"}}
+    playbook = tmp_path / "unsent.yml"
+    playbook.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [unsent]}]))
+    state = tmp_path / "state"
+    record = state / "apel-outgoing/20261130/12000000000000"
+    host = {"f1": {**HERE, "ansible_become": False, "__vacuum_factory_record": {"trees": [str(state)]}}}
+    assert run(tmp_path, str(playbook), host).returncode == 0, "there is no such folder"
+    record.parent.mkdir(parents=True)
+    assert run(tmp_path, str(playbook), host).returncode == 0
+    record.touch()
+    for check in ((), ("--check",)):
+        refused = run(tmp_path, str(playbook), host, *check)
+        assert refused.returncode == 2
+        assert f"1 records of the accounting below {state}/apel-outgoing were not sent" in refused.stdout
+        assert "vacuum_factory_remove_unsent_records" in refused.stdout
+    allowed = run(tmp_path, str(playbook), host, "-e", "vacuum_factory_remove_unsent_records=true")
+    assert allowed.returncode == 0
+
+    tasks = yaml.safe_load((ROOT / "roles/vacuum_factory/tasks/remove.yml").read_text())
+    names = [one.get("ansible.builtin.include_tasks") or one["name"] for one in tasks]
+    first, second = (at for at, name in enumerate(names) if name == "unsent.yml")
+    assert names[first + 1] == "End the factory"
+    assert names[second + 1] == "Remove the files and folders that the role brought"
+
+
 #: Variables of a host on which the role cvmfs may replace an autofs.
 CVMFS_SERVICE: dict[str, t.Any] = {
     "gridbox_cvmfs": True, "cvmfs_max_disruption": "service", "cvmfs_repositories": [{"repository": "alice.cern.ch"}],
