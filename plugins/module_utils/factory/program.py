@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -99,22 +100,34 @@ def _known(asked: argparse.Namespace) -> space.Known:
             if isinstance(exc.__cause__, FileNotFoundError):
                 hint = "On a host that is no factory, give --space SPACE and the factories to ask."
                 raise GridboxError(f"{exc} {hint}") from exc
-            _check_that_only_root_can(asked, exc)
+            _state_folder_without(asked, exc)
     found = _report(asked)
     if not found.factories:
         raise GridboxError("The factory's report names no factories: its daemon is of an earlier version. Restart it.")
     return space.Known(found.space, found.factories)
 
 
-def _check_that_only_root_can(asked: argparse.Namespace, exc: GridboxError) -> None:
-    """That the configuration cannot be read by who asks, and that it is clear where the factory's report is.
+def _state_folder_without(asked: argparse.Namespace, exc: GridboxError) -> str:
+    """Where the report is of a factory whose configuration who asks may not read, or which is refused: the daemon works
+    on then, and tells what is wrong.
 
-    :raises GridboxError: the one that came of reading it.
+    :param exc: what came of reading it.
+    :raises GridboxError: if there is no report, or it is not clear where.
     """
-    if not isinstance(exc.__cause__, PermissionError):
+    is_unseen = isinstance(exc.__cause__, PermissionError)
+    folder = STATE_FOLDER if asked.configuration == PATH else ""
+    if isinstance(exc, InputError):
+        with contextlib.suppress(OSError, ValueError, RecursionError), open(asked.configuration, "rb") as file:
+            data = json.load(file)
+            named = data.get("state_folder", STATE_FOLDER) if isinstance(data, dict) else folder
+            folder = named if isinstance(named, str) else folder
+    elif not is_unseen:
         raise exc
-    if asked.configuration != PATH or not os.path.exists(os.path.join(STATE_FOLDER, report.NAME)):
+    if folder and os.path.exists(os.path.join(folder, report.NAME)):
+        return folder
+    if is_unseen:
         raise GridboxError(f"{exc} Give --state-folder, where the factory has what everybody may read.") from exc
+    raise exc
 
 
 def _state_folder(asked: argparse.Namespace) -> str:
@@ -124,8 +137,7 @@ def _state_folder(asked: argparse.Namespace) -> str:
     try:
         return load(asked.configuration).state_folder
     except GridboxError as exc:
-        _check_that_only_root_can(asked, exc)
-        return STATE_FOLDER
+        return _state_folder_without(asked, exc)
 
 
 def _report(asked: argparse.Namespace) -> report.Report:
@@ -173,19 +185,18 @@ def _stop(asked: argparse.Namespace) -> int:
 
 
 def _order(asked: argparse.Namespace, what: str) -> int:
-    configuration = load(asked.configuration)
-    slots = orders.slots_of(configuration.settings, asked.slot, "SLOT") if asked.slot else ()
+    slots = orders.slots_of(load(asked.configuration).settings, asked.slot, "SLOT") if asked.slot else ()
     order = orders.NONE if asked.undo else orders.SlotOrder(what, since=int(time.time()))
 
     def change(given: orders.Orders) -> orders.Orders:
         return given.with_slots(slots, order) if slots else replace(given, draining=not asked.undo)
 
-    return _give(configuration.state_folder, change)
+    return _give(_state_folder(asked), change)
 
 
 def _shutdown_time(asked: argparse.Namespace) -> int:
     when = _time(asked.time)
-    return _give(load(asked.configuration).state_folder, lambda given: replace(given, shutdown_time=when))
+    return _give(_state_folder(asked), lambda given: replace(given, shutdown_time=when))
 
 
 def _time(text: str) -> t.Optional[int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, configuration, program
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, configuration, orders, program
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import write
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
@@ -99,6 +99,46 @@ def test_who_may_not_read_which_factory_is_meant_is_told_so(state: Path, capsys:
     assert program.main(["--configuration", "/etc/other.json", "--state-folder", str(state), "check"]) == 0
     assert program.main(["--configuration", "/etc/other.json", "factories"]) == 1
     assert "Give --state-folder" in capsys.readouterr().err
+
+
+REFUSED = "processors: neither known nor wanted"
+
+
+@pytest.mark.parametrize("text", ['{"state_folder": "%s", "processors": 1}', '{"processors": 1}', "{", "[]", ""])
+def test_a_configuration_that_is_refused_keeps_nobody_from_seeing_the_factory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out, ports: tuple[int, int], text: str
+) -> None:
+    """Its daemon works on by the one before, and is what can tell what is wrong."""
+    path, folder = tmp_path / "factory.json", str(tmp_path)
+    monkeypatch.setattr(program, "PATH", str(path))
+    monkeypatch.setattr(program, "STATE_FOLDER", str(tmp_path / "other") if "%s" in text else folder)
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    path.write_text(text.replace("%s", folder))
+    asked = ["--configuration", str(path)]
+    assert program.main([*asked, "check"]) == 3, "no daemon has ever worked"
+    now = time.time()
+    factories = (Peer(NAMES[0], "127.0.0.1", ports[0]),)
+    told = replace(REPORT, written=now, decided=now, configuration_problem=REFUSED, factories=factories)
+    write(folder, told)
+    assert program.main([*asked, "check"]) == 2
+    assert REFUSED in capsys.readouterr().out
+    assert program.main([*asked, "metrics"]) == 0
+    assert read(capsys.readouterr().out)["configuration_accepted{}"] == 0
+    for command in ("explain", "drain", "machines"):
+        assert program.main([*asked, command]) == 0
+    assert orders.load(folder).draining
+
+
+def test_another_factorys_state_is_not_taken_for_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    """The usual folder is of the factory with the usual configuration."""
+    monkeypatch.setattr(program, "STATE_FOLDER", str(tmp_path))
+    write(str(tmp_path), replace(REPORT, written=time.time(), decided=time.time()))
+    path = tmp_path / "second.json"
+    path.write_text("{")
+    assert program.main(["--configuration", str(path), "check"]) == 3
+    assert "a file that is not JSON" in capsys.readouterr().out
 
 
 # ---- the space ---------------------------------------------------------------------------------------------------
