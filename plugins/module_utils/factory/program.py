@@ -47,11 +47,18 @@ def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
     :returns: its exit status.
     """
     asked = _parser().parse_args(arguments)
+    status = FAILED
     try:
-        return int(asked.run(asked))
+        status = int(asked.run(asked))
+        sys.stdout.flush()
     except GridboxError as exc:
         sys.stderr.write(f"{exc}\n")
-        return FAILED
+    except BrokenPipeError:
+        if asked.run in (_factory, _machine):  # it need not be of what they print
+            raise
+        # Whoever reads has seen enough. At the end Python would write what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def _factory(asked: argparse.Namespace) -> int:

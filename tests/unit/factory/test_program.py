@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 import typing as t
 from dataclasses import replace
@@ -101,6 +104,7 @@ def test_who_may_not_read_which_factory_is_meant_is_told_so(state: Path, capsys:
     assert "Give --state-folder" in capsys.readouterr().err
 
 
+PATHS = os.pathsep.join(sys.path)
 REFUSED = "processors: neither known nor wanted"
 
 
@@ -139,6 +143,27 @@ def test_another_factorys_state_is_not_taken_for_ones_own(
     path.write_text("{")
     assert program.main(["--configuration", str(path), "check"]) == 3
     assert "a file that is not JSON" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("command", "status"), [("check", 0), ("metrics", 1), ("explain", 1)])
+def test_whoever_stops_reading_gets_no_traceback(tmp_path: Path, command: str, status: int) -> None:
+    """The check says by its status how the factory is, whether anybody reads the rest or not."""
+    machinetypes = [{"machinetype": f"m{n}", "reason": "x" * 900} for n in range(100)]
+    decision = {"start": None, "factory": "", "machinetypes": machinetypes}
+    failures = {one["machinetype"] * 100: 1 for one in machinetypes}
+    now = time.time()
+    write(str(tmp_path), replace(REPORT, written=now, decided=now, decision=decision, failures_in_a_row=failures))
+    reads, writes = os.pipe()
+    os.close(reads)
+    run = f"import sys; from {program.__name__} import main; sys.exit(main())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", run, "--state-folder", str(tmp_path), command], stdout=writes,
+            stderr=subprocess.PIPE, text=True, check=False, timeout=60, env={"PYTHONPATH": PATHS},
+        )  # fmt: skip
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 # ---- the space ---------------------------------------------------------------------------------------------------
