@@ -107,7 +107,7 @@ factory:
       type: int
       sample: 1795190934
     running_machines:
-      description: Machines that run or start.
+      description: Machines that run or start, and those of which that cannot be told.
       type: int
       sample: 7
     running_processors:

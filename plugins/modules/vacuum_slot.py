@@ -157,7 +157,7 @@ slots:
       type: str
       sample: wn001-00.example.org
     state:
-      description: V(running), V(starting) or V(empty).
+      description: V(running), V(starting) or V(empty); V(unknown) if the record of the machine in it cannot be read, which may run.
       type: str
       sample: running
     machinetype:
@@ -190,7 +190,7 @@ slots:
       sample: ''
     reason:
       description: Why it is empty, or why another machinetype than the ordered one goes on there, where that is the factory's
-        decision.
+        decision; or why its state is not known.
       type: str
       sample: ''
     last_end:

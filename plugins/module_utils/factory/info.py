@@ -43,17 +43,19 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     given = orders.load(configuration.state_folder)
     is_taken = not at_work(configuration.state_folder).is_held() or (told is not None and told.orders == given)
     # Read after the report: what that says is begun is written down by now, or may come to run yet.
-    last = Store(configuration.state_folder).last(configuration.settings.slots)
+    last, unread = Store(configuration.state_folder).last(configuration.settings.slots)
     begun = told.begun if told is not None and works else {}
     is_taken = is_taken and all(slot in last and last[slot].uuid == uuid for slot, uuid in begun.items())
     problem = (told.engine_problem if told is not None else "") if works else _without_daemon(configuration, last)
     found = [
-        slots.facts(one, last.get(one), given.of(one), told.waits(one) if told is not None and works else "")
+        slots.facts(
+            one, last.get(one), given.of(one), told.waits(one) if told is not None and works else "", unread.get(one)
+        )
         for one in configuration.settings.slots
     ]
     unsure = "The engine does not answer, so nobody can tell what runs: the slots are as they were written down last."
     return {
-        "warnings": [unsure] if problem else [],
+        "warnings": [*([unsure] if problem else []), *(one.sentence for one in unread.values())],
         "factory": {**_factory(configuration, given, told, works, problem, found), "orders_taken": is_taken},
         "orders": given.as_data(),
         "slots": found,

@@ -43,6 +43,9 @@ if t.TYPE_CHECKING:
 
 ABSENT, ORDERED = "absent", "ordered"
 
+#: The state of a slot whose machine's record cannot be read.
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -437,18 +440,30 @@ def _after(wish: Wish, configuration: Configuration, observed: Observed, filled:
     return after
 
 
-def facts(slot: str, machine: t.Optional[Machine], order: SlotOrder, why: str = "") -> dict[str, t.Any]:
+def facts(
+    slot: str,
+    machine: t.Optional[Machine],
+    order: SlotOrder,
+    why: str = "",
+    unread: t.Optional[Unreadable] = None,
+) -> dict[str, t.Any]:
     """A slot as modules return it.
 
     :param machine: that is or was last in it.
     :param why: why nothing is in it that should be.
+    :param unread: a machine that may be in it, whose record cannot be read.
     """
     told: dict[str, t.Any] = {
         "slot": slot, "state": "empty", "machinetype": "", "uuid": "", "processors": 0, "since": None,
         "shutdown_time": None, "order": order.state, "ordered_machinetype": order.machinetype, "reason": why,
         "last_end": None,
     }  # fmt: skip
-    if machine is not None and machine.state in (STARTING, RUNNING):
+    if unread is not None:
+        told.update(
+            state=UNKNOWN, machinetype=unread.machinetype, processors=unread.processors, since=unread.created,
+            reason=unread.sentence,
+        )  # fmt: skip
+    elif machine is not None and machine.state in (STARTING, RUNNING):
         told.update(
             state=machine.state, machinetype=machine.machinetype, uuid=machine.uuid, processors=machine.processors,
             since=machine.started or machine.created, shutdown_time=machine.shutdown_time,

@@ -36,6 +36,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import ABSENT, ORDERED, Observed, Tried, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable, in_slots
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
@@ -141,7 +142,8 @@ class SlotsWork:
             self._take_the_daemons_place()
         given, now = orders.load(self.configuration.state_folder), int(time.time())
         if self._look is None:
-            return Observed(given, tuple(self._machines()), now)
+            found, unread = self._records()
+            return Observed(given, tuple(found), now, unreadable=tuple(unread))
         machines, mending, unread = self._look.look(now)
         seen = Observed(given, tuple(machines), now, mending, None, tuple(unread))
         if not slots.to_fill(self.wish, self.configuration, seen, Tried(self._started)):
@@ -168,11 +170,14 @@ class SlotsWork:
             self._hand = ByHand(self.configuration)
         return self._hand
 
-    def _machines(self) -> t.Iterable[Machine]:
-        """The records that count: all of a slot that is to be absent, else the last of each."""
+    def _records(self) -> tuple[t.Iterable[Machine], t.Iterable[Unreadable]]:
+        """The records that count: all of a slot that is to be absent, else the last of each; and those that cannot be
+        read."""
         if self.wish.state == ABSENT:
-            return [one for one in self._store.load()[0] if one.slot in self.wish.slots]
-        return self._store.last(self.wish.slots).values()
+            found, unread = self._store.read()
+            return [one for one in found if one.slot in self.wish.slots], unread
+        last, lost = self._store.last(self.wish.slots)
+        return last.values(), lost.values()
 
     def plan(self, observed: Observed) -> Plan:
         made = slots.plan(self.wish, self.configuration, observed, Tried(self._started, self._troubles))
@@ -371,7 +376,7 @@ class SlotsWork:
         alive: t.Optional[set[str]] = None
         if self._look is not None:
             alive = {one.uuid for one in self._look.engine.listed() if one.alive}
-        last = self._store.last(wanted)
+        last, unread = self._store.last(wanted)
         told = self._told() if self._look is None else None
         given = orders.load(folder)
         obeyed = self._look is not None or (told is not None and told.orders == given)
@@ -382,6 +387,9 @@ class SlotsWork:
             machine = recorded = last.get(slot)
             if machine is not None and (machine.state == ENDED or (alive is not None and machine.uuid not in alive)):
                 machine = None
+            if slot in unread:
+                left[slot] = unread[slot].problem
+                continue
             order = given.of(slot)
             state = self.wish.state_of(order)
             if state == RUNNING:
@@ -426,9 +434,11 @@ class SlotsWork:
             starts = {one.slot for one in filled.starts}
             empty = slots.to_fill(self.wish, self.configuration, observed, Tried(self._started)) - starts
             why = {slot: filled.why_empty(slot) for slot in sorted(empty)}
-        last = last_in_slots(observed.machines)
+        last, given = last_in_slots(observed.machines), observed.orders
+        unread = in_slots(observed.unreadable, observed.machines)
         told = {
-            one: slots.facts(one, last.get(one), observed.orders.of(one), why.get(one, "")) for one in self.wish.slots
+            one: slots.facts(one, last.get(one), given.of(one), why.get(one, ""), unread.get(one))
+            for one in self.wish.slots
         }
         warnings = [one.sentence for one in observed.unreadable]
         if why:

@@ -108,11 +108,10 @@ class Store:
                 unread.append(unreadable(folder, str(exc)))
         return machines, unread
 
-    def last(self, slots: t.Collection[str]) -> dict[str, Machine]:
+    def last(self, slots: t.Collection[str]) -> tuple[dict[str, Machine], dict[str, Unreadable]]:
         """By slot, the machine that is in it or was last in it; of thousands of records few are read. What was made
-        later than now, before the clock was set back, does not hide what was made since.
-
-        :raises GridboxError: if one of them cannot be.
+        later than now, before the clock was set back, does not hide what was made since. And by slot, one that cannot
+        be read: nobody can tell whether that machine is in it.
         """
         newest: dict[tuple[str, bool], tuple[int, list[str]]] = {}
         now = time.time()
@@ -126,17 +125,8 @@ class Store:
                 newest[key] = (created, [])
             if created == newest[key][0]:
                 newest[key][1].append(name)
-        found = []
-        for name in (name for _created, names in newest.values() for name in names):
-            path = os.path.join(self.root, name, RECORD)
-            try:
-                with open(path, "rb") as file:
-                    found.append(from_json(file.read(), path))
-            except FileNotFoundError:  # its maker has not written it yet, or it has just gone
-                continue
-            except OSError as exc:
-                raise GridboxError(f"{path} cannot be read ({exc.strerror}).") from exc
-        return last_in_slots(found)
+        found, unread = self.read(name for _created, names in newest.values() for name in names)
+        return last_in_slots(found), {one.slot: one for one in unread if one.slot}
 
     def forget_unborn(self) -> None:
         """Remove the folders whose maker was killed before it wrote a record, and records that were not finished. For

@@ -73,7 +73,12 @@ def unreadable(folder: str, problem: str) -> Unreadable:
 
 
 def occupying(found: t.Iterable[Unreadable], machines: t.Iterable[Machine]) -> list[OwnMachine]:
-    """Those that may be in their slots. Pure. What was made in a slot before another machine had ended by then.
+    """Those that may be in their slots, as decisions see them. Pure."""
+    return [one.own() for one in in_slots(found, machines).values()]
+
+
+def in_slots(found: t.Iterable[Unreadable], machines: t.Iterable[Machine]) -> dict[str, Unreadable]:
+    """By slot, those that may be in it. Pure. What was made in a slot before another machine had ended by then.
 
     :param machines: those whose records can be read.
     """
@@ -84,7 +89,7 @@ def occupying(found: t.Iterable[Unreadable], machines: t.Iterable[Machine]) -> l
     for one in found:
         if one.slot and one.created >= max(last.get(one.slot, 0), newest.get(one.slot, one).created):
             newest[one.slot] = one
-    return [one.own() for one in newest.values()]
+    return newest
 
 
 def _processors(folder: str) -> int:

@@ -69,6 +69,23 @@ def test_without_daemon_and_engine_nobody_can_tell_and_that_is_said(params: dict
     assert "nobody can tell what runs" in found["warnings"][0]
 
 
+def test_a_record_that_cannot_be_read_costs_its_own_slot_only(params: dict[str, t.Any], tmp_path: Path) -> None:
+    """Its machine may run, so nobody is told that the slot is empty; and a drain does not end."""
+    store, second = Store(str(tmp_path)), replace(LIVE, slot="f1-01.example.org", state=ENDED, ended=9_950)
+    (Path(store.create(LIVE)) / "machine.json").write_text("{")
+    store.create(second)
+    report.write(str(tmp_path), replace(REPORT, written=time.time(), decided=time.time(), pid=os.getpid()))
+    found = collect(params)
+    assert [(one["state"], one["machinetype"]) for one in found["slots"]] == [
+        ("unknown", LIVE.machinetype),
+        ("empty", ""),
+    ]
+    assert found["slots"][0]["since"] == LIVE.created
+    assert found["factory"]["running_machines"] == 1
+    [warning] = found["warnings"]
+    assert "machine.json" in warning and "Its machine may run" in warning
+
+
 def test_with_a_daemon_its_report_counts_and_the_engine_is_not_asked(params: dict[str, t.Any], tmp_path: Path) -> None:
     Store(str(tmp_path)).create(replace(LIVE, slot="f1-01.example.org"))
     Store(str(tmp_path)).create(replace(LIVE, state=ENDED, ended=9_950, shutdown_message="200 Success"))

@@ -22,7 +22,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     InputError,
     RefusedError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend, slots_work
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend, orders, slots_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders, SlotOrder
@@ -37,6 +37,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import (
     plan,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots_work import SlotsWork
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import Heartbeat
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -380,6 +381,25 @@ def test_a_daemon_is_not_asked_for_what_it_says_it_cannot_start(
     # One that runs there may do so.
     observed = replace(observed, machines=(live(FIRST, machinetype),))
     work.preflight(work.plan(observed), observed)
+
+
+def test_a_record_that_cannot_be_read_keeps_nobody_from_ordering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for the slot is told of it; its machine may run."""
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    with contextlib.ExitStack() as held:
+        work = SlotsWork.from_params(params(tmp_path, state="drained", wait=False), False, held)
+        (Path(Store(str(tmp_path / "state")).create(LIVE)) / "machine.json").write_text("{")
+        work._looked = True  # a daemon works
+        observed = work.observe()
+        made = work.plan(observed)
+        assert {step.action for step in made.steps} == {"give_order"}
+        told = work.result(observed, made, applied=True)
+        assert told["slots"][0]["state"] == "unknown"
+        assert "machine.json" in told["warnings"][0]
+        left, _why = work._left([LIVE.slot])
+        assert "machine.json" in left[LIVE.slot]
 
 
 def test_a_daemon_is_asked_for_what_may_come_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

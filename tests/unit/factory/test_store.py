@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import store as store_module
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import KEPT_BYTES, KEPT_FILES, Store
@@ -226,7 +225,7 @@ def test_who_is_killed_as_he_removes_a_folder_leaves_the_record_that_says_so(tmp
 
 def test_the_last_machine_of_a_slot_is_found_without_reading_the_others(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    assert store.last([LIVE.slot]) == {}
+    assert store.last([LIVE.slot]) == ({}, {})
     older, other = replace(LIVE, uuid="u2", created=8_000), replace(LIVE, uuid="u3", slot="f1-01.example.org")
     for machine in (older, LIVE, other):
         store.create(machine)
@@ -234,11 +233,11 @@ def test_the_last_machine_of_a_slot_is_found_without_reading_the_others(tmp_path
     store.create(same_second)
     (Path(store.folder(older)) / "machine.json").write_text("{")
     (tmp_path / "machines/9999_a_f1-01.example.org_unborn").mkdir()
-    assert store.last([LIVE.slot]) == {LIVE.slot: LIVE}
-    assert store.last([other.slot]) == {}, "it is just being made"
+    assert store.last([LIVE.slot]) == ({LIVE.slot: LIVE}, {})
+    assert store.last([other.slot]) == ({}, {}), "it is just being made"
     # Made before the clock was set back: it is over, and LIVE is in the slot.
     store.create(replace(LIVE, uuid="u5", created=1 << 40, state=ENDED))
-    assert store.last([LIVE.slot]) == {LIVE.slot: LIVE}
+    assert store.last([LIVE.slot]) == ({LIVE.slot: LIVE}, {})
 
 
 def test_outputs_with_the_longest_names_are_kept(tmp_path: Path) -> None:
@@ -257,8 +256,9 @@ def test_a_record_that_is_no_text_is_told(tmp_path: Path) -> None:
     assert machines == []
     assert len(problems) == 1
     assert str(path) in problems[0]
-    with pytest.raises(GridboxError, match="is not a machine's record"):
-        store.last([LIVE.slot])
+    found, unread = store.last([LIVE.slot])
+    assert found == {}
+    assert "is not a machine's record" in unread[LIVE.slot].problem
 
 
 def at_replace() -> None:
