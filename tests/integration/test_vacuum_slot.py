@@ -398,6 +398,16 @@ def test_without_a_daemon_a_drain_holds_until_it_is_taken_back(site: Site) -> No
     assert len(site.factory.running()) == 3
 
 
+def test_without_a_daemon_a_dead_pipe_is_told(site: Site) -> None:
+    """The slots are full of the site's own, so nothing else shows it."""
+    pipe = {"vacuum_pipe_url": "http://127.0.0.1:9/lhcb.pipe", "target_share": 3}
+    site.factory.write(machinetypes={"a": KIND}, vacuum_pipes={"lhcb": pipe})
+    for check in (True, False):
+        told = site.slot(check=check)
+        assert "The vacuum pipe lhcb: http://127.0.0.1:9/lhcb.pipe" in str(told["warnings"])
+    assert states(told) == ["running"] * 3
+
+
 def test_who_gives_slots_back_is_told_that_the_factory_drains_by_another_order(site: Site) -> None:
     orders.save(str(site.factory.state), orders.Orders(draining=True))
     told = " ".join(playbook(site, "drain", "-e", "undo=true", status=2).split())

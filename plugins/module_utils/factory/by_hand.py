@@ -51,15 +51,21 @@ class ByHand(Look):
         self.life = Life(configuration, self.store, self.engine, self.work_spaces)
 
     def chances(
-        self, settings: FactorySettings, machines: t.Sequence[Machine], now: int, unread: t.Sequence[Unreadable] = ()
+        self,
+        settings: FactorySettings,
+        machines: t.Sequence[Machine],
+        now: int,
+        unread: t.Sequence[Unreadable] = (),
+        keep: bool = True,
     ) -> Chances:
         """What can be started here: pipes, images, repositories, the space and the host are asked.
 
         :param settings: with the orders over them.
         :param unread: records that cannot be read.
+        :param keep: False: nothing is written, not even copies of pipes.
         """
         self.work_spaces.check()
-        found = catalogue.read(self.configuration, {})
+        found = catalogue.read(self.configuration, {}, keep)
         kinds = [one for one in catalogue.meant(found, settings) if one.machine_model in self.configuration.models]
         names = sorted({name for one in kinds for name in one.repositories})
         cvmfs = _repositories(self.configuration.cvmfs_root, names)
@@ -72,6 +78,7 @@ class ByHand(Look):
             tuple(kinds), {reference: one for reference, one in images.items() if one is not None},
             of_space(space.usages(answers), settings.name, now), self._host(found, machines),
             tuple(self.work_spaces.left_over(self.store.with_work_space(machines, unread))), tuple(cannot),
+            tuple(catalogue.problems(found)),
         )  # fmt: skip
 
     def _host(self, found: Catalogue, machines: t.Sequence[Machine]) -> HostLoad:

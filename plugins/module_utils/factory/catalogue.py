@@ -96,16 +96,27 @@ def news(
                 yield "machinetype_dropped", {"pipe": prefix, "problem": one.sentence}
 
 
-def read(configuration: Configuration, before: t.Mapping[str, PipeState]) -> Catalogue:
+def problems(found: Catalogue) -> list[str]:
+    """What is wrong with pipes and what they bring, and costs machinetypes that have a share: a sentence each. Pure."""
+    told = []
+    for prefix, state in found.pipes.items():
+        if state.problem:
+            told.append(state.problem if state.pipe is not None else f"The vacuum pipe {prefix}: {state.problem}")
+        told += [one.sentence for one in state.pipe.dropped if one.has_share] if state.pipe is not None else []
+    return told + [one.sentence for one in found.not_brought]
+
+
+def read(configuration: Configuration, before: t.Mapping[str, PipeState], keep: bool = True) -> Catalogue:
     """Read what the configuration names. A pipe that cannot be read costs its own machinetypes only.
 
     :param before: pipes as they were: one that was read and is gone stays as it was, if it is to be the same.
+    :param keep: False: copies of pipes are not written.
     """
     prefixes = [source.section.prefix for source in configuration.pipes]
     # All at once: where the way out of the site is down, each of them takes as long as it may.
     with ThreadPoolExecutor(_AT_ONCE, "gridbox-pipe") as pool:
         was = (before.get(prefix, PipeState()) for prefix in prefixes)
-        pipes = dict(zip(prefixes, pool.map(partial(_read, configuration), configuration.pipes, was)))
+        pipes = dict(zip(prefixes, pool.map(partial(_read, configuration, keep), configuration.pipes, was)))
     return _of(configuration, pipes)
 
 
@@ -167,13 +178,13 @@ def _placed(machinetype: Machinetype, configuration: Configuration) -> Machinety
     return replace(machinetype, root_image=path)
 
 
-def _read(configuration: Configuration, source: PipeSource, before: PipeState) -> PipeState:
+def _read(configuration: Configuration, keep: bool, source: PipeSource, before: PipeState) -> PipeState:
     try:
         copies = _copies(configuration)
         if source.path:
-            reading = from_path(source.path, source.section, copies)
+            reading = from_path(source.path, source.section, copies, keep=keep)
         else:
-            reading = from_url(source.url, source.section, Transfer(configuration.ca_path), copies)
+            reading = from_url(source.url, source.section, Transfer(configuration.ca_path), copies, keep=keep)
     except (GridboxError, OSError) as exc:
         known = before if before.source == source else PipeState()
         return PipeState(known.pipe, known.fetched_at, str(exc), source)

@@ -121,6 +121,7 @@ class Chances:
     :ivar images: by reference, the ids of those that are here.
     :ivar left_over: work spaces of no machine: whoever made them was killed.
     :ivar unstartable: the machinetypes of which no machines can be made here, each with the reason.
+    :ivar problems: what is wrong with pipes, and costs machinetypes: a sentence each.
     """
 
     machinetypes: tuple[Machinetype, ...]
@@ -129,6 +130,7 @@ class Chances:
     host: HostLoad
     left_over: tuple[LeftOver, ...] = ()
     unstartable: tuple[Unstartable, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

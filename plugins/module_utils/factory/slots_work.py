@@ -102,6 +102,7 @@ class SlotsWork:
         self._applied = False
         self._started: dict[str, Machine] = {}
         self._troubles: dict[str, str] = {}
+        self._problems: tuple[str, ...] = ()
         self._pool: t.Optional[ThreadPoolExecutor] = None
         self._doing: dict[int, Future[None]] = {}
         self._began = time.time()
@@ -149,7 +150,9 @@ class SlotsWork:
         if not slots.to_fill(self.wish, self.configuration, seen, Tried(self._started)):
             return seen
         settings = slots.ordered(self.wish, seen).over(self.configuration.settings)
-        chances = self._hands().chances(settings, [*machines, *mending.unborn], now, unread)
+        keep = not self._check_mode
+        chances = self._hands().chances(settings, [*machines, *mending.unborn], now, unread, keep)
+        self._problems = chances.problems
         return Observed(given, seen.machines, now, mending, chances, seen.unreadable)
 
     def _take_the_daemons_place(self) -> None:
@@ -440,7 +443,7 @@ class SlotsWork:
             one: slots.facts(one, last.get(one), given.of(one), why.get(one, ""), unread.get(one))
             for one in self.wish.slots
         }
-        warnings = [one.sentence for one in observed.unreadable]
+        warnings = [*(one.sentence for one in observed.unreadable), *self._problems]
         if why:
             reasons = sorted(set(why.values()))
             warnings.append(f"{len(why)} of {len(self.wish.slots)} slots stay empty: {'; '.join(reasons)}")

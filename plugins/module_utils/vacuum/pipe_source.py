@@ -82,10 +82,11 @@ class _Copy:
     reading: Reading
 
 
-def from_path(path: str, section: Section, cache: str = "") -> Reading:
+def from_path(path: str, section: Section, cache: str = "", keep: bool = True) -> Reading:
     """A pipe from a file of this host; while it is not there, or no pipe because somebody writes it, from the copy.
 
     :param cache: the folder of copies, which is made if it is not there; empty: there are none.
+    :param keep: False: nothing is written into the cache.
     :raises GridboxError: if there is no copy, and it cannot be read.
     :raises InputError: likewise, and it is no pipe.
     """
@@ -100,7 +101,7 @@ def from_path(path: str, section: Section, cache: str = "") -> Reading:
         told = f"The vacuum pipe {section.prefix} is used as it was at {utc(copy.note.fetched_at)}: {exc}"
         return replace(copy.reading, problems=(told,))
     note = Note(path, "", "", changed, hashlib.sha256(content).hexdigest())
-    kept = not cache or (
+    kept = not (cache and keep) or (
         _noted(cache, section.prefix) == note
         and os.path.isfile(os.path.join(cache, _content_name(section.prefix, note.sha256)))
     )
@@ -113,12 +114,14 @@ def from_url(
     transfer: Transfer,
     cache: str = "",
     clock: t.Callable[[], float] = time.time,
+    keep: bool = True,
 ) -> Reading:
     """A pipe from its source, or from the copy: as long as the pipe allows, and while the source is down.
 
     :param url: ``http`` or ``https``.
     :param cache: the folder of copies, which is made if it is not there; empty: there are none.
     :param clock: Unix time.
+    :param keep: False: nothing is written into the cache.
     :raises InputError: for a URL that is none.
     :raises GridboxError: if there is no copy, and the source is down or what came is no pipe.
     """
@@ -136,12 +139,12 @@ def from_url(
         if note.problem and 0 <= now - note.tried_at < RETRY_SECONDS:
             return replace(copy.reading, problems=(_told(section.prefix, note),))
     try:
-        return _ask(url, section, replace(transfer, max_bytes=MAX_BYTES), cache, copy, now)
+        return _ask(url, section, replace(transfer, max_bytes=MAX_BYTES), cache if keep else "", copy, now)
     except GridboxError as exc:
         if copy is None:
             raise
         failed = replace(copy.note, tried_at=now, down_since=copy.note.down_since or now, problem=str(exc))
-        problems = (_told(section.prefix, failed), *_save(cache, section.prefix, failed, None))
+        problems = (_told(section.prefix, failed), *(_save(cache, section.prefix, failed, None) if keep else ()))
         return replace(copy.reading, problems=problems)
 
 

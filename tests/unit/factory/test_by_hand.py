@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import typing as t
 from dataclasses import replace
@@ -26,6 +27,7 @@ from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_factory import Images
 from tests.unit.factory.test_mend import LIVE
 from tests.unit.factory.told import configuration
+from tests.unit.vacuum.web_server import Web, serving
 
 
 def test_what_machines_that_run_may_still_write_into_a_folder_is_not_free(
@@ -47,6 +49,29 @@ def test_what_machines_that_run_may_still_write_into_a_folder_is_not_free(
     machines = [LIVE, replace(LIVE, uuid="u2", state=ENDED)]
     hand.chances(hand.configuration.settings, machines, 10_000)
     assert 10**9 - (2 << 20) < asked[0] <= 10**9 - (1 << 20)
+
+
+def test_a_pipe_that_is_dead_and_what_is_dropped_of_another_are_told(tmp_path: Path) -> None:
+    """Nobody else tells where no daemon works. A look that is to change nothing keeps no copy of a pipe."""
+    content = json.dumps(
+        {"machinetypes": [{"suffix": name, "machine_model": "nonsense", "target_share": 1} for name in "ab"]}
+    )
+    with serving(Web(content.encode())) as web:
+        pipes = {
+            "dead": {"vacuum_pipe_url": "http://127.0.0.1:9/", "target_share": 1.0},
+            "good": {"vacuum_pipe_url": web.url, "target_share": 1.0},
+        }
+        wanted = {**SMALL, "state_folder": str(tmp_path), "work_space": "folder", "factories": []}
+        hand = ByHand(parse({**wanted, "vacuum_pipes": pipes}))
+        copies = tmp_path / "pipes"
+        looked = hand.chances(hand.configuration.settings, [], 10_000, keep=False)
+        assert not copies.exists()
+        found = hand.chances(hand.configuration.settings, [], 10_000)
+        assert copies.exists()
+    assert found.problems == looked.problems
+    dead, first, second = found.problems
+    assert dead.startswith("The vacuum pipe dead: http://127.0.0.1:9/")
+    assert first.startswith("good-a is dropped: machine_model") and second.startswith("good-b is dropped")
 
 
 def test_what_is_pulled_is_written_down_for_a_daemon_that_comes_later(tmp_path: Path) -> None:

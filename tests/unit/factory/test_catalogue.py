@@ -39,7 +39,7 @@ def test_sources_that_do_not_answer_are_waited_for_together(tmp_path: Path, monk
     """Each has 30 s. Nothing is looked after before all have been read for the first time."""
     at_once = threading.Barrier(5)
 
-    def down(*_given: object) -> t.NoReturn:
+    def down(*_given: object, **_more: object) -> t.NoReturn:
         at_once.wait(10)
         raise GridboxError("it is down")
 
