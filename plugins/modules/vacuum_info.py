@@ -119,7 +119,7 @@ factory:
       type: int
       sample: 8
     health:
-      description: What C(gridbox check) says; V(null) without a daemon.
+      description: What C(gridbox check) says; V(null) if no daemon has ever worked. One that works no more is critical at once.
       type: dict
       sample: {status: ok, text: Factory ok (7/8 7/8)}
     explanation:

@@ -116,9 +116,11 @@ def _factory(
         "health": None,
         "explanation": [],
     }
-    if told is not None and works:
-        judged = health.health(told, now, room=report.room(configuration.state_folder))
+    if told is not None:
+        # Whoever wrote it may have died a moment later: then no report is new enough.
+        judged = health.health(told, now, 600 if works else 0, report.room(configuration.state_folder))
         made["health"] = {"status": ("ok", "warning", "critical", "unknown")[judged.status], "text": judged.text}
+    if told is not None and works:
         made["explanation"] = views.explain(told).rstrip("\n").split("\n")
     return made
 

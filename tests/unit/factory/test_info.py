@@ -103,6 +103,16 @@ def test_with_a_daemon_its_report_counts_and_the_engine_is_not_asked(params: dic
     assert told["a"]["running_machines"] == 1
 
 
+@pytest.mark.parametrize("age", [10, 3600])
+def test_a_daemon_that_is_gone_is_told_by_its_last_report(params: dict[str, t.Any], tmp_path: Path, age: float) -> None:
+    """Whoever has only died may have written that all is well a moment before."""
+    report.write(str(tmp_path), replace(REPORT, written=time.time() - age, decided=time.time() - age, pid=1 << 30))
+    found = collect(params)["factory"]
+    assert (found["daemon"], found["health"]["status"]) == (False, "critical")
+    assert found["health"]["text"].startswith("No heartbeat of the factory's daemon in ")
+    assert found["explanation"] == []
+
+
 def test_orders_are_taken_when_the_daemon_says_so(params: dict[str, t.Any], tmp_path: Path) -> None:
     """Until then it may start something."""
 
