@@ -41,6 +41,9 @@ _DAY_SECONDS = 86400
 
 _LEVEL_TYPES = {"hs06": "HEPSPEC", "hepscore23": "HEPscore23"}
 
+#: What Vac writes where nobody has said what a processor is worth.
+_NO_LEVEL = 1.0
+
 _DAY = re.compile(r"[0-9]{8}")
 _RECORD = re.compile(r"[0-9]{14}")
 _UNFINISHED = re.compile(r"[0-9]{14}\.([0-9]+)\.[0-9]+\.new")
@@ -85,7 +88,7 @@ def record(machine: Machine, configuration: Configuration) -> t.Optional[str]:
         "MemoryVirtual": memory,
         # Both from the configuration: a site that measures anew changes them together.
         "ServiceLevelType": _LEVEL_TYPES[configuration.benchmark],
-        "ServiceLevel": float(configuration.settings.hs06_per_processor or 1.0),
+        "ServiceLevel": float(configuration.settings.hs06_per_processor or _NO_LEVEL),
     }
     return _message("APEL-individual-job-message: v0.3", fields)
 
@@ -184,7 +187,8 @@ def sync(state_folder: str, month: str) -> str:
     """The sync record of a month: how many records APEL should have of it.
 
     Counted are those in the archive that have site and host of the newest: another factory's, and those from before
-    the site had its name, are not APEL's under these.
+    the site had its name, are not APEL's under these. Nor are those from before it was known what a processor is
+    worth, which were not sent: they have the level that stands for that.
 
     :param month: ``YYYYMM``.
     :raises InputError: if it is none.
@@ -205,13 +209,15 @@ def _sync(state_folder: str, month: str) -> str:
     :raises GridboxError: if the archive cannot be read.
     """
     archive = os.path.join(state_folder, ARCHIVE)
-    newest: t.Optional[tuple[str, str]] = None
+    newest: t.Optional[tuple[str, str, bool]] = None
     count = 0
     try:
         for path in _newest_first(archive, month):
             fields = _fields(path) or {}
-            whose = fields.get("Site", ""), fields.get("SubmitHost", "")
-            if not all(whose):
+            whose = (
+                fields.get("Site", ""), fields.get("SubmitHost", ""), fields.get("ServiceLevel") == str(_NO_LEVEL)
+            )  # fmt: skip
+            if not all(whose[:2]):
                 raise GridboxError(f"{path} is not an accounting record. Look what it is, and move it away.")
             newest = newest or whose
             count += whose == newest

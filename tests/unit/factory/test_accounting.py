@@ -85,8 +85,10 @@ def ended(at: int = NOON, number: int = 0, **changes: t.Any) -> Machine:
     return replace(ENDED_MACHINE, uuid=uuid, created=at - 901, started=at - 900, ended=at, **changes)
 
 
-def account(folder: Path, machine: Machine, outgoing: bool = True, site: str = "UKI-EXAMPLE") -> str:
-    text = record(machine, replace(CONFIGURATION, site=site))
+def account(
+    folder: Path, machine: Machine, outgoing: bool = True, site: str = "UKI-EXAMPLE", hs06: t.Optional[float] = 10.0
+) -> str:
+    text = record(machine, replace(CONFIGURATION, site=site, settings=replace(SETTINGS, hs06_per_processor=hs06)))
     assert text is not None
     return write(str(folder), text, machine, outgoing)
 
@@ -255,6 +257,13 @@ def test_site_and_host_are_those_of_the_newest(tmp_path: Path) -> None:
     account(tmp_path, ended(NOON + 1, 4), site="")
     found = fields(sync(str(tmp_path), "202611"))
     assert (found["Site"], found["NumberOfJobs"]) == ("example.com", "2")
+
+
+def test_what_was_not_sent_for_nobody_knew_what_a_processor_is_worth_is_not_counted(tmp_path: Path) -> None:
+    account(tmp_path, ended(NOON - DAY, 1), hs06=None, outgoing=False)
+    account(tmp_path, ended(NOON - 60, 2))
+    account(tmp_path, ended(NOON, 3))
+    assert fields(sync(str(tmp_path), "202611"))["NumberOfJobs"] == "2"
 
 
 def test_what_is_no_record_is_not_counted_or_is_named(tmp_path: Path) -> None:
