@@ -229,14 +229,20 @@ def _give(state_folder: str, change: t.Callable[[orders.Orders], orders.Orders])
 
 
 def _migrate(asked: argparse.Namespace) -> int:
-    files = []
+    files, notes = [], []
     for path in _vac_files(asked.file):
         try:
-            with open(path, encoding="utf-8") as file:
-                files.append((path, file.read()))
-        except (OSError, ValueError) as exc:
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError as exc:
             raise GridboxError(f"{path} cannot be read ({exc}).") from exc
+        try:
+            files.append((path, content.decode()))
+        except ValueError:  # Vac takes bytes as they are
+            files.append((path, content.decode("latin-1")))
+            notes.append(f"{path} is not in UTF-8, and was read as Latin-1: look at what is not ASCII.")
     made = vac_conf.convert(files, asked.host)
+    made = replace(made, notes=(*made.notes, *notes))
     if asked.json:
         sys.stdout.write(json.dumps(made.configuration, indent=1) + "\n")
         copies = (f"Copy {there} to machinetypes/{here} in the state folder." for here, there in made.files.items())

@@ -85,6 +85,9 @@ _KEYS_NOT_CARRIED = {
 _FLAGS = ("legacy_proxy", "user_data_proxy")
 _LISTS = ("cvmfs_repositories", "tmp_binds")
 
+#: Days for which Vac keeps a machine's folder if nothing is said.
+_DAYS = 3
+
 #: Longest that a machine's folder can be kept, in days, for those that Vac keeps for ever.
 _FOR_EVER = 3660
 
@@ -314,7 +317,7 @@ class _Conversion:
         where = f"machinetype {name}"
         options = self._renamed(where, options, _OLD_KEYS)
         carried = self.made.get("vacuum_pipes", {})
-        prefix = next((name[:at] for at, one in enumerate(name) if one == "-" and name[:at] in carried), "")
+        prefix = _prefix(name, carried)
         # What it does not say of a pipe's machinetype, the pipe does.
         model = options.get("machine_model", "" if prefix else "cernvm3")
         if model in keys.VIRTUAL_MACHINES:
@@ -435,6 +438,12 @@ class _Conversion:
         """One number of days for all machines, the largest."""
         if not self.days:
             return
+        pipes = self.made.get("vacuum_pipes", {})
+        own = [f"vacuum_pipe {name}" for name in pipes]
+        # What it does not say of a pipe's machinetype, the pipe does.
+        own += [f"machinetype {name}" for name in self.made.get("machinetypes", {}) if not _prefix(name, pipes)]
+        for where in own:
+            self.days.setdefault(where, _DAYS)
         days = max(_FOR_EVER if one <= 0 else one for one in self.days.values())
         self._try("settings", "machines_dir_days", {"machines_dir_days": days})
         if len(set(self.days.values())) > 1 or min(self.days.values()) <= 0:
@@ -460,6 +469,11 @@ class _Conversion:
             "Vac answers whoever knows the space's name. Here the other factories of the list may ask, and who is in"
             " networks; open: true is as Vac has it."
         )
+
+
+def _prefix(name: str, pipes: t.Container[str]) -> str:
+    """The prefix of the pipe whose machinetype this may be; empty: it is none's."""
+    return next((name[:at] for at, one in enumerate(name) if one == "-" and name[:at] in pipes), "")
 
 
 def _number(text: str) -> t.Union[int, float, str]:

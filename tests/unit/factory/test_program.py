@@ -300,6 +300,15 @@ def test_vacs_files_are_read_in_vacs_order_however_they_are_named(vac: Path, cap
         assert configuration.parse({"name": NAMES[0], **made}).pipes[0].section.prefix == "lhcb"
 
 
+def test_a_file_in_another_encoding_is_read_as_vac_reads_it(vac: Path, capsys: Out) -> None:
+    path = vac / "vac.conf"
+    path.write_bytes(b"# Universit\xe4t\n[settings]\nvac_space = vac01.example.org\nmb_per_processor = 3000\n")
+    assert program.main(["migrate", "--json", str(path)]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["mb_per_processor"] == 3000
+    assert f"{path} is not in UTF-8, and was read as Latin-1: look at what is not ASCII." in told.err
+
+
 def test_without_names_they_are_those_of_the_host(vac: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
     monkeypatch.setattr(program, "_VAC", (str(vac / "vac.d"), str(vac / "vac.conf"), str(vac / "none")))
     assert program.main(["migrate"]) == 0

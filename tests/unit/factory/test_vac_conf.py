@@ -194,6 +194,10 @@ def test_a_site_with_pipes() -> None:
             "[settings] shutdown_time: look whether it is still meant. Vac forgets one in /var/run/vac.conf when the"
             " host is booted; here it stays until it is taken out."
         ),
+        (
+            "machines_dir_days is one for all machines here, and now 7. Vac had 7 for [vacuum_pipe atlas], 3 for"
+            " [vacuum_pipe lhcb]; 0 is for ever."
+        ),
         ALWAYS[1],
     )
     assert found.files == {
@@ -477,6 +481,22 @@ def test_a_machinetype_with_a_value_that_is_refused_is_left_out_as_a_whole(text:
     assert made is None
     assert notes[0].startswith(f"[machinetype t] {note.partition(', expected one of')[0]}")
     assert notes[-1].startswith("[machinetype t] as a whole is not carried over: ")
+
+
+def test_a_section_that_says_nothing_keeps_folders_for_as_long_as_vac_does() -> None:
+    kind = "machine_model = docker\nroot_image = docker://a:1\nuser_data = run\ntarget_share = 1\n"
+    pipe = "[vacuum_pipe p]\nvacuum_pipe_url = https://p.example.org/\ntarget_share = 1\nmachines_dir_days = 0.5\n"
+    text = f"[settings]\nvac_space = s.example.org\n[machinetype a]\n{kind}{pipe}"
+    made = convert([("vac.conf", text)])
+    assert made.configuration["machines_dir_days"] == 3
+    [note] = [one for one in made.notes if "machines_dir_days" in one]
+    assert "Vac had 0.5 for [vacuum_pipe p], 3 for [machinetype a]" in note
+    # What it says nothing of, the pipe's machinetype has from the pipe.
+    assert (
+        convert([("vac.conf", text.replace("[machinetype a]", "[machinetype p-a]"))]).configuration["machines_dir_days"]
+        == 0.5
+    )
+    assert "machines_dir_days" not in convert([("vac.conf", text.replace("machines_dir_days", "#"))]).configuration
 
 
 @pytest.mark.parametrize(
