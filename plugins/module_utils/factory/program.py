@@ -31,6 +31,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import PATH, STATE_FOLDER, load
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import ANSWERED, INCOMPLETE
 
 #: Where Vac has its configuration, in the order in which it reads it.
 _VAC = ("/etc/vac.d", "/etc/vac.conf", "/var/run/vac.conf")
@@ -95,7 +96,7 @@ def _space(asked: argparse.Namespace) -> int:
         sys.stdout.write(views.machinetypes(outcomes, asked.name or "") + "\n")
     else:
         sys.stdout.write(views.factories(outcomes) + "\n")
-    return WELL if all(outcome.replies for outcome in outcomes) else SILENT
+    return WELL if all(outcome.state in (ANSWERED, INCOMPLETE) for outcome in outcomes) else SILENT
 
 
 def _known(asked: argparse.Namespace) -> space.Known:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report
@@ -17,10 +17,19 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus, Reply
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import PORT, Peer
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Outcome, Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import (
+    ANSWERED,
+    SILENT,
+    Budget,
+    Outcome,
+    Result,
+    poll,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import load_key
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import PeerUsage
+
+_FACTORY, _MACHINETYPES = "factory_query", "machinetypes_query"
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ def ask(
 ) -> dict[str, list[Outcome]]:
     """Ask factories, all questions at once. Waits for at most so many seconds.
 
+    One that sends no machinetypes and answers for itself has none: by the protocol there is nothing to send then.
+
     :param queries: of ``messages.QUERIES``.
     :returns: by query, what came of each factory.
     :raises GridboxError: if the key cannot be read, or this host has no UDP.
@@ -65,16 +76,24 @@ def ask(
         raise RefusedError("Asking the factories of the space", found, "Ask as root.")
     key = load_key(known.key_file) if known.key_file and os.geteuid() == 0 else None
     asked, resolver = tuple(wanted), Resolver()
+    polled = dict.fromkeys((*queries, _FACTORY) if _MACHINETYPES in queries else queries)
 
     async def all_of_them() -> list[Result]:
         polls = (
             poll(query, known.space, asked, resolver, budget=Budget(seconds), key=key, version=PRODUCT)
-            for query in queries
+            for query in polled
         )
         return await asyncio.gather(*polls)
 
     results = asyncio.run(all_of_them())
-    return {query: list(result.outcomes.values()) for query, result in zip(queries, results)}
+    told = {query: list(result.outcomes.values()) for query, result in zip(polled, results)}
+    if _MACHINETYPES in told:
+        there = {one.factory for one in told[_FACTORY] if one.state == ANSWERED}
+        told[_MACHINETYPES] = [
+            replace(one, state=ANSWERED, since=None) if one.state == SILENT and one.factory in there else one
+            for one in told[_MACHINETYPES]
+        ]
+    return {query: told[query] for query in queries}
 
 
 class Usages:

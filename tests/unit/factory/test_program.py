@@ -194,6 +194,17 @@ def test_what_a_space_says(tmp_path: Path, ports: tuple[int, int], capsys: Out) 
     assert "No factory of the space is called factory3. There are factory1.example.com, " in capsys.readouterr().err
 
 
+def test_a_factory_without_machinetypes_is_not_silent(tmp_path: Path, capsys: Out) -> None:
+    """By the protocol it has nothing to send when it is asked for them."""
+    responder = Responder(Access())
+    responder.snapshot = replace(snapshot(1), machinetypes=())
+    with served(responder) as port:
+        options = configured(tmp_path, port=port, factories=[NAMES[0]])
+        assert program.main([*options, "machinetypes", "--timeout", "2"]) == 0
+    assert "does not answer" not in capsys.readouterr().out
+    assert program.main([*options, "machinetypes", "--timeout", "1"]) == 3
+
+
 @pytest.mark.parametrize("command", ["machines", "machinetypes", "factories"])
 def test_a_space_is_shown_to_who_may_not_read_the_configuration(
     state: Path, ports: tuple[int, int], capsys: Out, command: str
