@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from tests.gate.tools import environment, run_tool
+from tests.lab import first_site
 from tests.lab.playbook import kept_in
 
 NETWORK = {"name": "site", "parent": "eno1", "ipv4": {"subnet": "192.0.2.0/24", "gateway": "192.0.2.1"}}
@@ -28,10 +29,10 @@ def box(name: str, address: str) -> dict[str, t.Any]:
 def roll(folder: Path, hosts: t.Mapping[str, t.Any], *options: str) -> str:
     """What Ansible prints of the playbook."""
     common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "vobox_network": NETWORK}
-    inventory = {"all": {"hosts": dict(hosts), "vars": common}}
+    inventory = {"voboxes": {"hosts": dict(hosts), "vars": common}}
     (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
     done = run_tool(
-        "ansible-playbook", "hep.gridbox.vobox", "-i", str(folder / "hosts.yml"), "-e", "gridbox_hosts=all", *options,
+        "ansible-playbook", "hep.gridbox.vobox", "-i", str(folder / "hosts.yml"), *options,
         seconds=300, env=environment(**kept_in(folder / "ansible")),
     )  # fmt: skip
     return done.stdout
@@ -62,3 +63,26 @@ def test_after_a_host_that_fails_no_other_batch_begins(tmp_path: Path) -> None:
     said = said[said.index("PLAY [VO-boxes]") :]
     assert "ok: [host2]" in said
     assert "[host3]" not in said
+
+
+def test_with_the_guides_inventory_no_host_is_proved_by_a_dead_one(tmp_path: Path) -> None:
+    """The first host is away: another one is asked, always the same. Also where the roll is asked for by a tag."""
+    first_site.write(tmp_path, first_site.guide())
+    written = yaml.safe_load((tmp_path / "mysite/group_vars/voboxes.yml").read_text())
+    bare: dict[str, t.Any] = {
+        "vobox_engine_url": f"unix://{tmp_path}/nowhere",
+        "vobox_verify_from": written["vobox_verify_from"],
+        "vobox_verify_wait": 0,
+        "vobox_services": [{"name": "nobody", "port": 1}],
+    }
+    hosts: dict[str, dict[str, t.Any]] = {
+        f"host{number}": {**bare, "vobox_list": [box("alice", f"192.0.2.3{number}")]} for number in (1, 2, 3)
+    }
+    hosts["host1"].update(ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=1)
+    for options, asked in (
+        ((), "host2 -> host3"),
+        (("--limit", "host3"), "host3 -> host1"),
+        (("--limit", "host2,host3", "-e", "gridbox_serial=2"), "host3 -> host2"),
+    ):
+        said = roll(tmp_path, hosts, "--tags", "vobox_verify", *options)
+        assert f"[{asked}" in said[said.index("Reach every declared TCP service") :]
