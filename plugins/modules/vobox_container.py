@@ -119,7 +119,8 @@ options:
       - Host certificate of the VO-box, in files on the host. They are seen read-only in C(/etc/grid-security) as
         C(hostcert.pem) and C(hostkey.pem).
       - When the files were renewed under the same names, the container is restarted, for it still sees the old ones. That
-        is disruption V(service).
+        is disruption V(service). A restart that was cut short, for instance by a power cut, the next run finishes, unless
+        O(state) is V(stopped) or V(absent), and it says so as a warning.
     type: dict
     suboptions:
       certificate:

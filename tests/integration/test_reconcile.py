@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -21,10 +23,10 @@ from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.units import com
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.plugin_utils.zipapp import build
 from tests.integration.conftest import PARENT, Lab
-from tests.integration.test_vobox_container import NETWORK, Box, make_network
+from tests.integration.test_vobox_container import NETWORK, Box, make_certificate, make_network
 from tests.lab.lab import make_lab, remove_lab
 from tests.lab.lan import in_netns, run
-from tests.lab.modules import run_module
+from tests.lab.modules import COLLECTION, run_module
 from tests.lab.playbook import play
 from tests.lab.reconciler import Reconciler
 
@@ -236,6 +238,90 @@ def test_an_unhealthy_vobox_is_restarted_if_that_is_wished(
     wait_for(lambda: state(box)["Health"]["Status"] == "unhealthy")  # the file is still there
     status, said = reconciler.run("--restart-unhealthy")
     assert (status, said.split(";")[0]) == (1, "vobox1: it is unhealthy")
+
+
+def cut_short(box: Box, start: t.Callable[[], subprocess.Popen[str]]) -> None:
+    """Have the power fail while a process restarts a VO-box, which has been told to stop and has not done so yet."""
+    pid = state(box)["Pid"]
+    os.kill(pid, signal.SIGSTOP)
+    process = start()
+    asked = 1 << (signal.SIGTERM - 1)
+    pending = re.compile("ShdPnd:\t(.*)")
+    wait_for(lambda: int(pending.findall(Path(f"/proc/{pid}/status").read_text())[0], 16) & asked)
+    box.lab.engine.kill()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for one in (*map(int, children), process.pid, pid):
+        os.kill(one, signal.SIGKILL)
+    process.communicate(timeout=20)
+    box.lab.engine.start()
+    wait_for(lambda: state(box)["Status"] == "exited")
+
+
+def renew_certificate(box: Box, **given: t.Any) -> subprocess.Popen[str]:
+    """The module, started as Ansible does it."""
+    payload = {"engine_url": box.lab.engine.url, **box.arguments, **given}
+    process = subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{box.lab.engine.netns}", sys.executable, "-c", RUN],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": payload}))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+RUN = f"""
+import runpy, sys
+from ansible.module_utils import basic
+basic._ANSIBLE_ARGS = sys.stdin.buffer.read()
+basic._ANSIBLE_PROFILE = "legacy"
+runpy.run_module("{COLLECTION}.vobox_container", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_restart_that_a_power_cut_has_cut_short_is_finished(
+    own_lab: Lab, reconciler: Reconciler, tmp_path: Path
+) -> None:
+    """Nothing tells the engine so: to it the VO-box is one that somebody has stopped."""
+    box = Box(own_lab, "vobox1", 21, tmp_path / "voboxes")
+    certificate, key = make_certificate(tmp_path / "pki", "vobox1.example.org")
+    given = {
+        "host_certificate": {"certificate": str(certificate), "key": str(key)}, "stop_timeout": 60,
+        "health": {"test": ["test", "!", "-e", "/tmp/ill"], "interval": 1, "timeout": 5, "retries": 1},
+    }  # fmt: skip
+    box.run(**given)
+    known = box.id
+    finished = "a restart of it was cut short"
+
+    # The module's, finished by the reconciler; then by the module's next run, whatever state that wishes.
+    for by in ("reconciler", "started", "present"):
+        make_certificate(tmp_path / "pki", "vobox1.example.org")
+        cut_short(box, lambda: renew_certificate(box, **given))
+        if by == "reconciler":
+            assert reconciler.findings() == {"vobox1": "start"}
+            assert reconciler.run() == (0, f"vobox1: started: {finished}\n")
+        else:
+            foreseen = box.run(check=True, state=by, **given)
+            done = box.run(state=by, **given)
+            assert [(step["action"], step["reason"]) for step in done["actions"]] == [("restart_container", finished)]
+            assert foreseen["actions"] == done["actions"]
+            assert "A restart of vobox1 was cut short; it is in service again." in str(done["warnings"])
+        assert (box.id, state(box)["Running"]) == (known, True)
+        assert box.run(**given)["changed"] is False
+        assert reconciler.run() == (0, "")
+
+    # The reconciler's own.
+    own_lab.docker("exec", "vobox1", "touch", "/tmp/ill")
+    wait_for(lambda: state(box)["Health"]["Status"] == "unhealthy")
+    cut_short(box, lambda: reconciler.start("--restart-unhealthy"))
+    # What is wanted stopped by now is not started.
+    assert reconciler.run("--leave", "vobox1") == (0, "")
+    stopped = box.run(state="stopped", **given)
+    assert "A restart of vobox1 was cut short; it stays stopped." in str(stopped["warnings"])
+    assert reconciler.run() == (0, "")
+    assert box.run(state="stopped", **given)["changed"] is False
+    assert not list(Path("/var/lib/hep.gridbox").glob(f"restart-{known}"))
 
 
 def test_the_module_installs_it_and_changes_it_with_its_content_only(own_lab: Lab, tmp_path: Path) -> None:

@@ -18,7 +18,12 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Lab
-from tests.integration.test_vobox_container import WEB, Box, network  # noqa: F401  # pylint: disable=unused-import
+from tests.integration.test_vobox_container import (  # noqa: F401  # pylint: disable=unused-import
+    WEB,
+    Box,
+    make_certificate,
+    network,
+)
 from tests.lab.modules import COLLECTION
 from tests.sampled import sampled
 
@@ -150,3 +155,28 @@ def test_a_killed_run_ends_before_or_after(box: Box, scenario: str, tmp_path: Pa
             print(f"{scenario}: killed {when} {request}: the state {'before' if now == before else 'after'}")
     box.run(**second)
     assert picture(box, known) in (after, {**after, "same": True})
+
+
+def test_a_killed_restart_leaves_a_vobox_that_runs_and_that_can_be_stopped(
+    lab: Lab,
+    network: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """The note that tells of a restart cut short goes with the undo: who stops the VO-box later is not taken for it."""
+    box = Box(lab, "killed-restart", 229, tmp_path / "voboxes")
+    certificate, key = make_certificate(tmp_path / "pki", "killed-restart.example.org")
+    given = {"host_certificate": {"certificate": str(certificate), "key": str(key)}, "wire_check": False}
+    try:
+        box.run(**given)
+        note = Path(f"/var/lib/hep.gridbox/restart-{box.id}")
+        for when in ("before", "after"):
+            make_certificate(tmp_path / "pki", "killed-restart.example.org")
+            assert run_and_die(box, {**box.arguments, **given}, 1, when, tmp_path / "requests") == -9
+            # Waits for the guard of the one before, whose lock it needs.
+            assert box.run(**given)["changed"] is (when == "before")
+            assert box.inspect("{{json .State.Running}}")
+            assert not note.exists()
+        requests = (tmp_path / "requests").read_text().splitlines()
+        assert [request.rpartition(" ")[0] for request in requests] == ["Restarting container"] * 2
+    finally:
+        lab.docker("rm", "--force", "--volumes", *box.containers())

@@ -11,7 +11,8 @@ the note is what tells the one from the other, whatever the policy.
 
 Nor does an engine know of a swap that a power cut has ended. Then the one before has been stopped by request, or has no
 network, and the new one has no restart policy yet: the boot brings neither back, and nothing is noted. What tells that
-case are the containers that the swap has left.
+case are the containers that the swap has left. And a restart that was cut short looks like a stop by somebody; a note
+tells it (:mod:`..vobox.restart`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.dropped_network import dropped_network
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import CUT_SHORT
 
 #: Restart policies that promise that a container runs.
 _PROMISES = ("always", "unless-stopped", "on-failure")
@@ -66,6 +68,7 @@ class Box:
     :ivar status: the engine's word: ``running``, ``exited``, ``created``, ``paused``...; ``gone`` if there is none.
     :ivar error: why the engine could not start it, at the last try; empty if it could.
     :ivar health: ``healthy``, ``unhealthy``, ``starting``; ``none`` without a check.
+    :ivar cut_short: whether it is stopped because a restart of it was cut short.
     :ivar leftovers: containers of an interrupted swap that is to be taken back.
     :ivar unretired: the container that it has replaced, if the swap was interrupted before that was stopped for good.
     :ivar lacking: files and folders that are to be mounted in it, and are not there.
@@ -78,6 +81,7 @@ class Box:
     error: str = ""
     health: str = "none"
     grace: int = 10
+    cut_short: bool = False
     leftovers: tuple[str, ...] = ()
     unretired: t.Optional[str] = None
     networks: tuple[Network, ...] = ()
@@ -156,16 +160,17 @@ def decide(box: Box, past: Past, rules: Rules, now: float, patient: bool) -> Fin
         return _running(box, past, rules, now)
     if box.status == "restarting":
         return Finding(box.name, "none", well=True)  # the engine is at it
-    if box.policy not in _PROMISES or not box.error:
+    if box.policy not in _PROMISES or not (box.error or box.cut_short):
         return Finding(box.name, "none", well=True)  # stopped by somebody, or ended by itself
     awaited = _awaited(box, patient)
     if awaited:
         return Finding(box.name, "wait", f"it waits for {'; '.join(awaited)}")
     if now < past.next_at:
-        return Finding(box.name, "later", f"{explain(box.error)}; {past.pause(now)}")
+        return Finding(box.name, "later", f"{explain(box.error) or CUT_SHORT}; {past.pause(now)}")
     later = _comes_later(box)
     poor = f"; without {', '.join(later)}, which it gets when mounted" if later else ""
-    return Finding(box.name, "start", f"the engine could not start it, and does not try again: {box.error}{poor}")
+    why = f"the engine could not start it, and does not try again: {box.error}" if box.error else CUT_SHORT
+    return Finding(box.name, "start", f"{why}{poor}")
 
 
 def well_again(box: Box) -> bool:

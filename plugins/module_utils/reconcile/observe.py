@@ -21,6 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.container_json i
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import CVMFS_TARGET
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import find_leftovers, made_by_a_swap
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.put_back import REPLACES_LABEL, previous_name
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import was_cut_short
 
 
 def observe(engine: DockerApi, unit_folder: str = UNIT_FOLDER, only: t.Optional[str] = None) -> tuple[Box, ...]:
@@ -75,6 +76,7 @@ def _box(
         error=state.get("Error") or "",
         health=((state.get("Health") or {}).get("Status")) or "none",
         grace=10 if grace is None else grace,
+        cut_short=was_cut_short(container),
         leftovers=leftovers,
         unretired=previous_name(name) if previous_name(name) in left else None,
         # What a VO-box needs is asked only where that decides something.

@@ -4,9 +4,9 @@
 
 """The command ``gridbox-reconcile``: bring back the VO-boxes that the engine does not bring back.
 
-It starts those that the engine has given up on, takes back or finishes swaps that were interrupted, and restarts
-unhealthy ones where that is wished. It makes and replaces none, and leaves alone what somebody has stopped and what
-another run is at work on.
+It starts those that the engine has given up on, takes back or finishes swaps that were interrupted, finishes restarts
+that were, and restarts unhealthy ones where that is wished. It makes and replaces none, and leaves alone what somebody
+has stopped and what another run is at work on.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.reconcile.decide impor
 from ansible_collections.hep.gridbox.plugins.module_utils.reconcile.observe import observe
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox import handover
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import subject_of
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import forget, restart
 
 #: Exit statuses, beside argparse's 2 for wrong arguments.
 ALL_WELL, NOT_WELL, CANNOT_TELL = 0, 1, 3
@@ -157,8 +158,9 @@ class Run:
         """Do what the finding says; what was done, or why."""
         if finding.action == "start":
             self.engine.start_container(box.id)
+            forget(box.id)
         elif finding.action == "restart":
-            self.engine.restart_container(box.id, box.grace)
+            restart(self.engine, box.id, box.grace)
         else:
             # The LAN is told over links of the namespace in which the engine is.
             enter_namespace_of(self.engine)
@@ -175,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="gridbox-reconcile",
         description="Start the VO-boxes that the engine could not start and does not try again, once what they need is"
         " there: the link of their network, what is mounted in them, CVMFS. Take back, or finish, what a power cut"
-        " has left of a swap. Nothing else is made, replaced or removed; what somebody has stopped stays stopped.",
+        " has left of a swap, and finish a restart that it has cut short. Nothing else is made, replaced or removed;"
+        " what somebody has stopped stays stopped.",
         epilog="Exit status: 0 all VO-boxes are as they should be; 1 one is not, see what is said; 2 wrong arguments; 3"
         " the engine or the host could not be asked.",
     )

@@ -28,6 +28,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import S
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.gate import Gate
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import Folder, read_launch
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed, folder_of, launch_folder
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import forget, restart
 
 #: Seconds between two requests to restart, in case the runner was just about to fall asleep when the first one came.
 _SIGNAL_AGAIN = 3.0
@@ -94,15 +95,31 @@ class Actor:
     def _do_stop_container(self, step: Step, journal: Journal) -> None:
         journal.will_do(f"start {step.target}", "stop", container=step.target)
         self.engine.stop_container(step.target, self._grace())
+        self._end_cut_short_restart("stays stopped")
 
     def _undo_stop(self, data: t.Mapping[str, t.Any]) -> None:
         self.engine.start_container(data["container"])
+        container = self.engine.container(data["container"])
+        if container:
+            forget(container["Id"])
 
     def _do_restart_container(self, step: Step, journal: Journal) -> None:
         journal.will_do(f"start {step.target}", "stop", container=step.target)
         self._renew_launch_folder()
-        self.engine.restart_container(step.target, self._grace())
+        restart(self.engine, step.target, self._grace())
         self._gate().wait(step.target)
+        if self.seen.cut_short:
+            self._announce(step.target)
+            self._end_cut_short_restart("is in service again")
+
+    def _end_cut_short_restart(self, now: str) -> None:
+        """Where a restart that an earlier run began was cut short: forget that, and say what became of it.
+
+        :param now: the rest of a sentence that begins with the VO-box.
+        """
+        if self.seen.cut_short and self.seen.container:
+            forget(self.seen.container["Id"])
+            self.found.append(f"A restart of {self.wish.name} was cut short; it {now}.")
 
     def _do_update_container(self, step: Step, journal: Journal) -> None:
         journal.will_do(
@@ -135,6 +152,8 @@ class Actor:
             self.engine.stop_container(step.target, self._grace())
         # Its anonymous volumes stay too: what is removed by mistake must not take data along.
         self.engine.remove_container(step.target, force=True)
+        if container:
+            forget(container["Id"])
 
     def _undo_remove(self, data: t.Mapping[str, t.Any]) -> None:
         if self.engine.container(data["container"]) is None:
@@ -260,6 +279,7 @@ class Actor:
             journal.will_do(f"remove the container that {name} was before", "retire", id=old["Id"])
             self.engine.remove_container(old["Id"], force=True)
             journal.settle()
+        self._end_cut_short_restart("was replaced")
         self._drop_old_launch_folders()
         self.swap = {
             "old_id": old["Id"], "new_id": new["Id"], "strategy": "sequential", "announced": False,

@@ -212,7 +212,7 @@ class Folder:
                 with contextlib.suppress(FileNotFoundError):
                     (self.init / link).unlink()
         if before["edited"] is not None:
-            _write(self.init / "versions" / before["current"] / "init.sh", before["edited"], 0o755)
+            write_file(self.init / "versions" / before["current"] / "init.sh", before["edited"], 0o755)
         for version in self._versions():
             if version not in before["versions"]:
                 shutil.rmtree(self.init / "versions" / version)
@@ -238,7 +238,7 @@ class Folder:
                 self.path.rmdir()
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps([asdict(service) for service in services], indent=1) + "\n", 0o644)
+        write_file(path, json.dumps([asdict(service) for service in services], indent=1) + "\n", 0o644)
 
     def add_launch_folder(self, creation: str) -> None:
         """The folder in which a container's runner tells how it goes."""
@@ -268,15 +268,15 @@ class Folder:
     def _add_version(self, text: str) -> None:
         folder = self.init / "versions" / sha256(text)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "init.sh", text, 0o755)
+        write_file(folder / "init.sh", text, 0o755)
         os.utime(folder)  # the newest now, whenever it was first written
 
     def _write_programs(self) -> None:
         start = self.init / "start"
         if _text(start) != START:
-            _write(start, START, 0o755)
+            write_file(start, START, 0o755)
         if _text(self.init / "runner") != RUNNER:
-            _write(self.init / "runner", RUNNER, 0o755)
+            write_file(self.init / "runner", RUNNER, 0o755)
 
     def _relink(self, name: str, version: str) -> None:
         new = self.init / f".{name}.new"
@@ -284,7 +284,7 @@ class Folder:
             new.unlink()
         new.symlink_to(f"versions/{version}")
         new.replace(self.init / name)
-        _sync_folder(self.init)
+        sync_folder(self.init)
 
 
 def read_launch(folder: t.Optional[str]) -> Launch:
@@ -331,7 +331,7 @@ def _text(path: Path) -> t.Optional[str]:
         return None
 
 
-def _write(path: Path, text: str, mode: int) -> None:
+def write_file(path: Path, text: str, mode: int) -> None:
     """Write a file so that it is there as a whole or not at all, also after a crash of the machine."""
     new = path.with_name(f".{path.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -341,10 +341,10 @@ def _write(path: Path, text: str, mode: int) -> None:
         out.flush()
         os.fsync(out.fileno())
     new.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -21,6 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.host_files import Folder, HostFiles, Launch, read_launch
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import EngineProcess
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import was_cut_short
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.runner import STATE_FOLDER
 
 
@@ -36,6 +37,7 @@ class Observed:
     :ivar kept: name of a replaced container that was kept on purpose.
     :ivar launch: what the container's runner says.
     :ivar renewed: files of the host certificate that were replaced on the host since the container started.
+    :ivar cut_short: whether the container is stopped because a restart of it was cut short.
     :ivar process: what the engine can grant; None if nothing asked depends on it.
     """
 
@@ -49,6 +51,7 @@ class Observed:
     kept: t.Optional[str] = None
     launch: Launch = Launch()
     renewed: tuple[str, ...] = ()
+    cut_short: bool = False
     process: t.Optional[EngineProcess] = None
 
     @property
@@ -100,6 +103,7 @@ def observe(engine: DockerApi, wish: Wish) -> Observed:
         kept=kept,
         launch=read_launch(launch_folder(container)) if container else Launch(),
         renewed=_renewed(container) if container else (),
+        cut_short=was_cut_short(container) if container else False,
         process=EngineProcess.read(engine.url) if depends and wish.state != "absent" else None,
     )
 

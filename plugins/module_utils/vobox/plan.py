@@ -19,6 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import V
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.mac import mac_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import Observed
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.privileges import Privileges, grantable
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import CUT_SHORT
 
 #: What the engine changes in a living container (POST /containers/x/update). Podman 4.3 has no such request.
 IN_PLACE = ("restart_policy", "limits.memory", "limits.memory_swap", "limits.cpus", "limits.pids")
@@ -154,6 +155,8 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
     if (running or seen.restarting) and wish.state == "stopped":
         steps.append(Step("stop_container", wish.name, "state: stopped", Disruption.container))
         running = False
+    elif seen.cut_short and wish.state == "stopped":
+        steps.append(Step("stop_container", wish.name, f"state: stopped, and {CUT_SHORT}"))
     elif seen.restarting and reasons:
         steps.append(
             Step(
@@ -162,6 +165,7 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
         )
     replaces = bool(reasons)
     restarts = bool(seen.renewed) and running and not replaces
+    resumes = seen.cut_short and wish.state != "stopped"
     steps += _script_steps(wish, seen, launched=running and not replaces and not restarts)
     if replaces:
         values["network.others"] = _attachments(wish, seen, values, reasons)
@@ -175,7 +179,7 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
         steps.append(
             Step(
                 "swap_container", wish.name, "; ".join(reasons), Disruption.container,
-                {"values": values, "image": image, "running": running, "start": wish.state == "started"},
+                {"values": values, "image": image, "running": running, "start": wish.state == "started" or resumes},
             )
         )  # fmt: skip
     if restarts:
@@ -184,7 +188,9 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
                 "restart_container", wish.name, f"{' and '.join(seen.renewed)} renewed on the host", Disruption.service
             )
         )
-    if wish.state == "started" and not running and not replaces:
+    if resumes and not replaces:
+        steps.append(Step("restart_container", wish.name, CUT_SHORT))
+    elif wish.state == "started" and not running and not replaces:
         if seen.restarting:
             steps.append(Step("restart_container", wish.name, "it ends again and again", Disruption.service))
         else:
@@ -205,7 +211,10 @@ def _change(wish: Wish, wished: Values, seen: Observed) -> Decision:
         )
     steps.append(_services_step(wish, seen))
     before = {**_shown({key: now.get(key) for key in wished}), "state": _state(seen)}
-    after = {**_shown(wished), "state": wish.state if wish.state != "present" else _state(seen)}
+    after = {
+        **_shown(wished),
+        "state": wish.state if wish.state != "present" else "started" if resumes else _state(seen),
+    }
     if wish.image is not None:
         before["image"], after["image"] = old_image, image
     return _decision(wish, seen, steps, before, after, values, image)

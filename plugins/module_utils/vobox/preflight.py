@@ -68,7 +68,8 @@ def preflight(engine: DockerApi, wish: Wish, seen: Observed, plan: Plan) -> None
     for action in ("create_container", "swap_container"):
         if action in steps:
             _new_container(engine, wish, seen, steps[action].details["values"])
-    if "start_container" in steps and "create_container" not in steps and _not_held(seen, seen.values):
+    back = "start_container" in steps or ("restart_container" in steps and seen.cut_short)
+    if back and "create_container" not in steps and _not_held(seen, seen.values):
         _wire(_network(engine, seen.values["network.name"]), wish, seen, seen.values)
     if "update_container" in steps:
         refuse_limits(engine.info(), steps["update_container"].details["to"])

@@ -56,7 +56,7 @@ def predicted(wish: Wish, seen: Observed, decision: Decision) -> dict[str, t.Any
     actions = {step.action for step in decision.plan.steps}
     new = bool(actions & {"create_container", "swap_container"})
     starts = bool(actions & {"start_container", "restart_container"})
-    goes = wish.state == "started" or (wish.state == "present" and seen.running)
+    goes = wish.state == "started" or (wish.state == "present" and (seen.running or seen.cut_short))
     container = dict(now["container"])
     if new or starts or not seen.container:
         for key in ("pid", "started_at", "health", *(("id", "created") if new else ())):

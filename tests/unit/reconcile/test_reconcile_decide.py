@@ -52,6 +52,8 @@ def found(box: Box, past: Past = UNTRIED, rules: Rules = COMMON, now: float = 10
         (replace(DOWN, error=DROPPED), "start", False),  # tried, for the engine may have been restarted meanwhile
         (replace(DOWN, error=""), "none", True),  # stopped by somebody, or ended by itself
         (replace(DOWN, policy="no"), "none", True),
+        (replace(DOWN, error="", cut_short=True), "start", False),
+        (replace(DOWN, error="", cut_short=True, policy="no"), "none", True),
         (replace(DOWN, status="created", error=""), "none", True),
         (replace(DOWN, status="restarting"), "none", True),
         (replace(DOWN, status="removing"), "none", True),
@@ -106,6 +108,13 @@ def test_what_is_taken_back_needs_its_link(status: str) -> None:
     assert finding.reason == (
         "it waits for the link site0, which is not there; a swap that was interrupted has left vb.next"
     )
+
+
+def test_a_restart_that_was_cut_short_is_told_as_the_reason() -> None:
+    cut_short = replace(DOWN, error="", cut_short=True)
+    assert found(cut_short).reason == "a restart of it was cut short"
+    assert found(cut_short, Past(1, 1000)).reason.startswith("a restart of it was cut short; next try in 60 s")
+    assert found(replace(DOWN, cut_short=True)).reason.endswith(ERROR)
 
 
 def test_what_is_to_be_left_is_left() -> None:

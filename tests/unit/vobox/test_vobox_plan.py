@@ -241,6 +241,22 @@ def test_an_old_version_must_be_kept() -> None:
     assert actions(wish(init_script_version=VERSION), existing()) == []
 
 
+def test_a_restart_that_was_cut_short_is_finished() -> None:
+    """Unless the container is wanted stopped; then it is no longer one that was cut short."""
+    seen = existing(running=False, cut_short=True)
+    for state in ("started", "present"):
+        plan = decide(new_box(state=state), seen).plan
+        assert [(step.action, step.disruption) for step in plan.steps] == [("restart_container", Disruption.none)]
+        assert (plan.before["state"], plan.after["state"]) == ("stopped", "started")
+    assert actions(new_box(state="present"), existing(running=False)) == []
+    stopped = decide(new_box(state="stopped"), seen).plan
+    assert [(step.action, step.disruption) for step in stopped.steps] == [("stop_container", Disruption.none)]
+    assert stopped.after["state"] == "stopped"
+    [swap] = decide(new_box(state="present", hostname="other.example.org"), seen).plan.steps
+    assert swap.action == "swap_container"
+    assert swap.details["start"]
+
+
 def test_a_renewed_certificate_restarts_the_container() -> None:
     seen = existing(renewed=("/etc/grid-security/hostcert.pem",))
     plan = decide(new_box(init_script=SCRIPT + "crond\n"), seen).plan
