@@ -65,6 +65,17 @@ def test_after_a_host_that_fails_no_other_batch_begins(tmp_path: Path) -> None:
     assert "[host3]" not in said
 
 
+def test_the_reconciler_is_there_before_a_vobox_is_touched_and_goes_after_the_last(tmp_path: Path) -> None:
+    """After one that fails those in service must have it, and a power cut in a swap must not meet that of before."""
+    said = roll(tmp_path, {"host1": {}}, "--list-tasks")
+    tasks = [line.strip().partition("\t")[0].rpartition(" : ")[2] for line in said.splitlines()]
+    order = [
+        "Put the program in place", "Have it run after the boot and every two minutes",
+        "Remove VO-boxes that are not wanted any more", "Remove program, units and state",
+    ]  # fmt: skip
+    assert [task for task in dict.fromkeys(tasks) if task in order] == order
+
+
 def test_with_the_guides_inventory_no_host_is_proved_by_a_dead_one(tmp_path: Path) -> None:
     """The first host is away: another one is asked, always the same. Also where the roll is asked for by a tag."""
     first_site.write(tmp_path, first_site.guide())
