@@ -105,7 +105,7 @@ def test_a_machine_that_term_is_refused_for_is_killed(tmp_path: Path, monkeypatc
     hand.store.create(LIVE)
     over: list[t.Optional[Container]] = []
 
-    def ends(machine: Machine, container: t.Optional[Container], _boot: t.Any) -> Machine:
+    def ends(machine: Machine, container: t.Optional[Container]) -> Machine:
         over.append(container)
         return machine
 
@@ -128,7 +128,7 @@ def test_a_machine_that_has_ended_since_it_was_looked_at_has_ended_by_itself(
     hand = ByHand(configuration(state_folder=str(tmp_path)))
     hand.store.create(LIVE)
     over: list[Machine] = []
-    monkeypatch.setattr(hand.life, "end", lambda machine, _container, _boot: over.append(machine))
+    monkeypatch.setattr(hand.life, "end", lambda machine, _container: over.append(machine))
     monkeypatch.setattr(hand, "clean", lambda _machine: None)
     hand.engine = engine = Refuses()
     engine.sent.append("its own end")
