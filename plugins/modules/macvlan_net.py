@@ -104,7 +104,7 @@ options:
   shim:
     description:
       - The host's macvlan link. Required with O(host_access=shim).
-      - With systemd it survives a reboot, see RV(boot).
+      - With systemd it survives a reboot, see RV(boot). Where udev runs, it also comes back with a parent that has gone.
     type: dict
     suboptions:
       name:

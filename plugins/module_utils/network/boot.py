@@ -102,6 +102,8 @@ def files(host: BootHost, engine: str, network: str, parent: str, shim: t.Option
     # Without udev the best there is: after whoever makes the host's links, if that is a unit.
     engine_after = f"Wants={device}\nAfter={device}\n" if host.udev else "After=network.target\n"
     shim_after = f"BindsTo={device}\nAfter={device}\n" if host.udev else "After=network.target\n"
+    # By the device too: it may come after the boot has waited for it in vain, or again after it has gone.
+    shim_for = f"multi-user.target {device}" if host.udev else "multi-user.target"
     made = {f"{UNITS}/{engine_unit}.d/gridbox-net-{network}.conf": f"{head}[Unit]\n{engine_after}"}
     if shim is not None:
         starts = "".join(f"ExecStart=/usr/sbin/{' '.join(command)}\n" for command in commands(shim))
@@ -110,7 +112,7 @@ def files(host: BootHost, engine: str, network: str, parent: str, shim: t.Option
             f"{shim_after}Before={engine_unit}\n\n"
             f"[Service]\nType=oneshot\nRemainAfterExit=yes\n"
             f"ExecStartPre=-/usr/sbin/ip link delete dev {shim.name}\n{starts}\n"
-            "[Install]\nWantedBy=multi-user.target\n"
+            f"[Install]\nWantedBy={shim_for}\n"
         )
         if host.network_manager:
             made[f"{NETWORK_MANAGER}/90-gridbox-{shim.name}.conf"] = (
@@ -171,7 +173,8 @@ def set_files(wanted: t.Mapping[str, t.Optional[str]], root: str = "") -> None:
         run("Telling systemd of changed units", ["systemctl", "daemon-reload"])
     for path in units:
         if wanted[path] is not None:
-            run(f"Enabling {path}", [*base, "enable", os.path.basename(path)])
+            # Anew: it may have been enabled for another parent's device.
+            run(f"Enabling {path}", [*base, "reenable", os.path.basename(path)])
 
 
 def _has(path: str, text: str) -> bool:

@@ -489,6 +489,31 @@ def test_files_are_written_enabled_found_and_removed(tmp_path: t.Any) -> None:
     assert not (tmp_path / "etc/systemd/system/docker.service.d").exists()
 
 
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs the command systemctl")
+def test_a_parent_that_comes_late_or_again_brings_the_shim(tmp_path: t.Any) -> None:
+    """The shim's unit is bound to the parent's device, and goes with it; the boot alone would start it once."""
+    seen = host(network=SITE, endpoints=(VB1,))
+
+    def wanted(parent: str, udev: bool = True) -> dict[str, str]:
+        there = boot.BootHost(systemd=True, udev=udev)
+        return boot.files(there, "docker", "site", parent, shim_of(wish(**SHIM), seen))
+
+    def who_wants_it() -> set[str]:
+        links = (tmp_path / "etc/systemd/system").glob("*.wants/*")
+        return {link.parent.name for link in links if link.name == "gridbox-shim-mv-site.service"}
+
+    boot.set_files(wanted("bond-0.120"), str(tmp_path))
+    always = {"multi-user.target.wants"}
+    assert who_wants_it() == always | {"sys-subsystem-net-devices-bond\\x2d0.120.device.wants"}
+    boot.set_files(wanted("eth0"), str(tmp_path))
+    assert who_wants_it() == always | {"sys-subsystem-net-devices-eth0.device.wants"}
+    boot.set_files(wanted("eth0", udev=False), str(tmp_path))
+    assert who_wants_it() == always
+    boot.set_files(wanted("eth0"), str(tmp_path))
+    boot.set_files(dict.fromkeys(wanted("eth0")), str(tmp_path))
+    assert who_wants_it() == set()
+
+
 # ---- hints and names -----------------------------------------------------------------------------------------------
 
 
