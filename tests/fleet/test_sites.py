@@ -15,7 +15,7 @@ import pytest
 from tests.lab.booted import booted
 from tests.lab.site import Site, common, recap, voboxes
 
-# The scenario site has two hosts as well; this one runs it eight times over them.
+# The scenario site has two hosts as well; this one runs it nine times over them.
 pytestmark = pytest.mark.fleet
 
 HOSTS = {"host1": 1, "host2": 2}
@@ -131,3 +131,10 @@ def test_the_hosts_are_given_back_as_foreseen(site: Site) -> None:
         announced = [PREDICTS.get(task, task) for task in changed_tasks(foreseen.stdout, host)]
         assert announced == changed_tasks(done.stdout, host)
         assert site.fleet.machine(host).run("sh", "-c", "command -v dockerd", check=False).returncode != 0
+
+
+def test_bare_hosts_are_brought_up_all_at_once(site: Site) -> None:
+    site.write()
+    done = site.run("hep.gridbox.site", "-e", "gridbox_serial=100%")
+    assert done.stdout.count("PLAY [VO-boxes]") == 1  # one batch
+    assert all(greets(site, number) for number in HOSTS.values())
