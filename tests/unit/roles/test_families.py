@@ -397,6 +397,12 @@ NAMESPACES = (
 ).split()
 
 
+def test_a_factory_is_started_again_however_it_has_ended() -> None:
+    """HUP and TERM are clean ends to systemd, whoever has sent them. One that is refused is tried with a pause."""
+    unit = (ROLES / "vacuum_factory/templates/gridbox-factory.service.j2").read_text().splitlines()
+    assert {"Restart=always", "RestartSec=15", "StartLimitIntervalSec=0"} <= set(unit)
+
+
 def test_the_factorys_mounts_are_seen_by_the_engine() -> None:
     unit = (ROLES / "vacuum_factory/templates/gridbox-factory.service.j2").read_text()
     directives = {line.partition("=")[0] for line in unit.splitlines() if "=" in line and not line.startswith("#")}
