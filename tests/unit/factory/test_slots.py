@@ -383,6 +383,21 @@ def test_a_daemon_is_not_asked_for_what_it_says_it_cannot_start(
     work.preflight(work.plan(observed), observed)
 
 
+def test_whoever_orders_nothing_does_not_wait_for_what_runs_in_drained_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is for whoever has drained them; until the others run it waits all the same."""
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    with contextlib.ExitStack() as held:
+        work = SlotsWork.from_params(params(tmp_path, state="ordered"), False, held)
+        work._looked = True  # a daemon works
+        Store(str(tmp_path / "state")).create(LIVE)
+        orders.save(str(tmp_path / "state"), Orders(slots={LIVE.slot: SlotOrder("drained", since=5)}))
+        assert work._left([LIVE.slot, SECOND]) == ({SECOND: "it is empty"}, {})
+        orders.save(str(tmp_path / "state"), Orders(slots={LIVE.slot: SlotOrder("stopped", since=5)}))
+        assert f"{LIVE.machinetype} runs, until" in work._left([LIVE.slot])[0][LIVE.slot]
+
+
 def test_a_record_that_cannot_be_read_keeps_nobody_from_ordering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
