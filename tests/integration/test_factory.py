@@ -86,6 +86,23 @@ def finds_what_ended_meanwhile(factory: LabFactory, number: int) -> None:
     factory.wait("the next one", factory.running)
 
 
+def is_left_alone_from_another_state_folder(factory: LabFactory) -> None:
+    """On any engine: the daemon begins in another state folder, and starts nothing until its machine is gone."""
+    factory.start()
+    [machine] = factory.wait("a machine", factory.running)
+    factory.stop()
+    old, factory.state = factory.state, factory.folder / "other"
+    factory.write(state_folder=str(factory.state))
+    factory.file("a", "run", WORKS)
+    factory.start()
+    told = factory.wait("the refusal", lambda: "state folder" in (c := factory.run("check").stdout) and c)
+    assert f"made in the state folder {old}" in told
+    assert [one["Id"] for one in factory.running()] == [machine["Id"]]
+    factory.lab.docker("kill", machine["Id"])
+    [another] = factory.wait("another one", factory.running)
+    assert another["Id"] != machine["Id"]
+
+
 #: Prints some hundred KiB.
 TALKS = (
     "#!/bin/sh\nn=0\nwhile [ $n -lt 4000 ]; do n=$((n + 1)); echo line $n of many, and more than anybody reads; done\n"
@@ -522,21 +539,7 @@ def test_machines_outlive_a_daemon_that_begins_under_another_name(
 
 
 def test_machines_outlive_a_daemon_that_begins_in_another_state_folder(make: t.Callable[..., LabFactory]) -> None:
-    """It starts nothing and ends nothing until they are gone."""
-    factory = make(total_processors=1)
-    factory.start()
-    [machine] = factory.wait("a machine", factory.running)
-    factory.stop()
-    old, factory.state = factory.state, factory.folder / "other"
-    factory.write(state_folder=str(factory.state))
-    factory.file("a", "run", WORKS)
-    factory.start()
-    told = factory.wait("the refusal", lambda: "state folder" in (c := factory.run("check").stdout) and c)
-    assert f"made in the state folder {old}" in told
-    assert [one["Id"] for one in factory.running()] == [machine["Id"]]
-    factory.lab.docker("kill", machine["Id"])
-    [another] = factory.wait("another one", factory.running)
-    assert another["Id"] != machine["Id"]
+    is_left_alone_from_another_state_folder(make(total_processors=1))
 
 
 def test_a_malicious_pipe_starts_nothing_and_touches_nothing(make: t.Callable[..., LabFactory], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.integration.test_factory import (
     ends_by_the_time_limit,
     follows_at_once,
     is_root_whatever_its_image_says,
+    is_left_alone_from_another_state_folder,
     kept_of_a_long_output,
     waiting,
 )
@@ -138,6 +139,10 @@ def test_a_machine_is_on_the_default_network_of_podman(
 def test_of_a_long_output_the_end_is_kept(make: t.Callable[..., LabFactory]) -> None:
     """Podman has what has come since its file was full, and a line in two that came in two pieces."""
     assert kept_of_a_long_output(make(TALKS, output_bytes=65536))
+
+
+def test_machines_outlive_a_daemon_that_begins_in_another_state_folder(make: t.Callable[..., LabFactory]) -> None:
+    is_left_alone_from_another_state_folder(make(total_processors=1))
 
 
 @pytest.mark.parametrize(("script", "message", "killed"), TIME_LIMITS)
