@@ -21,7 +21,7 @@ description:
   - The files go from where the engine keeps the layers straight into the engine's import call, so the memory needed does
     not grow with the image and there is no second copy on disk.
   - The tag moves last, after the result was verified against the source. Whatever happens before, the tag stays where it
-    was and nothing is left behind, also when the module is killed. Nobody can clean up after a power cut: the next run on that
+    was and nothing is left behind, also when the module is killed. After a power cut nobody can clean up, so the next run on that
     host removes the unfinished images, whatever it flattens, and a warning names them.
   - The label C(hep.gridbox.flatten.source) of the result holds the id of the source image, and
     C(hep.gridbox.flatten.reference) the name it had. They are how a second run knows that there is nothing to do.

@@ -19,20 +19,22 @@ async def in_own_thread(work: t.Callable[..., _Result], *arguments: t.Any) -> _R
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_Result] = loop.create_future()
 
-    def tell(found: t.Callable[[], None]) -> None:
-        if not done.done():  # nobody waits any more
-            found()
+    def tell(result: t.Optional[_Result], problem: t.Optional[Exception]) -> None:
+        if done.done():  # nobody waits any more
+            return
+        if problem is not None:
+            done.set_exception(problem)
+        else:
+            done.set_result(t.cast(_Result, result))
 
     def run() -> None:
+        result, problem = None, None
         try:
             result = work(*arguments)
         except Exception as exc:  # noqa: BLE001  it is raised where it is waited for
             problem = exc
-            found: t.Callable[[], None] = lambda: done.set_exception(problem)  # noqa: E731
-        else:
-            found = lambda: done.set_result(result)  # noqa: E731
         with contextlib.suppress(RuntimeError):  # the loop is closed: the factory has ended
-            loop.call_soon_threadsafe(tell, found)
+            loop.call_soon_threadsafe(tell, result, problem)
 
     threading.Thread(target=run, name="gridbox-own", daemon=True).start()
     return await done
