@@ -27,8 +27,8 @@ from tests.integration.test_factory import (
     ended,
     ends_by_the_time_limit,
     follows_at_once,
-    is_root_whatever_its_image_says,
     is_left_alone_from_another_state_folder,
+    is_root_whatever_its_image_says,
     kept_of_a_long_output,
     waiting,
 )
