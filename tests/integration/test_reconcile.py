@@ -311,6 +311,22 @@ def test_a_restart_that_a_power_cut_has_cut_short_is_finished(
         assert box.run(**given)["changed"] is False
         assert reconciler.run() == (0, "")
 
+    # One that has only failed, of a VO-box that runs on: when somebody stops it, it stays so.
+    note = Path(f"/var/lib/hep.gridbox/restart-{known}")
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(state(box)["StartedAt"])
+    assert reconciler.run() == (0, "")
+    own_lab.docker("stop", "vobox1")
+    assert reconciler.run() == (0, "")
+    assert not state(box)["Running"] and not note.exists()
+    box.run(state="started", **given)
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(state(box)["StartedAt"])
+    box.run(state="stopped", **given)
+    assert reconciler.run() == (0, "")
+    assert not state(box)["Running"] and not note.exists()
+    box.run(state="started", **given)
+
     # The reconciler's own.
     own_lab.docker("exec", "vobox1", "touch", "/tmp/ill")
     wait_for(lambda: state(box)["Health"]["Status"] == "unhealthy")

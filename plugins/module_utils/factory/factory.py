@@ -230,11 +230,11 @@ class Factory:
     async def begin(self) -> None:
         """Know what is known before the pipes are read, which is done beside. Before the first decision.
 
-        A pipe of which there is nothing yet has a moment to answer, for what is started first is started for hours.
+        They have a moment to answer, for what is started first is started for hours, and a copy may be old.
         """
         self._catalogue_of = ()
         reading = await self._take_over()
-        if reading is not None and any(one.pipe is None for one in self.catalogue.pipes.values()):
+        if reading is not None:
             await asyncio.wait([reading], timeout=FIRST_READ)
 
     async def _take_over(self) -> t.Optional[asyncio.Task[None]]:

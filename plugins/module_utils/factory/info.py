@@ -14,6 +14,7 @@ from dataclasses import replace
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     health,
+    moved,
     orders,
     report,
     slots,
@@ -40,6 +41,8 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     configuration = load(params["configuration"])
     told = report.load(configuration.state_folder)
     works = is_at_work(told, time.time())
+    if told is not None and works:
+        moved.check_daemon(configuration, told)
     given = orders.load(configuration.state_folder)
     is_taken = not at_work(configuration.state_folder).is_held() or (told is not None and told.orders == given)
     # Read after the report: what that says is begun is written down by now, or may come to run yet.

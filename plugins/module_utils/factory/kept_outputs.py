@@ -11,6 +11,7 @@ machines stay for their days, for decisions and the accounting depend on them.
 from __future__ import annotations
 
 import os
+import time
 import typing as t
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ _MOST = 10
 #: Of the same, below which it is short of room: a part of it, and no more than so many bytes, for the rest of a large
 #: one may be somebody else's cache that is meant to be full. Then outputs go until twice as much is free.
 _SHORT, _SHORT_BYTES = 20, 10 << 30
+#: Seconds for which they stay all the same: where work spaces have the rest of the disk it is always short of room.
+_FRESH = 3600
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,24 @@ def find(store: Store, machines: t.Iterable[Machine]) -> list[Outputs]:
     return [one for one in found if one.size]
 
 
-def to_go(kept: t.Sequence[Outputs], disk: Disk) -> list[Outputs]:
-    """Those for which there is no room, oldest first. Pure."""
+def to_go(kept: t.Sequence[Outputs], disk: Disk, now: int) -> list[Outputs]:
+    """Those for which there is no room, oldest first. Pure.
+
+    :param now: Unix seconds.
+    """
     excess = sum(one.size for one in kept) - disk.size // _MOST
-    if disk.is_short:
-        excess = max(excess, 2 * disk.short - disk.free)
+    lacking = 2 * disk.short - disk.free if disk.is_short else 0
     go = []
-    for one in sorted(kept, key=lambda one: one.machine.ended or one.machine.created):
-        if excess <= 0:
+    for one in sorted(kept, key=_ended):
+        if excess <= 0 and (lacking <= 0 or 0 <= now - _ended(one) < _FRESH):
             break
         go.append(one)
-        excess -= one.size
+        excess, lacking = excess - one.size, lacking - one.size
     return go
+
+
+def _ended(one: Outputs) -> int:
+    return one.machine.ended or one.machine.created
 
 
 def make_room(store: Store, machines: t.Iterable[Machine]) -> tuple[list[Outputs], list[tuple[Machine, str]]]:
@@ -88,7 +97,7 @@ def make_room(store: Store, machines: t.Iterable[Machine]) -> tuple[list[Outputs
     :returns: those that are gone; and machines whose outputs stay, with a sentence why.
     """
     gone, stay = [], []
-    for one in to_go(find(store, machines), disk_of(store)):
+    for one in to_go(find(store, machines), disk_of(store), int(time.time())):
         try:
             store.forget_outputs(one.machine)
             gone.append(one)

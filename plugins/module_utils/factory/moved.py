@@ -21,6 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable imp
 if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import Report
 
 #: Machines that are named in a sentence.
 _SOME = 5
@@ -50,6 +51,23 @@ def check_name(
             f"machines of {theirs} may run, and the factory would not know them any more: {_told(others)}",
             f'Nothing was touched. Give "name": "{theirs}" in the configuration. To have another name, drain the'
             ' factory first ("draining": true), and restart it when they have ended.',
+        )
+
+
+def check_daemon(configuration: Configuration, told: Report) -> None:
+    """Refuse a name that is not the one of the daemon that works: it would read what is ordered, and have other slots.
+    Pure.
+
+    :param told: its report.
+    :raises RefusedError: naming both.
+    """
+    name = configuration.settings.name
+    if told.name != name:
+        raise RefusedError(
+            f"name: {name}",
+            f"the daemon works under the name {told.name}, and its slots and machines have that one",
+            f'Give "name": "{told.name}" in the configuration. To have another name, drain the factory first'
+            ' ("draining": true), and restart it when they have ended.',
         )
 
 

@@ -192,6 +192,8 @@ class SlotsWork:
         return replace(made, steps=tuple(step for step in made.steps if (step.action, step.target) in announced))
 
     def preflight(self, plan: Plan, observed: Observed) -> None:
+        if plan.steps and self._look is None:
+            self._check_daemon()
         if not self.wish.machinetype:
             return
         if observed.mending is None:
@@ -236,6 +238,17 @@ class SlotsWork:
             if time.time() > deadline:  # whoever orders in vain loses nothing
                 return ""
             time.sleep(_PAUSE)
+
+    def _check_daemon(self) -> None:
+        """That what is ordered is read by who has these slots.
+
+        :raises RefusedError: if the daemon that works has another name.
+        """
+        from ansible_collections.hep.gridbox.plugins.module_utils.factory import info, moved
+
+        told = self._told()
+        if told is not None and info.is_at_work(told, time.time()):
+            moved.check_daemon(self.configuration, told)
 
     def _is_of_now(self, told: report.Report) -> bool:
         """Whether a report is of the daemon that works, and of a decision with the configuration as it is."""
@@ -385,16 +398,18 @@ class SlotsWork:
         obeyed = self._look is not None or (told is not None and told.orders == given)
         settled = told is not None and obeyed and self._has_decided(told)
         begun = told.begun if told is not None else {}
-        left, why = {}, {}
+        left: dict[str, str] = {}
+        why: dict[str, str] = {}
         for slot in wanted:
             machine = recorded = last.get(slot)
             if machine is not None and (machine.state == ENDED or (alive is not None and machine.uuid not in alive)):
                 machine = None
-            if slot in unread:
-                left[slot] = unread[slot].problem
-                continue
             order = given.of(slot)
             state = self.wish.state_of(order)
+            if slot in unread:
+                # It is somebody's to put right: whoever wants the others filled does not wait for that.
+                (why if state == RUNNING else left)[slot] = unread[slot].problem
+                continue
             if state == RUNNING:
                 if machine is not None and machine.state == RUNNING and self.wish.content_with(machine, order):
                     continue

@@ -19,7 +19,14 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     InputError,
     RefusedError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, running, service, unfinished
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
+    host_facts,
+    moved,
+    orders,
+    running,
+    service,
+    unfinished,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import is_brought, original_of
@@ -151,6 +158,7 @@ class TakeAwayWork:
             raise GridboxError(
                 f"What machines there are cannot be told: {' '.join(problems)} Look what it is, and move it away."
             )
+        moved.check_name(configuration, known, (), host_facts.boot_time())
         machines = tuple(machine for machine in known if not machine.cleaned)
         images: tuple[PulledImage, ...] = ()
         try:

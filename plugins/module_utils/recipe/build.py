@@ -389,7 +389,8 @@ class ImageWork:
         elif step.action == "bootstrap_base":
             self._bootstrap(step.target)
         elif step.action == "remove_leftover":
-            shutil.rmtree(step.target)
+            with contextlib.suppress(FileNotFoundError):  # a run for another image was quicker
+                shutil.rmtree(step.target)
         else:
             self._build(step.target, step.details["base"])
 

@@ -37,7 +37,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.reconcile.decide impor
 from ansible_collections.hep.gridbox.plugins.module_utils.reconcile.observe import observe
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox import handover
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.observe import subject_of
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import forget, restart
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import forget, noted, restart
 
 #: Exit statuses, beside argparse's 2 for wrong arguments.
 ALL_WELL, NOT_WELL, CANNOT_TELL = 0, 1, 3
@@ -113,6 +113,8 @@ class Run:
                     told.add((finding.name, finding.reason))
                     _say(f"{finding.name}: {finding.reason}; looking again for up to {seconds:g} s")
             time.sleep(_PAUSE)
+        for identity in noted():
+            self._forget_restart(identity)
         for finding in waiting:
             self._note(finding.name, f"not in service: {finding.reason}; waited {seconds:g} s")
         for finding in findings:
@@ -166,6 +168,17 @@ class Run:
             enter_namespace_of(self.engine)
             return " ".join(handover.recover(self.engine, box.name))
         return finding.reason
+
+    def _forget_restart(self, identity: str) -> None:
+        """Drop the note on a restart that has failed, of a container that runs: whoever stops it wants it to stay so.
+        One that is not there may be another engine's."""
+        container = self.engine.container(identity)
+        if container is None:
+            return
+        with contextlib.suppress(WaitError), Lock(subject_of(self.engine, container["Name"].lstrip("/")), 0):
+            # Whoever held the lock until now may have stopped it for a restart.
+            if ((self.engine.container(identity) or {}).get("State") or {}).get("Running"):
+                forget(identity)
 
     def _note(self, name: str, text: str) -> None:
         self._memory.note(_now(), name, text)

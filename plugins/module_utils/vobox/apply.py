@@ -113,12 +113,14 @@ class Actor:
             self._end_cut_short_restart("is in service again")
 
     def _end_cut_short_restart(self, now: str) -> None:
-        """Where a restart that an earlier run began was cut short: forget that, and say what became of it.
+        """Where a restart that an earlier run began was cut short: forget that, and say what became of it. Where it has
+        only failed: forget that, or a later stop would look like a restart that was cut short.
 
         :param now: the rest of a sentence that begins with the VO-box.
         """
-        if self.seen.cut_short and self.seen.container:
+        if self.seen.container:
             forget(self.seen.container["Id"])
+        if self.seen.cut_short:
             self.found.append(f"A restart of {self.wish.name} was cut short; it {now}.")
 
     def _do_update_container(self, step: Step, journal: Journal) -> None:

@@ -13,6 +13,7 @@ restart was cut short as long as the container has not been started since.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Json
@@ -36,14 +37,21 @@ def restart(engine: DockerApi, name: str, grace: int) -> None:
     container = engine.container(name)
     if container is None:
         raise GridboxError(f"The container {name} has gone since it was looked at.")
-    note = _note(container["Id"])
-    try:
-        note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_file(note, str(container["State"].get("StartedAt")), 0o644)
-    except OSError as exc:
-        raise GridboxError(f"Writing {note} failed ({exc.strerror}).") from exc
+    # Of an engine elsewhere nobody would look here for it.
+    if engine.url.startswith("unix://"):
+        _write(_note(container["Id"]), str(container["State"].get("StartedAt")))
     engine.restart_container(container["Id"], grace)
     forget(container["Id"])
+
+
+def _write(note: Path, text: str) -> None:
+    try:
+        note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_file(note, text, 0o644)
+    except OSError as exc:
+        # Whoever may use the engine and is not root may restart as well, without a note.
+        if not isinstance(exc, PermissionError) or os.geteuid() == 0:
+            raise GridboxError(f"Writing {note} failed ({exc.strerror}).") from exc
 
 
 def was_cut_short(container: Json) -> bool:
@@ -76,6 +84,11 @@ def forget(container_id: str) -> None:
         raise GridboxError(f"Removing {note} failed ({exc.strerror}).") from exc
     with contextlib.suppress(OSError):  # not empty
         note.parent.rmdir()
+
+
+def noted() -> list[str]:
+    """Ids of the containers that there are notes on."""
+    return [path.name.partition("-")[2] for path in Path(FOLDER).glob("restart-*")]
 
 
 def _note(container_id: str) -> Path:

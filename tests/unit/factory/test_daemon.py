@@ -432,6 +432,20 @@ def test_the_oldest_outputs_go_when_there_is_no_room_for_them(
     assert not told or told[0]["bytes"] >= gone * 4 * mib
 
 
+def test_outputs_of_the_last_hour_stay_where_the_disk_is_short_of_room_by_others() -> None:
+    """Work spaces may have all the rest of it, and whoever looks what went wrong has to find something."""
+    now, short = 100_000, kept_outputs.Disk(1000, 0)
+    old, new = (
+        kept_outputs.Outputs(replace(ENDED_MACHINE, uuid=f"{ended}", ended=ended), 10) for ended in (now - 3600, now)
+    )
+    ahead = kept_outputs.Outputs(replace(ENDED_MACHINE, uuid="ahead", ended=now + 1), 10)
+    assert kept_outputs.to_go([new, old], short, now) == [old]
+    assert kept_outputs.to_go([new], short, now) == []
+    assert kept_outputs.to_go([ahead], short, now) == [ahead]
+    # Their own part of the disk is theirs, and no more.
+    assert kept_outputs.to_go([replace(new, size=101)], short, now) == [replace(new, size=101)]
+
+
 def test_outputs_in_which_something_is_mounted_stay_and_keep_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

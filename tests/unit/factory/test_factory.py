@@ -138,6 +138,28 @@ def test_an_order_lets_no_pipe_be_read_again(tmp_path: Path) -> None:
         asyncio.run(test(url, taken))
 
 
+def test_a_pipe_that_answers_comes_before_the_copy_of_it(tmp_path: Path) -> None:
+    """What it has withdrawn while the daemon was away is not started for hours."""
+
+    def publish(*suffixes: str) -> None:
+        kinds = [{**KINDS["other"], "suffix": one, "machine_model": "docker"} for one in suffixes]
+        (tmp_path / "pipe").write_text(json.dumps({"machinetypes": kinds}))
+
+    async def names() -> list[str]:
+        pipes = {"p": {"vacuum_pipe_path": str(tmp_path / "pipe"), "target_share": 2}}
+        factory = made(tmp_path, vacuum_pipes=pipes)
+        await factory.begin()
+        await factory.close()
+        return [one.name for one in factory.catalogue.machinetypes]
+
+    publish("x", "y")
+    assert asyncio.run(names()) == ["p-x", "p-y"]
+    publish("x")
+    assert asyncio.run(names()) == ["p-x"]
+    (tmp_path / "pipe").write_text("{")
+    assert asyncio.run(names()) == ["p-x"]
+
+
 def test_a_pipe_that_hangs_keeps_no_other_machinetype_waiting(tmp_path: Path) -> None:
     """Another configuration is gone on with at once: with what it says itself, and what is known of its pipes. Nothing
     of what it does not want any more is left."""

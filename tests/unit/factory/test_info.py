@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, report
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.info import collect, is_at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING
@@ -21,11 +21,14 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Unstartable
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import Refusal
-from tests.unit.factory.reports import DECISION, REPORT
+from tests.unit.factory.reports import DECISION
+from tests.unit.factory.reports import REPORT as OTHER
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE
 from tests.unit.factory.test_views import PIPE
 
+#: Of the factory that is asked.
+REPORT = replace(OTHER, name="f1.example.org")
 NOW = REPORT.written
 MADE = replace(LIVE, state=STARTING, started=None)
 
@@ -67,6 +70,16 @@ def test_without_daemon_and_engine_nobody_can_tell_and_that_is_said(params: dict
     assert found["slots"][0]["state"] == "running"
     assert found["factory"]["engine_problem"]
     assert "nobody can tell what runs" in found["warnings"][0]
+
+
+def test_a_daemon_of_another_name_is_not_taken_for_this_factorys(params: dict[str, t.Any], tmp_path: Path) -> None:
+    """The configuration was changed by hand: no slot that it names would ever have a machine."""
+    other = replace(REPORT, written=time.time(), pid=os.getpid(), name="f2.example.org")
+    report.write(str(tmp_path), other)
+    with pytest.raises(RefusedError, match=r"the daemon works under the name f2\.example\.org"):
+        collect(params)
+    report.write(str(tmp_path), replace(other, pid=1 << 30))
+    collect(params)
 
 
 def test_a_record_that_cannot_be_read_costs_its_own_slot_only(params: dict[str, t.Any], tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 import types
 import typing as t
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders,
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import at_work
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.take_away import (
     Observed,
     TakeAwayWork,
@@ -136,6 +138,14 @@ def configured(tmp_path: Path) -> tuple[str, str]:
     state, path = str(tmp_path / "state"), tmp_path / "factory.json"
     path.write_text(json.dumps({**SMALL, "state_folder": state}))
     return str(path), state
+
+
+def test_machines_of_another_name_are_not_taken_for_gone(configured: tuple[str, str]) -> None:
+    """Their containers are not among this factory's, and they would be removed as what has ended."""
+    path, state = configured
+    Store(state).create(replace(RUNNING_MACHINE, slot="f2-00.example.org", seen=int(time.time())))
+    with contextlib.ExitStack() as held, pytest.raises(RefusedError, match=r"machines of f2\.example\.org may run"):
+        TakeAwayWork(Wish(path), held).observe()
 
 
 NO_JOURNAL = t.cast(Journal, types.SimpleNamespace(settle=lambda: None, will_do=lambda *_title, **_data: None))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from pathlib import Path
 
@@ -13,11 +14,18 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox import restart as module
-from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import forget, restart, was_cut_short
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.restart import (
+    forget,
+    noted,
+    restart,
+    was_cut_short,
+)
 
 
 class Engine:
     """Has one container, and restarts it or is cut short once it has stopped it."""
+
+    url = "unix:///run/docker.sock"
 
     def __init__(self, cut_short: bool) -> None:
         self.cut_short = cut_short
@@ -83,3 +91,29 @@ def test_it_can_be_forgotten_and_finished(folder: Path) -> None:
     forget("c0ffee")
     assert not engine.was_cut_short()
     assert [path.name for path in folder.iterdir()] == ["other"]
+
+
+def test_of_an_engine_elsewhere_nothing_is_noted(folder: Path) -> None:
+    engine = Engine(cut_short=True)
+    engine.url = "tcp://192.0.2.1:2376"
+    with pytest.raises(GridboxError):
+        restart_of(engine)
+    assert not folder.exists() and noted() == []
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_who_may_use_the_engine_and_not_the_folder_restarts_without_a_note(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    def refused(*_arguments: t.Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "write_file", refused)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    engine = Engine(cut_short=False)
+    if uid:
+        restart_of(engine)
+        assert engine.state["StartedAt"] == "2026-11-30T07:00:05Z"
+    else:
+        with pytest.raises(GridboxError, match=f"Writing {folder}/restart-c0ffee failed"):
+            restart_of(engine)
