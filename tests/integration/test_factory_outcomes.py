@@ -83,11 +83,11 @@ def test_what_a_machine_says_of_its_end_counts_for_its_machinetype(make_factory:
             assert f'after "{ends(name)[-1]["message"]}" on {factory.name}' in _line(explained, name)
     first = min(one["ended"] for one in factory.records() if one["machinetype"] == "soon" and one["ended"])
     assert min(later) > first + 4
-    for record in factory.records():
-        if record["machinetype"] == "memory":
-            assert record["end_reason"] == "it ended itself after it had reached its memory limit"
-        if record["machinetype"] == "command":
-            assert record["exit_code"] == 127
+    # One that was started beside the first, in a slot that had been free again, may run yet.
+    over = [record for record in factory.records() if record["ended"]]
+    reasons = {record["end_reason"] for record in over if record["machinetype"] == "memory"}
+    assert reasons == {"it ended itself after it had reached its memory limit"}
+    assert {record["exit_code"] for record in over if record["machinetype"] == "command"} == {127}
     output = next(factory.state.glob("machines/*_command_*/output.log")).read_text()
     assert "/no/such/program failed: No such file or directory" in output
     assert not factory.events("machine_killed", "machine_told_to_end", "internal_error")
