@@ -83,6 +83,8 @@ notes:
   - Forwarding and user namespaces, which containers need, are left alone. A host on which a file switches forwarding off, or
     on which nobody but root can make a user namespace, is refused before anything is touched, unless the control is off. Ubuntu's
     C(kernel.apparmor_restrict_unprivileged_userns) is warned of.
+  - A host with a file that is read after ours, and there sets less than a control asks for, is refused before anything is touched, with
+    the sentence that names the file. One that sets more is left in force.
   - A host that cannot set a value (a container without the right to) is refused with the sentence that names the control
     to switch off.
 extends_documentation_fragment:

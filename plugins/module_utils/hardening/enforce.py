@@ -21,6 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.hardening import (
     controls,
     host_state,
     judge,
+    later,
     limits,
     way_back,
 )
@@ -178,7 +179,7 @@ def plan(wish: Wish, host: Host) -> Plan:
         for name, value in names.items()
     ):
         stale.add(host_state.SYSCTL_FILE)
-    if host_state.SYSTEMD_FILE in wanted and host.default_nofile != wish.nofile:
+    if host_state.SYSTEMD_FILE in wanted and not judge.services_have(host, wish.nofile):
         stale.add(host_state.SYSTEMD_FILE)
     costs = {"reload_sshd": Disruption.reload}
     for path, reader in READERS.items():
@@ -223,6 +224,13 @@ class ControlsWork:
                         f"{found}, and {control.reason}",
                         f"It is the site's to correct; or switch the control {control.id} off with the reason.",
                     )
+            overruled = "" if control.id in wish.waived else later.weaker(control.id, observed, wish.need(observed))
+            if overruled:
+                raise RefusedError(
+                    f"control {control.id}",
+                    overruled,
+                    f"Take it out of that file, or switch the control {control.id} off with the reason.",
+                )
         if wish.nofile[1] > observed.nr_open and not {"nofile", "systemd_limits"} <= set(wish.waived):
             raise RefusedError(
                 f"nofile_hard: {wish.nofile[1]}",

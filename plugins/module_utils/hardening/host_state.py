@@ -29,6 +29,15 @@ SSHD_FILE = "/etc/ssh/sshd_config.d/01-hep.gridbox.conf"
 MODULES_FILE = "/etc/modprobe.d/90-hep.gridbox.conf"
 FILES = (SYSCTL_FILE, LIMITS_FILE, SYSTEMD_FILE, SSHD_FILE, MODULES_FILE)
 
+#: Of our files after which others may be read: the folders of that kind. A file hides those of its name in folders that
+#: follow.
+FOLDERS = {
+    SYSTEMD_FILE: tuple(f"{top}/systemd/system.conf.d" for top in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
+}
+
+#: More than any limit.
+UNLIMITED = 2**63 - 1
+
 #: What a change of sshd leaves here until it is kept (way_back.py).
 WAY_BACK = "/run/hep.gridbox-way-back"
 
@@ -46,6 +55,7 @@ class Host:
     :ivar sysctls: values now; a name that this kernel or this namespace does not have is missing.
     :ivar read_only: those of them that cannot be written here.
     :ivar files: text of :data:`FILES`; None if there is none.
+    :ivar later: by those of ours in :data:`FOLDERS`: path and text of the files that are read after it, in their order.
     :ivar nr_open: the kernel's bound of a limit of open files.
     :ivar hard_nofile: the hard limit of this process.
     :ivar may_raise: whether this host may raise hard limits (CAP_SYS_RESOURCE).
@@ -68,6 +78,7 @@ class Host:
     sysctls: t.Mapping[str, int] = field(default_factory=dict)
     read_only: frozenset[str] = frozenset()
     files: t.Mapping[str, t.Optional[str]] = field(default_factory=dict)
+    later: t.Mapping[str, t.Sequence[tuple[str, str]]] = field(default_factory=dict)
     nr_open: int = 1048576
     hard_nofile: int = 1048576
     may_raise: bool = True
@@ -104,6 +115,7 @@ def read_host() -> Host:
         sysctls=known,
         read_only=frozenset(name for name in known if not os.access(sysctl_path(name), os.W_OK)),
         files={path: read_text(path) for path in FILES},
+        later={path: tuple(read_after(path, folders)) for path, folders in FOLDERS.items()},
         nr_open=_number("/proc/sys/fs/nr_open") or 1048576,
         hard_nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         may_raise=_capable(),
@@ -123,6 +135,14 @@ def read_host() -> Host:
         loaded=tuple(name for name in controls.MODULES if os.path.exists(f"/sys/module/{name.replace('-', '_')}")),
         unproved=os.path.exists(WAY_BACK),
     )
+
+
+def read_after(ours: str, folders: t.Sequence[str]) -> t.Iterator[tuple[str, str]]:
+    """Path and text of the files that are read after ours: those whose names come later, whatever their folder."""
+    paths = {os.path.basename(path): path for folder in reversed(folders) for path in glob.glob(f"{folder}/*.conf")}
+    for name in sorted(paths):
+        if name > os.path.basename(ours):
+            yield paths[name], read_text(paths[name]) or ""
 
 
 def sshd_settings(config: str, connection: t.Optional[str] = CONNECTION) -> t.Optional[dict[str, str]]:
@@ -211,11 +231,21 @@ def _systemd_nofile() -> tuple[int, int]:
     names = "--property=DefaultLimitNOFILE,DefaultLimitNOFILESoft"
     shown = dict(line.split("=", 1) for line in run("Asking systemd", ["systemctl", "show", names]).splitlines())
     soft, hard = shown["DefaultLimitNOFILESoft"], shown["DefaultLimitNOFILE"]
-    return (_limit(soft), _limit(hard))
+    return (limit(soft), limit(hard))
 
 
-def _limit(text: str) -> int:
-    return 2**63 - 1 if text == "infinity" else int(text)
+def limit(text: str) -> int:
+    """A limit in systemd's words: a number, with a suffix for its power of 1024, or ``infinity``.
+
+    >>> limit("64K")
+    65536
+
+    :raises ValueError: if it is none.
+    """
+    if text == "infinity":
+        return UNLIMITED
+    power = "KMGTPE".find(text[-1:]) + 1 if text else 0
+    return int(text[:-1] if power else text) * 1024**power
 
 
 def _forwarding_off() -> t.Iterator[str]:

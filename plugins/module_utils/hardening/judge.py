@@ -10,7 +10,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.hardening import host_state
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening import host_state, later
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.controls import (
     CONTROLS,
     MODULES,
@@ -58,7 +58,13 @@ def audit(host: Host, need: Need, waived: t.Mapping[str, str], max_offset: float
 
 
 def judge(control: str, host: Host, need: Need, max_offset: float) -> tuple[bool, str]:
-    """Whether a control holds, and what was found."""
+    """Whether a control holds, also after the next boot, and what was found."""
+    good, found = _judge_now(control, host, need, max_offset)
+    overruled = later.weaker(control, host, need)
+    return (False, f"{found}; {overruled}") if overruled else (good, found)
+
+
+def _judge_now(control: str, host: Host, need: Need, max_offset: float) -> tuple[bool, str]:
     if control in need.sysctls:
         return _sysctls(host, need.sysctls[control])
     if control in SSHD:
@@ -136,9 +142,14 @@ def _systemd(host: Host, need: Need) -> tuple[bool, str]:
     if host.default_nofile is None:
         return True, "systemd is not PID 1 here, so there are no services of its own"
     soft, hard = host.default_nofile
-    good = soft >= need.nofile[0] and hard >= need.nofile[1]
+    good = services_have(host, need.nofile)
     expected = "" if good else f", expected {need.nofile[0]} and {need.nofile[1]}"
     return good, f"services are given {soft} (soft) and {hard} (hard){expected}"
+
+
+def services_have(host: Host, nofile: tuple[int, int]) -> bool:
+    """Whether systemd gives its services a soft and a hard limit of open files, or more."""
+    return host.default_nofile is not None and all(now >= least for now, least in zip(host.default_nofile, nofile))
 
 
 def _user_namespaces(host: Host) -> tuple[bool, str]:

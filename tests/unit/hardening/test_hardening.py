@@ -19,6 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.hardening import (
     enforce,
     host_state,
     judge,
+    later,
     limits,
     way_back,
 )
@@ -164,6 +165,13 @@ def test_a_value_changed_by_hand_is_loaded_again() -> None:
     assert actions(wish, good_host(wish, sysctls=lowered)) == ["load_sysctls 90-hep.gridbox.conf"]
 
 
+def test_more_open_files_for_services_than_asked_for_are_as_wanted() -> None:
+    wish = make()
+    assert actions(wish, good_host(wish, default_nofile=(65536, 2**31))) == []
+    lowered = good_host(wish, default_nofile=(65535, 2**31))
+    assert actions(wish, lowered) == ["reload_systemd 90-hep.gridbox.conf"]
+
+
 def test_a_control_that_is_off_writes_nothing_and_takes_its_own_back() -> None:
     off = dict.fromkeys(("inotify", "file_max", "pid_max", "keys", "neighbours"), "elsewhere")
     wish = make(controls=off)
@@ -195,6 +203,62 @@ def test_what_cannot_be_set_is_refused_before(changes: dict[str, t.Any], host: d
     seen = Host(**{**values, **host})
     with pytest.raises(RefusedError, match=sentence):
         enforce.ControlsWork(wish).preflight(enforce.plan(wish, seen), seen)
+
+
+def test_the_files_that_are_read_after_ours(tmp_path: Path) -> None:
+    first, second = tmp_path / "etc", tmp_path / "usr"
+    there = "etc/10-site.conf", "etc/limits.conf", "etc/95-site", "usr/90-hep.conf", "usr/95.conf", "usr/limits.conf"
+    for path in there:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path)
+    found = list(host_state.read_after(str(first / "90-hep.conf"), (str(first), str(second), str(tmp_path / "none"))))
+    assert found == [(str(second / "95.conf"), "usr/95.conf"), (str(first / "limits.conf"), "etc/limits.conf")]
+
+
+@pytest.mark.parametrize(
+    ("value", "soft", "hard"),
+    [
+        ("65536", 65536, 65536), ("64K:1M", 65536, 1048576), ("1024 : infinity", 1024, host_state.UNLIMITED),
+    ],
+)  # fmt: skip
+def test_what_a_file_gives_services(value: str, soft: int, hard: int) -> None:
+    assert list(later.services(f"# a\n[Manager]\nDefaultLimitNOFILE = {value}\n").values()) == [soft, hard]
+    assert later.services(f"[Other]\nDefaultLimitNOFILE={value}\n[Manager]\n#DefaultLimitNOFILE={value}\n") == {}
+    assert later.services("[Manager]\nDefaultLimitNOFILE=much\nDefaultLimitNOFILE=\n") == {}
+
+
+def a_later(ours: str, *texts: str) -> dict[str, t.Any]:
+    """A host on which the site has files that are read after ours."""
+    folder = Path(ours).parent
+    return {"later": {ours: [(f"{folder}/{95 + number}.conf", text) for number, text in enumerate(texts)]}}
+
+
+#: Control, our file, texts of files that are read after it, and how the sentence about them ends; empty if all is well.
+LATER = [
+    ("systemd_limits", host_state.SYSTEMD_FILE, ["[Manager]\nDefaultLimitNOFILE=infinity\n"], ""),
+    ("systemd_limits", host_state.SYSTEMD_FILE,
+     ["[Manager]\nDefaultLimitNOFILE=1\n", "[Manager]\nDefaultLimitNOFILE=1M"], ""),
+    ("systemd_limits", host_state.SYSTEMD_FILE, ["[Manager]\nDefaultLimitNOFILE=1024:1M\n"],
+     "sets the soft DefaultLimitNOFILE to 1024, expected 65536"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("control", "ours", "texts", "says"), LATER)
+def test_what_is_read_later_and_weaker_is_refused_before(control: str, ours: str, texts: list[str], says: str) -> None:
+    wish, seen = make(), good_host(make(), **a_later(ours, *texts))
+    if not says:
+        assert statuses(wish, seen)[control] == "pass"
+        enforce.ControlsWork(wish).preflight(enforce.plan(wish, seen), seen)
+        return
+    found = {finding.id: finding for finding in judge.audit(seen, wish.need(seen), {}, 1.0)}[control]
+    assert (found.status, found.finding.endswith(says)) == ("fail", True), found
+    # The file is named before anything is touched, and also where all is in force until the next boot.
+    with pytest.raises(RefusedError, match=f"control {control}: {Path(ours).parent}/95.conf, which is read after"):
+        enforce.ControlsWork(wish).preflight(enforce.plan(wish, seen), seen)
+    off = make(controls={control: "the site's own"})
+    enforce.ControlsWork(off).preflight(enforce.plan(off, seen), seen)
+    gone = make(state="absent")
+    enforce.ControlsWork(gone).preflight(enforce.plan(gone, seen), seen)
 
 
 @pytest.mark.parametrize(
