@@ -32,8 +32,13 @@ FILES = (SYSCTL_FILE, LIMITS_FILE, SYSTEMD_FILE, SSHD_FILE, MODULES_FILE)
 #: Of our files after which others may be read: the folders of that kind. A file hides those of its name in folders that
 #: follow.
 FOLDERS = {
+    SYSCTL_FILE: tuple(f"{top}/sysctl.d" for top in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
+    LIMITS_FILE: ("/etc/security/limits.d",),
     SYSTEMD_FILE: tuple(f"{top}/systemd/system.conf.d" for top in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
 }
+
+#: What is read after all of a kind: at boot if a file among them is a link to it, else by ``sysctl --system``.
+LAST = {SYSCTL_FILE: "/etc/sysctl.conf"}
 
 #: More than any limit.
 UNLIMITED = 2**63 - 1
@@ -115,7 +120,7 @@ def read_host() -> Host:
         sysctls=known,
         read_only=frozenset(name for name in known if not os.access(sysctl_path(name), os.W_OK)),
         files={path: read_text(path) for path in FILES},
-        later={path: tuple(read_after(path, folders)) for path, folders in FOLDERS.items()},
+        later={path: tuple(read_after(path, folders, LAST.get(path, ""))) for path, folders in FOLDERS.items()},
         nr_open=_number("/proc/sys/fs/nr_open") or 1048576,
         hard_nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         may_raise=_capable(),
@@ -137,12 +142,17 @@ def read_host() -> Host:
     )
 
 
-def read_after(ours: str, folders: t.Sequence[str]) -> t.Iterator[tuple[str, str]]:
-    """Path and text of the files that are read after ours: those whose names come later, whatever their folder."""
-    paths = {os.path.basename(path): path for folder in reversed(folders) for path in glob.glob(f"{folder}/*.conf")}
-    for name in sorted(paths):
-        if name > os.path.basename(ours):
-            yield paths[name], read_text(paths[name]) or ""
+def read_after(ours: str, folders: t.Sequence[str], last: str = "") -> t.Iterator[tuple[str, str]]:
+    """Path and text of the files that are read after ours: those whose names come later, whatever their folder.
+
+    :param last: a file that is read after all of them, unless one of them is a link to it.
+    """
+    by_name = {os.path.basename(path): path for folder in reversed(folders) for path in glob.glob(f"{folder}/*.conf")}
+    paths = [by_name[name] for name in sorted(by_name) if name > os.path.basename(ours)]
+    if last and last not in map(os.path.realpath, paths):
+        paths.append(last)
+    for path in paths:
+        yield path, read_text(path) or ""
 
 
 def sshd_settings(config: str, connection: t.Optional[str] = CONNECTION) -> t.Optional[dict[str, str]]:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 import typing as t
 from dataclasses import dataclass
 
@@ -99,18 +98,13 @@ def _sysctls(host: Host, wanted: t.Mapping[str, int]) -> tuple[bool, str]:
     return good, "; ".join(parts)
 
 
-def login_limits(text: t.Optional[str]) -> dict[str, int]:
-    """The limits of a limits.d file for all accounts: ``soft nofile`` and so on to the number."""
-    found = {}
-    for kind, item, value in re.findall(r"^\*\s+(soft|hard|-)\s+(\S+)\s+(\d+)", text or "", re.MULTILINE):
-        for each in ("soft", "hard") if kind == "-" else (kind,):
-            found[f"{each} {item}"] = int(value)
-    return found
+def _logins(host: Host) -> dict[str, int]:
+    return later.logins(host.files.get(host_state.LIMITS_FILE) or "")
 
 
 def _nofile(host: Host, need: Need) -> tuple[bool, str]:
-    limits = login_limits(host.files.get(host_state.LIMITS_FILE))
-    soft, hard = limits.get("soft nofile", 0), limits.get("hard nofile", 0)
+    limits = _logins(host)
+    soft, hard = limits.get("* soft nofile", 0), limits.get("* hard nofile", 0)
     if hard > host.nr_open:
         return False, f"the hard limit {hard} is above fs.nr_open {host.nr_open}, so logins do not get it"
     good = soft >= need.nofile[0] and hard >= need.nofile[1]
@@ -119,13 +113,13 @@ def _nofile(host: Host, need: Need) -> tuple[bool, str]:
 
 
 def _nproc(host: Host, need: Need) -> tuple[bool, str]:
-    hard = login_limits(host.files.get(host_state.LIMITS_FILE)).get("hard nproc", 0)
+    hard = _logins(host).get("* hard nproc", 0)
     good = hard >= need.nproc
     return good, f"logins are given {hard or 'no limit of ours'}{'' if good else f', expected {need.nproc}'}"
 
 
 def _core_dumps(host: Host) -> tuple[bool, str]:
-    hard = login_limits(host.files.get(host_state.LIMITS_FILE)).get("hard core")
+    hard = _logins(host).get("* hard core")
     return hard == 0, "logins make none" if hard == 0 else "logins have no limit of ours, expected 0"
 
 

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening import host_state
@@ -15,19 +17,33 @@ from ansible_collections.hep.gridbox.plugins.module_utils.hardening.limits impor
 
 def weaker(control: str, host: Host, need: Need) -> str:
     """What such files set to less than a control asks for, in words; empty if none does."""
+    if control in need.least:
+        return _weaker(host, host_state.SYSCTL_FILE, sysctls, need.least[control])
+    soft, hard = need.nofile
     if control == "systemd_limits" and host.systemd:
-        soft, hard = need.nofile
         return _weaker(host, host_state.SYSTEMD_FILE, services, {_SOFT: soft, _HARD: hard})
-    return ""
+    asked = {
+        "nofile": {"soft nofile": soft, "hard nofile": hard},
+        "nproc": {"soft nproc": need.nproc, "hard nproc": need.nproc},
+        "core_dumps": {"hard core": 0},
+    }.get(control, {})
+    wanted = {f"{who} {name}": value for who in ACCOUNTS for name, value in asked.items()}
+    enough = operator.le if control == "core_dumps" else operator.ge
+    return _weaker(host, host_state.LIMITS_FILE, logins, wanted, enough)
 
 
 def _weaker(
-    host: Host, ours: str, settings: t.Callable[[str], t.Mapping[str, int]], wanted: t.Mapping[str, int]
+    host: Host,
+    ours: str,
+    settings: t.Callable[[str], t.Mapping[str, int]],
+    wanted: t.Mapping[str, int],
+    enough: t.Callable[[int, int], bool] = operator.ge,
 ) -> str:
     """As :func:`weaker`, of the files of one kind.
 
     :param ours: our file of that kind.
     :param settings: what a text sets.
+    :param enough: whether a value does for a wanted one.
     """
     last = {}
     for path, text in host.later.get(ours, ()):
@@ -36,12 +52,35 @@ def _weaker(
     return "; ".join(
         f"{path}, which is read after {ours}, sets {name} to {_word(value)}, expected {_word(wanted[name])}"
         for name, (path, value) in last.items()
-        if name in wanted and value < wanted[name]
+        if name in wanted and not enough(value, wanted[name])
     )
 
 
 def _word(value: int) -> str:
     return "unlimited" if value == UNLIMITED else str(value)
+
+
+def sysctls(text: str) -> dict[str, int]:
+    """The numbers that a file of sysctl.d(5) sets, by name. No pattern is among them: it spares what any file names."""
+    found = re.findall(r"^[ \t]*-?[ \t]*([\w./-]+)[ \t]*=[ \t]*(\d+)[ \t]*$", text, re.MULTILINE)
+    return {name.replace("/", "."): int(value) for name, value in found}
+
+
+#: Whose logins a file of limits.d(5) of ours is about: all accounts', and root's, which the star does not mean.
+ACCOUNTS = ("*", "root")
+
+
+def logins(text: str) -> dict[str, int]:
+    """The limits that a file of limits.d sets for them: ``* soft nofile`` and so on to the number (limits.conf(5)).
+
+    What it sets for another account or a group is a decision about that one.
+    """
+    found = {}
+    line = r"^[ \t]*(\*|root)[ \t]+(soft|hard|-)[ \t]+(\w+)[ \t]+(\d+|-1|unlimited|infinity)\b"
+    for who, kind, item, value in re.findall(line, text, re.MULTILINE):
+        for each in ("soft", "hard") if kind == "-" else (kind,):
+            found[f"{who} {each} {item}"] = int(value) if value.isdigit() else UNLIMITED
+    return found
 
 
 _SOFT, _HARD = "the soft DefaultLimitNOFILE", "the hard DefaultLimitNOFILE"

@@ -58,11 +58,13 @@ class Need:
     """What a host needs.
 
     :ivar sysctls: by control, then by name.
+    :ivar least: the same by the formula alone, whatever the kernel has more of.
     :ivar nofile: soft and hard limit of open files per process.
     :ivar nproc: limit of processes per user.
     """
 
     sysctls: t.Mapping[str, t.Mapping[str, int]]
+    least: t.Mapping[str, t.Mapping[str, int]]
     nofile: tuple[int, int]
     nproc: int
 
@@ -84,18 +86,20 @@ def need(voboxes: int, lan_peers: int, nofile: tuple[int, int], current: t.Mappi
     :param lan_peers: machines on the LAN that a VO-box talks to.
     :param current: the kernel's values now; a value is never lowered. A missing name counts as 0.
     """
-    sysctls: dict[str, dict[str, int]] = {}
-    for control, shares in SHARES.items():
-        sysctls[control] = {
-            name: max(current.get(name, 0), host + each * voboxes) for name, (host, each) in shares.items()
-        }
-    pids = sysctls["pid_max"]
-    pids["kernel.pid_max"] = max(current.get("kernel.pid_max", 0), min(pids["kernel.pid_max"], PID_MAX_LIMIT))
+    least = {
+        control: {name: host + each * voboxes for name, (host, each) in shares.items()}
+        for control, shares in SHARES.items()
+    }
+    least["pid_max"]["kernel.pid_max"] = min(least["pid_max"]["kernel.pid_max"], PID_MAX_LIMIT)
     most = max(2 * lan_peers * (1 + voboxes), 1024)
-    sysctls["neighbours"] = {}
-    for family in ("ipv4", "ipv6"):
-        for name, part in NEIGHBOUR_PARTS.items():
-            full = f"net.{family}.neigh.default.{name}"
-            sysctls["neighbours"][full] = max(current.get(full, 0), most // part)
+    least["neighbours"] = {
+        f"net.{family}.neigh.default.{name}": most // part
+        for family in ("ipv4", "ipv6")
+        for name, part in NEIGHBOUR_PARTS.items()
+    }
+    sysctls = {
+        control: {name: max(current.get(name, 0), value) for name, value in names.items()}
+        for control, names in least.items()
+    }
     host, each = NPROC_SHARES
-    return Need(sysctls, nofile, host + each * voboxes)
+    return Need(sysctls, least, nofile, host + each * voboxes)

@@ -211,8 +211,16 @@ def test_the_files_that_are_read_after_ours(tmp_path: Path) -> None:
     for path in there:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(path)
-    found = list(host_state.read_after(str(first / "90-hep.conf"), (str(first), str(second), str(tmp_path / "none"))))
-    assert found == [(str(second / "95.conf"), "usr/95.conf"), (str(first / "limits.conf"), "etc/limits.conf")]
+    ours, folders = str(first / "90-hep.conf"), (str(first), str(second), str(tmp_path / "none"))
+    found = [(str(second / "95.conf"), "usr/95.conf"), (str(first / "limits.conf"), "etc/limits.conf")]
+    assert list(host_state.read_after(ours, folders)) == found
+    last = tmp_path / "sysctl.conf"
+    last.write_text("last")
+    assert list(host_state.read_after(ours, folders, str(last))) == [*found, (str(last), "last")]
+    # As distributions have it.
+    (first / "99-sysctl.conf").symlink_to("../sysctl.conf")
+    linked = (str(first / "99-sysctl.conf"), "last")
+    assert list(host_state.read_after(ours, folders, str(last))) == [found[0], linked, found[1]]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +241,8 @@ def a_later(ours: str, *texts: str) -> dict[str, t.Any]:
     return {"later": {ours: [(f"{folder}/{95 + number}.conf", text) for number, text in enumerate(texts)]}}
 
 
+THIRD = "net.ipv4.neigh.default.gc_thresh3"
+
 #: Control, our file, texts of files that are read after it, and how the sentence about them ends; empty if all is well.
 LATER = [
     ("systemd_limits", host_state.SYSTEMD_FILE, ["[Manager]\nDefaultLimitNOFILE=infinity\n"], ""),
@@ -240,6 +250,17 @@ LATER = [
      ["[Manager]\nDefaultLimitNOFILE=1\n", "[Manager]\nDefaultLimitNOFILE=1M"], ""),
     ("systemd_limits", host_state.SYSTEMD_FILE, ["[Manager]\nDefaultLimitNOFILE=1024:1M\n"],
      "sets the soft DefaultLimitNOFILE to 1024, expected 65536"),
+    ("neighbours", host_state.SYSCTL_FILE, [f"{THIRD} = 6144\n"], ""),
+    ("neighbours", host_state.SYSCTL_FILE, [f"{THIRD} = 4096\n", f"{THIRD} = 100000\n"], ""),
+    ("neighbours", host_state.SYSCTL_FILE, [f"{THIRD} = 4096\n"], f"sets {THIRD} to 4096, expected 6144"),
+    # Less than the kernel has by itself, but as much as is needed.
+    ("pid_max", host_state.SYSCTL_FILE, ["kernel.pid_max = 1000000\n"], ""),
+    ("nofile", host_state.LIMITS_FILE, ["* - nofile 1048576\nann hard nofile 5\n"], ""),
+    ("nofile", host_state.LIMITS_FILE, ["* hard nofile 65536\n"], "sets * hard nofile to 65536, expected 1048576"),
+    ("nproc", host_state.LIMITS_FILE, ["root soft nproc 4096\n"], "sets root soft nproc to 4096, expected 24576"),
+    ("nproc", host_state.LIMITS_FILE, ["* - nproc unlimited\n"], ""),
+    ("core_dumps", host_state.LIMITS_FILE, ["* - core unlimited\n"], "sets * hard core to unlimited, expected 0"),
+    ("core_dumps", host_state.LIMITS_FILE, ["* hard core 0\n"], ""),
 ]  # fmt: skip
 
 
@@ -433,5 +454,13 @@ def test_what_switches_forwarding_off(text: str, off: bool) -> None:
 
 
 def test_login_limits() -> None:
-    text = "# a\n* soft nofile 10\n* hard nofile 20\n* - nproc 5\nroot soft nofile 99\n"
-    assert judge.login_limits(text) == {"soft nofile": 10, "hard nofile": 20, "soft nproc": 5, "hard nproc": 5}
+    text = "# a\n* soft nofile 10\n * hard nofile unlimited\n* - nproc 5\nroot soft nofile 99\nann soft nofile 1\n"
+    assert later.logins(text) == {
+        "* soft nofile": 10, "* hard nofile": host_state.UNLIMITED, "* soft nproc": 5, "* hard nproc": 5,
+        "root soft nofile": 99,
+    }  # fmt: skip
+
+
+def test_what_a_file_sets_the_kernel_to() -> None:
+    text = "# a=1\nkernel.pid_max = 5\n-net/ipv4/neigh/default/gc_thresh3=6 \nfs.*=7\nkernel.core_pattern=|/x\n"
+    assert later.sysctls(text) == {"kernel.pid_max": 5, "net.ipv4.neigh.default.gc_thresh3": 6}
