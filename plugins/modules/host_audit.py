@@ -99,6 +99,14 @@ table:
   type: list
   elements: str
   sample: ["pass    autofs           it is not installed"]
+automounts:
+  description:
+    - Folders in which autofs serves somebody, who would lose what is mounted there if it were stopped. That is so if
+      something is mounted there now, and for C(/cvmfs) as long as autofs mounts in it.
+  returned: success
+  type: list
+  elements: str
+  sample: [/cvmfs]
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -378,6 +378,7 @@ def info(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             status: sum(finding.status == status for finding in findings) for status in ("pass", "fail", "waived")
         },
         "table": table(findings),
+        "automounts": list(host.automounts),
         "warnings": judge.warnings(host, wish.waived),
     }
 

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening import controls, limits
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
+from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.host.text_file import read_text
 
 SYSCTL_FILE = "/etc/sysctl.d/90-hep.gridbox.conf"
@@ -49,6 +51,9 @@ WAY_BACK = "/run/hep.gridbox-way-back"
 #: The connection for which sshd's settings are asked: Match blocks may give others for other connections.
 CONNECTION = "user=root,host=peer.example.org,addr=192.0.2.1,laddr=192.0.2.2,lport=22"
 
+#: Where VO-boxes look for repositories.
+REPOSITORIES = "/cvmfs"
+
 #: Bit of CAP_SYS_RESOURCE in the capability sets (capability.h).
 CAP_SYS_RESOURCE = 24
 
@@ -71,6 +76,7 @@ class Host:
     :ivar userns_confined: what lets only programs with an AppArmor profile for it make them, in words; empty likewise.
     :ivar autofs: ``LoadState/ActiveState`` of autofs; empty if it is not installed or there is no systemd.
     :ivar automount: whether an automount daemon runs.
+    :ivar automounts: folders in which it serves somebody (:func:`served`).
     :ivar clock: what tells about the clock.
     :ivar sshd: effective settings, lower-case names; None if there is no sshd.
     :ivar sshd_without: the same without our drop-in, and outside of all ``Match`` blocks.
@@ -94,6 +100,7 @@ class Host:
     userns_confined: str = ""
     autofs: str = ""
     automount: bool = False
+    automounts: tuple[str, ...] = ()
     clock: t.Mapping[str, t.Any] = field(default_factory=dict)
     sshd: t.Optional[t.Mapping[str, str]] = None
     sshd_without: t.Mapping[str, str] = field(default_factory=dict)
@@ -114,6 +121,7 @@ def read_host() -> Host:
     :raises GridboxError: if something that is there cannot be read.
     """
     systemd = os.path.isdir("/run/systemd/system")
+    automount = _runs("automount")
     values = {name: _number(sysctl_path(name)) for name in limits.all_names()}
     known = {name: value for name, value in values.items() if value is not None}
     return Host(
@@ -131,7 +139,8 @@ def read_host() -> Host:
         # Ubuntu sets it, from 23.10 on.
         userns_confined=_first_set({"kernel.apparmor_restrict_unprivileged_userns": "1"}),
         autofs=_autofs() if systemd else "",
-        automount=_runs("automount"),
+        automount=automount,
+        automounts=tuple(served(mount_table.read())) if automount else (),
         clock=_clock(),
         sshd=sshd_settings("/etc/ssh/sshd_config"),
         sshd_without=_sshd_without(),
@@ -277,6 +286,21 @@ def _autofs() -> str:
     argv = ["systemctl", "show", "--property=LoadState,ActiveState", "autofs.service"]
     shown = dict(line.split("=", 1) for line in run("Asking systemd for autofs", argv).splitlines())
     return "" if shown["LoadState"] == "not-found" else f"{shown['LoadState']}/{shown['ActiveState']}"
+
+
+def served(mounts: t.Sequence[Mount]) -> list[str]:
+    """Folders in which autofs serves somebody: something is mounted there now. Pure.
+
+    That of the repositories is always one: a VO-box may look into it at any time.
+    """
+    # Systemd's own automounts have another source. A direct map's mount covers the folder itself.
+    points = [mount.point for mount in mounts if mount.kind == "autofs" and mount.source != "systemd-1"]
+    return [
+        point
+        for point in dict.fromkeys(points)
+        if point == REPOSITORIES
+        or any(mount.kind != "autofs" and f"{mount.point}/".startswith(f"{point}/") for mount in mounts)
+    ]
 
 
 def _runs(program: str) -> bool:

@@ -167,7 +167,8 @@ def warnings(host: Host, waived: t.Container[str]) -> list[str]:
 
 def _autofs(host: Host) -> tuple[bool, str]:
     if host.automount:
-        return False, "an automount daemon runs"
+        serving = f" and serves {', '.join(host.automounts)}" if host.automounts else ""
+        return False, f"an automount daemon runs{serving}"
     if host.autofs and not host.autofs.startswith("masked/"):
         return False, f"autofs.service is {host.autofs.replace('/', ' and ')}, expected masked"
     return True, "autofs.service is masked" if host.autofs else "it is not installed"
