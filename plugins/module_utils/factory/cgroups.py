@@ -177,7 +177,8 @@ def members(folders: t.Iterable[str]) -> set[int]:
 
 
 def empty(folders: t.Sequence[str], seconds: float) -> bool:
-    """Kill all that is in groups, until nothing is; False: something is left after the time."""
+    """Kill all that is in groups, until nothing is; False: something is left after the time. However short that is,
+    all that is found there is killed once."""
     deadline = time.monotonic() + seconds
     while True:
         for folder in folders:
@@ -189,10 +190,10 @@ def empty(folders: t.Sequence[str], seconds: float) -> bool:
         left = members(folders)
         if not left:
             return True
-        if time.monotonic() > deadline:
-            return False
         for pid in left:
             kill(pid, lambda one: one in members(folders))
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.01)
 
 

@@ -123,6 +123,26 @@ def test_a_number_that_is_anothers_by_now_is_not_hit() -> None:
     kill(child.pid, t.cast("t.Callable[[int], bool]", None))  # it has gone: nobody is asked
 
 
+def test_where_the_kernel_kills_no_group_each_process_in_it_is_killed(tmp_path: Path) -> None:
+    """Version 1, and version 2 before Linux 5.14, have no ``cgroup.kill``. Nor need there be time to wait."""
+    import subprocess
+
+    child = subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 60"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        child.stdout.readline()
+        (tmp_path / "cgroup.procs").write_text(f"{child.pid}\n")
+        (tmp_path / "pids.max").write_text("100")
+        assert cgroups.empty([str(tmp_path)], 0) is False, "a folder, from which nobody goes"
+        assert child.wait(timeout=10) == -9
+        assert (tmp_path / "pids.max").read_text() == "0"
+    finally:
+        child.kill()
+        child.stdout.close()
+    (tmp_path / "cgroup.procs").write_text("")
+    assert cgroups.empty([str(tmp_path)], 0) is True
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
