@@ -169,8 +169,13 @@ class ApptainerEngine:
     def create(
         self, machine: Machine, machinetype: Machinetype, configuration: Configuration, folder: str, image: str
     ) -> str:
-        """Write down what is to be run, and give the account what it may write to."""
+        """Write down what is to be run, and give the account what it may write to.
+
+        :raises EngineError: if the image is gone: whoever writes a repository has another one in its place by now.
+        """
         account = self.check()
+        if not _resolved(image):
+            raise EngineError(f"Making {machine.container_name}", f"its image {image} is not there any more", 404)
         work = f"{folder}/mnt/{requests.WORK}"
         os.mkdir(work, 0o700)
         given = [work, f"{folder}/mnt/joboutputs"]

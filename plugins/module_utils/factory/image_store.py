@@ -151,10 +151,13 @@ class ImageStore:
         return found
 
     async def look_for(self, reference: str) -> None:
-        """Forget an image that somebody has removed, so that it is fetched again: a digest is not asked for twice."""
+        """Forget an image that somebody has removed, or put another one in the place of, so that it is fetched again: a
+        digest is not asked for twice."""
         with contextlib.suppress(GridboxError):  # nobody can tell, so it may be here
-            if await self._owner.in_thread(self.engine.image, reference) is None:
-                self.here.pop(reference, None)
+            found = await self._owner.in_thread(self.engine.image, reference)
+            known = self.here.get(reference)
+            if known is not None and (found is None or known.id != found):
+                del self.here[reference]
 
     # ---- images that nobody wants --------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from tests.unit.factory.test_account import entry
 from tests.unit.factory.test_configuration import SMALL
+from tests.unit.factory.test_container import KIND
+from tests.unit.factory.test_mend import NEW
 
 NAME = "f1-00.example.org_0123abcd"
 RUNS = {"keeper": 6, "pid": 7, "started": 100}
@@ -178,6 +180,23 @@ def test_an_image_of_a_repository_is_in_a_repository(tmp_path: Path) -> None:
             RefusedError, match=f"^root_image: /cvmfs/a.example.org/{name}: it leads out of {cvmfs}, to "
         ):
             engine.image(f"/cvmfs/a.example.org/{name}")
+
+
+def test_a_machine_is_not_made_from_an_image_that_has_gone(
+    engine: ApptainerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apptainer would end at once, and so would seem to have run."""
+    monkeypatch.setattr(engine, "check", lambda: Account("vacsing", os.getuid(), os.getgid()))
+    for name in ("mnt/joboutputs", "mnt/tmp", "v7"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    given = parse({**SMALL, "engine": "apptainer", "apptainer_account": "vacsing"})
+    folder, image = str(tmp_path / "m"), tmp_path / "m/v7"
+    image.rename(tmp_path / "m/v8")
+    with pytest.raises(EngineError, match=f"its image {image} is not there any more") as found:
+        engine.create(NEW, KIND, given, folder, str(image))
+    assert found.value.status == 404
+    assert engine.containers() == []
+    assert engine.create(NEW, KIND, given, folder, str(tmp_path / "m/v8")) == NEW.container_name
 
 
 def test_an_image_from_elsewhere_has_one_place(engine: ApptainerEngine, tmp_path: Path) -> None:

@@ -182,3 +182,24 @@ def test_what_only_the_factory_can_have_fetched_is_renewed(tmp_path: Path) -> No
     """Apptainer's images, of which an earlier version has written nothing down."""
     engine = Day(GOOD, alone=True)
     assert pulls(ImageStore(engine, str(tmp_path), Owner()), engine, GOOD, 1) == [GOOD]
+
+
+@pytest.mark.parametrize(
+    ("now", "known"),
+    [
+        ({}, None),
+        ({GOOD: "/cvmfs/a/v8"}, None),  # the one that it stood for may be gone
+        ({GOOD: "/cvmfs/a/v7"}, "/cvmfs/a/v7"),
+    ],
+    ids=["removed", "another one", "the same"],
+)
+def test_an_image_that_is_another_one_by_now_is_looked_for_again(
+    tmp_path: Path, now: dict[str, str], known: t.Optional[str]
+) -> None:
+    engine = Day()
+    engine.ids = now
+    store = ImageStore(engine, str(tmp_path), Owner())
+    store.here[GOOD] = Image("/cvmfs/a/v7", tried=time.monotonic())
+    asyncio.run(store.look_for(GOOD))
+    assert store.here.get(GOOD, Image()).id == known
+    asyncio.run(store.look_for("another:1"))
