@@ -98,7 +98,7 @@ ps | grep -v grep | grep -c gridbox
 env | grep -cE 'APPTAINER_(CACHEDIR|CONFIGDIR)|SECRET'
 mv $JOBOUTPUTS/seen $JOBOUTPUTS/all
 echo here I am >&3
-echo and here >&4
+echo and here >/proc/self/fd/4
 while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done
 echo 200 Success >$JOBOUTPUTS/shutdown_message
 exit 3

@@ -115,6 +115,7 @@ def _show(shown: t.Mapping[str, str]) -> None:
 def _begin(request: Request, groups: t.Sequence[str]) -> tuple[subprocess.Popen[bytes], int, list[int]]:
     """Start the machine's first process; it, where its words come out, and what carries its traffic, by descriptors."""
     words, pen = os.pipe()
+    os.fchown(pen, request.uid, request.gid)  # or it could not open /dev/stdout, which the kernel asks the owner for
     ours, theirs = socket.socketpair()
     carriers: list[int] = []
     own_network = request.network == OWN_NETWORK
