@@ -240,8 +240,10 @@ def test_a_machine_has_a_network_of_its_own(connected: None, make: t.Callable[..
     factory.wait("that to be read", lambda: factory.events("configuration_read"))
     factory.machine.run("kill", "-KILL", str(pid))
     end = ended(factory)[0]
-    assert (end["message"], end["code"]) == ("100 Machine was killed by somebody else", "vanished")
+    assert (end["message"], end["code"]) == ("500 Machine lost its network", "network_lost")
+    assert end["reason"] == "pasta, which carries its traffic, has ended"
     first = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r, seconds=60)
+    assert (first["exit_code"], first["cpu_seconds"] >= 0) == (137, True)
     assert factory.of_the_account() == [] and groups(factory) == []
     output = next(factory.state.glob(f"machines/*{first['uuid'][:8]}")) / "output.log"
     assert "The machine ends: pasta, which carries its traffic, has ended.\n" in output.read_text()

@@ -163,7 +163,7 @@ class ApptainerEngine:
         return Container(
             identity, identity, str(request["uuid"]), state, runs.get("started"), ended.get("finished"),
             ended.get("exit_code"), int(runs.get("pid") or 0) if state == "running" else 0,
-            bool(ended.get("out_of_memory")), ended.get("cpu_seconds"),
+            bool(ended.get("out_of_memory")), ended.get("cpu_seconds"), str(ended.get("problem") or ""),
         )  # fmt: skip
 
     def create(

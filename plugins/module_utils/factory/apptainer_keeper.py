@@ -83,7 +83,7 @@ def look_after(folder: str) -> None:
             now = int(time.time())
             _write(folder, RUNS, {"keeper": os.getpid(), "pid": child.pid, "started": now})
             _tell_started()
-            _wait(child.pid, words, log, carriers)
+            problem = _wait(child.pid, words, log, carriers)
         finally:
             gone = cgroups.empty(groups, _GONE)
             _copy_rest(words, log)
@@ -95,7 +95,7 @@ def look_after(folder: str) -> None:
             folder, ENDED,
             {
                 "exit_code": code if code >= 0 else 128 - code, "finished": int(time.time()), "out_of_memory": short,
-                "cpu_seconds": used,
+                "cpu_seconds": used, "problem": problem,
             },
         )  # fmt: skip
     finally:
@@ -185,10 +185,10 @@ def _tell_started() -> None:
     os.close(nowhere)
 
 
-def _wait(pid: int, words: int, log: Log, carriers: t.Sequence[int]) -> None:
+def _wait(pid: int, words: int, log: Log, carriers: t.Sequence[int]) -> str:
     """Until a child has ended. What it prints is kept.
 
-    :raises GridboxError: if the child has no network any more.
+    :returns: why it has to end now, in a sentence: it has no network any more; empty: it has ended.
     """
     ended = os.pidfd_open(pid)
     try:
@@ -196,11 +196,11 @@ def _wait(pid: int, words: int, log: Log, carriers: t.Sequence[int]) -> None:
         while True:
             ready = select.select(watched, [], [])[0]
             if ended in ready:  # first: what it has left behind may print without end
-                return
+                return ""
             if any(carrier in ready for carrier in carriers):
-                problem = f"{networks.PROGRAM}, which carries its traffic, has ended."
-                log.add(f"\nThe machine ends: {problem}\n".encode())
-                raise GridboxError(problem)
+                problem = f"{networks.PROGRAM}, which carries its traffic, has ended"
+                log.add(f"\nThe machine ends: {problem}.\n".encode())
+                return problem
             piece = os.read(words, _PIECE)
             if not piece:
                 watched.remove(words)

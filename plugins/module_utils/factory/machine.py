@@ -30,6 +30,7 @@ STARTING, RUNNING, ENDED = "starting", "running", "ended"
 BY_ITSELF = "by_itself"
 START_FAILED = "start_failed"
 VANISHED = "vanished"
+NETWORK_LOST = "network_lost"
 REBOOTED = "rebooted"
 
 

@@ -60,6 +60,7 @@ class Container:
     :ivar pid: of its first process, while it runs.
     :ivar cpu_seconds: what it has used of processors to its end; None: nobody has looked. Docker takes the control
         group away some milliseconds after the last process, and tells of the end after that.
+    :ivar problem: of the host, for which it had to be ended; empty: there was none.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Container:
     pid: int = 0
     out_of_memory: bool = False
     cpu_seconds: t.Optional[float] = None
+    problem: str = ""
 
     @property
     def alive(self) -> bool:

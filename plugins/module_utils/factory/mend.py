@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
     BY_ITSELF,
     ENDED,
+    NETWORK_LOST,
     REBOOTED,
     RUNNING,
     START_FAILED,
@@ -32,10 +33,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype imp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort, outcome
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE
 
-#: Shutdown messages that the factory gives (spec 4.7): 100 to 199 are the host's doing, and no aborts.
+#: Shutdown messages that the factory gives (spec 4.7): 100 to 199 are the host's doing, and no aborts; 500 is what is
+#: wrong with the host, and each machine that is started on it would have.
 REBOOTED_MESSAGE = "100 Host was rebooted"
 VANISHED_MESSAGE = "100 Container was removed by somebody else"
 KILLED_MESSAGE = "100 Machine was killed by somebody else"
+NETWORK_MESSAGE = "500 Machine lost its network"
 MEMORY_MESSAGE = "700 Memory limit reached"
 
 #: Exit codes of a machine that a signal has ended; and Docker's word for one of which it does not know how it ended.
@@ -158,6 +161,8 @@ def ended(
     elif not code and container is not None and container.exit_code is None:
         # Apptainer's: who looked after it has not lived to see its end.
         code, reason, given = VANISHED, "what looked after it was killed", KILLED_MESSAGE
+    elif not code and container is not None and container.problem and not container.out_of_memory:
+        code, reason, given = NETWORK_LOST, container.problem, NETWORK_MESSAGE
     elif not code:
         code, reason = BY_ITSELF, "it ended by itself"
         outside = _from_outside(container, message, heard) if container is not None else ""

@@ -68,6 +68,12 @@ def written(folder: Path, **files: t.Any) -> None:
         # Its keeper was killed, or the host was.
         ({"running": RUNS}, False, Container(NAME, NAME, "u", "dead", 100)),
         ({"running": RUNS, "ended": ENDED}, False, Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True, 12.7)),
+        # It had to end for what is wrong with the host.
+        (
+            {"running": RUNS, "ended": {**ENDED, "problem": "pasta has ended"}},
+            False,
+            Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True, 12.7, "pasta has ended"),
+        ),
         # Its keeper has written that down, and is about to end itself.
         ({"running": RUNS, "ended": ENDED}, True, Container(NAME, NAME, "u", "exited", 100, 200, 3, 0, True, 12.7)),
     ],

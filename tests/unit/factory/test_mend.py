@@ -21,6 +21,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import SOME, Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import Found, Heard, compare, ended, not_started
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.history import works_here
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort
 
 NOW, BOOT = 10_000, 1_000
 NEW = Machine("u1", "f1-00.example.org", "a", "docker", 1, 9_000, 20_000, 1 << 20, "image:1", 600)
@@ -81,6 +83,20 @@ def test_a_machine_of_which_nobody_has_seen_the_end_is_not_to_blame() -> None:
     assert end(replace(LIVE, end_code="time_limit", shutdown_message="100 x"), unseen).end_code == "time_limit"
     assert ended(LIVE, unseen, None, 9_950, NOW).end_code == "rebooted"
     assert end(LIVE, unseen, "200 Success").shutdown_message == "200 Success"
+
+
+def test_a_machine_that_lost_its_network_is_an_abort_and_a_failure_of_this_host() -> None:
+    lost = replace(OVER, exit_code=137, problem="pasta, which carries its traffic, has ended")
+    over = end(replace(LIVE, started=9_940), lost)
+    assert (over.end_code, over.shutdown_message) == ("network_lost", "500 Machine lost its network")
+    assert (over.end_reason, over.exit_code) == ("pasta, which carries its traffic, has ended", 137)
+    assert is_abort(over.shutdown_message)
+    assert works_here(over.own(), over.fizzle_seconds, NOW) is False
+    assert ended(LIVE, lost, None, BOOT, NOW, Heard(deaf=((9_000, 10_000),))).end_code == "network_lost"
+    # Its memory limit, what it was told to end for, and its own words explain more.
+    assert end(LIVE, replace(lost, out_of_memory=True)).shutdown_message == "700 Memory limit reached"
+    assert end(replace(LIVE, end_code="time_limit", shutdown_message="100 x"), lost).shutdown_message == "100 x"
+    assert end(LIVE, lost, "200 Success").shutdown_message == "200 Success"
 
 
 def test_an_end_with_a_message() -> None:
