@@ -14,6 +14,7 @@ it is left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -91,8 +92,8 @@ def look_after(folder: str) -> None:
         if not gone:
             raise GridboxError(f"Something of {request.name} has not ended {_GONE:g} s after KILL.")
         code = child.wait()
-        _write(
-            folder, ENDED,
+        _write_end(
+            folder,
             {
                 "exit_code": code if code >= 0 else 128 - code, "finished": int(time.time()), "out_of_memory": short,
                 "cpu_seconds": used, "problem": problem,
@@ -269,6 +270,20 @@ class Log:
 
 def _write(folder: str, name: str, data: t.Mapping[str, t.Any]) -> None:
     write_atomically(os.path.join(folder, name), (json.dumps(data) + "\n").encode(), 0o600)
+
+
+def _write_end(folder: str, data: t.Mapping[str, t.Any]) -> None:
+    """Write down how a machine has ended. On a full disk its output goes for that: without its end nobody would know
+    whether it is to blame."""
+    try:
+        _write(folder, ENDED, data)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        for name in (OUTPUT_BEFORE, OUTPUT):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+        _write(folder, ENDED, data)
 
 
 def _announce(path: str, uuid: str) -> None:

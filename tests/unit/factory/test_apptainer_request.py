@@ -4,18 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import typing as t
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_request
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_keeper, apptainer_request
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.account import Account
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_keeper import Log, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_request import Request, of_image, of_machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_container import KIND
 from tests.unit.factory.test_mend import NEW
@@ -171,3 +175,21 @@ def test_a_disk_without_room_costs_the_output_only(tmp_path: Path) -> None:
     log = Log(str(tmp_path / "none"), 1 << 20)
     log.add(b"lost\n")
     log.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_an_end_that_there_is_no_room_for_costs_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def write(path: str, content: bytes, mode: int) -> None:
+        if any((tmp_path / name).exists() for name in ("output", "output.1")):
+            raise OSError(code, os.strerror(code))
+        write_atomically(path, content, mode)
+
+    monkeypatch.setattr(apptainer_keeper, "write_atomically", write)
+    for name in ("output", "output.1"):
+        (tmp_path / name).write_text("said\n")
+    with contextlib.nullcontext() if code != errno.EIO else pytest.raises(OSError, match="Input/output"):
+        apptainer_keeper._write_end(str(tmp_path), {"exit_code": 3})
+        assert json.loads((tmp_path / "ended.json").read_text()) == {"exit_code": 3}
+    assert (tmp_path / "output").exists() == (code == errno.EIO), "it has to go for want of room only"
