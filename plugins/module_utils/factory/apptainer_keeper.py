@@ -250,8 +250,13 @@ class Log:
         """Keep a last line without an end as well."""
         if self._rest:
             self._put([self._rest])
-        if self._file is not None:
-            self._file.close()
+        with contextlib.suppress(OSError):
+            self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None  # first: it is closed, whatever is said of that
+        if file is not None:
+            file.close()
 
     def _put(self, lines: t.Sequence[bytes]) -> None:
         now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ ").encode()
@@ -259,7 +264,7 @@ class Log:
         try:
             if self._file is None or self._size + len(text) > self._half:
                 if self._file is not None:
-                    self._file.close()
+                    self._close_file()
                     os.replace(self._path, self._before)
                 self._file, self._size = open(self._path, "wb", buffering=0), 0
             self._size += len(text)

@@ -193,3 +193,19 @@ def test_an_end_that_there_is_no_room_for_costs_the_output(
         apptainer_keeper._write_end(str(tmp_path), {"exit_code": 3})
         assert json.loads((tmp_path / "ended.json").read_text()) == {"exit_code": 3}
     assert (tmp_path / "output").exists() == (code == errno.EIO), "it has to go for want of room only"
+
+
+def test_a_new_file_that_cannot_be_begun_costs_the_output_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full for a moment, while there is a new file to be begun."""
+
+    def fails(*_paths: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    log = Log(str(tmp_path), 1 << 10)
+    log.add(b"x" * 400 + b"\n")
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", fails)
+        log.add(b"y" * 400 + b"\n")
+    log.add(b"short\n")
+    log.close()
+    assert kept(tmp_path).endswith(b" short\n")
