@@ -122,7 +122,7 @@ class Life:
             proxy = ""
             if machinetype.user_data_proxy:
                 source = folder_of(machinetype, configuration)
-                proxy = make_proxy(source, machinetype.name, machine.shutdown_time, machinetype.legacy_proxy)
+                proxy = make_proxy(source, machinetype.name, machine.shutdown_time, folder, machinetype.legacy_proxy)
             values = user_data.values(machine, configuration, machinetype, content, PRODUCT, proxy=proxy)
             user_data.write(os.path.join(folder, "user_data"), user_data.substitute(content.template, values))
 

@@ -66,13 +66,19 @@ distinguished_name = name
 
 
 def make(
-    folder: str, name: str, shutdown_time: int, legacy: bool = False, clock: t.Callable[[], float] = time.time
+    folder: str,
+    name: str,
+    shutdown_time: int,
+    place: str,
+    legacy: bool = False,
+    clock: t.Callable[[], float] = time.time,
 ) -> str:
     """Make a proxy: PEM of its certificate, its key, and the certificates it was made from.
 
     :param folder: the machinetype's, with the certificate and its key.
     :param name: of the machinetype, the proxy's own part of the subject.
     :param shutdown_time: Unix seconds, when the proxy ends.
+    :param place: a folder that goes with the machine: whoever is killed meanwhile leaves a key there.
     :param legacy: Globus's older form, which has a name of its own.
     :raises RefusedError: if the certificate ends before that.
     :raises GridboxError: if it cannot be made.
@@ -87,7 +93,7 @@ def make(
     if not chain:
         raise GridboxError(f"{source}: there is no PEM certificate in it.")
     try:
-        with tempfile.TemporaryDirectory(prefix="gridbox-proxy-") as work:
+        with tempfile.TemporaryDirectory(prefix="proxy-", dir=place) as work:
             subject = _look(work, chain, source, shutdown_time)
             own = _LEGACY_NAME if legacy else name
             extension = "" if legacy else f"proxyCertInfo = critical,language:{LIMITED}"

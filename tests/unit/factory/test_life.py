@@ -22,6 +22,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import compare
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import OUTPUT, Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data import Content
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside, on_disk
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -268,3 +269,30 @@ def test_a_machine_that_runs_is_not_ended_for_a_record_that_cannot_be_written(
     assert disk.said == ["record_not_written"]
     assert machine in disk.store.load()[0]
     assert compare([machine], [replace(RUNS, id="c2", uuid="u2")], (), 10_000).running
+
+
+def test_who_is_killed_while_he_makes_a_proxy_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FullDisk(tmp_path, monkeypatch, "")
+    machine = replace(NEW, uuid="u2")
+    folder = Path(disk.store.folder(machine))
+
+    def work_space(*_arguments: t.Any) -> str:
+        (folder / "mnt").mkdir()
+        return str(folder / "mnt")
+
+    def killed(_source: str, _name: str, _end: int, place: str, _legacy: bool) -> t.NoReturn:
+        (Path(place) / "proxy-1").mkdir()
+        (Path(place) / "proxy-1/key").write_text("secret")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disk.life.work_spaces, "make", work_space)
+    monkeypatch.setattr(lives, "load_user_data", lambda *_arguments: Content(b"run", "", {}))
+    monkeypatch.setattr(lives, "folder_of", lambda *_arguments: str(tmp_path))
+    monkeypatch.setattr(lives, "make_proxy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        disk.life.start(machine, Machinetype("a", user_data="run", user_data_proxy=True), "image")
+    assert (folder / "proxy-1/key").exists()
+    # The next factory finds a machine that has never been.
+    assert compare([machine], [], (), 10_000).unborn == (machine,)
+    disk.life.forget(machine)
+    assert not folder.exists()

@@ -10,7 +10,6 @@ import os
 import re
 import stat
 import subprocess
-import tempfile
 import time
 import typing as t
 from pathlib import Path
@@ -76,11 +75,10 @@ def site(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture()
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path: Path) -> Path:
     """Where proxies are made, so that one sees what is left."""
     folder = tmp_path / "work"
     folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 
@@ -130,7 +128,7 @@ def signed_by(tmp_path: Path, text: str, source: Path) -> bool:
 
 def test_a_proxy_is_one_for_openssl(authority: Authority, site: Path, work: Path, tmp_path: Path) -> None:
     end = soon()
-    made = proxy.make(str(site), NAME, end)
+    made = proxy.make(str(site), NAME, end, str(work))
     assert blocks(made) == ["CERTIFICATE", "RSA PRIVATE KEY", "CERTIFICATE"]
     assert verify(authority, tmp_path, made, "-allow_proxy_certs") == "chain.pem: OK\n"
     assert "proxy certificates not allowed" in verify(authority, tmp_path, made)
@@ -154,7 +152,7 @@ def test_a_proxy_is_one_for_openssl(authority: Authority, site: Path, work: Path
 
 
 def test_its_key_is_its_own(site: Path, work: Path, tmp_path: Path) -> None:
-    first, second = (proxy.make(str(site), NAME, soon()) for _turn in range(2))
+    first, second = (proxy.make(str(site), NAME, soon(), str(work)) for _turn in range(2))
     (tmp_path / "key").write_text(first)
     assert openssl("pkey", "-in", tmp_path / "key", "-pubout") == shown(tmp_path, first, "-pubkey")
     assert shown(tmp_path, first, "-pubkey") != shown(tmp_path, second, "-pubkey")
@@ -162,7 +160,7 @@ def test_its_key_is_its_own(site: Path, work: Path, tmp_path: Path) -> None:
 
 
 def test_one_of_the_older_form(site: Path, work: Path, tmp_path: Path) -> None:
-    made = proxy.make(str(site), NAME, soon(), legacy=True)
+    made = proxy.make(str(site), NAME, soon(), str(work), legacy=True)
     assert shown(tmp_path, made, "-subject", "-nameopt", "RFC2253") == (
         "subject=CN=limited proxy,CN=factory1.example.org,OU=Grid Hosts,DC=org\n"
     )
@@ -184,20 +182,20 @@ def test_one_of_the_older_form(site: Path, work: Path, tmp_path: Path) -> None:
 )
 def test_whatever_the_subject_is(authority: Authority, work: Path, tmp_path: Path, name: str) -> None:
     site = authority.give(tmp_path / "site", name)
-    made = proxy.make(str(site), NAME, soon())
+    made = proxy.make(str(site), NAME, soon(), str(work))
     assert verify(authority, tmp_path, made, "-allow_proxy_certs") == "chain.pem: OK\n"
 
 
 def test_a_subject_that_openssl_cannot_write_again_is_refused(authority: Authority, work: Path, tmp_path: Path) -> None:
     site = authority.give(tmp_path / "site", "O = a\\nb\nCN = c\n")
     with pytest.raises(GridboxError, match=r"prints the name O=a.*b,CN=c,CN=lhcb-prod, but does not take it"):
-        proxy.make(str(site), NAME, soon())
+        proxy.make(str(site), NAME, soon(), str(work))
     assert os.listdir(work) == []
 
 
 def test_a_key_of_another_kind(authority: Authority, work: Path, tmp_path: Path) -> None:
     site = authority.give(tmp_path / "site", key=("ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"))
-    made = proxy.make(str(site), NAME, soon())
+    made = proxy.make(str(site), NAME, soon(), str(work))
     assert verify(authority, tmp_path, made, "-allow_proxy_certs") == "chain.pem: OK\n"
     assert "ecdsa-with-SHA256" in shown(tmp_path, made, "-text")
 
@@ -206,15 +204,15 @@ def test_a_proxy_of_a_proxy(authority: Authority, site: Path, work: Path, tmp_pa
     """What a site has may be a proxy itself: certificate, key and chain in one file."""
     second = tmp_path / "second"
     second.mkdir()
-    made = proxy.make(str(site), "factory", soon(2 * DAY))
+    made = proxy.make(str(site), "factory", soon(2 * DAY), str(work))
     for name in (proxy.CERTIFICATE, proxy.KEY):
         (second / name).write_text(f"Bag Attributes\r\n{made}".rstrip("\n"))
-    made = proxy.make(str(second), NAME, soon())
+    made = proxy.make(str(second), NAME, soon(), str(work))
     assert blocks(made) == ["CERTIFICATE", "RSA PRIVATE KEY", "CERTIFICATE", "CERTIFICATE"]
     assert verify(authority, tmp_path, made, "-allow_proxy_certs") == "chain.pem: OK\n"
     # All of the chain has to last.
     with pytest.raises(RefusedError, match=r"its certificate 1 \(.*,CN=factory\) ends at "):
-        proxy.make(str(second), NAME, soon(3 * DAY))
+        proxy.make(str(second), NAME, soon(3 * DAY), str(work))
 
 
 # ---- when it is not ----------------------------------------------------------------------------------------------
@@ -223,19 +221,19 @@ def test_a_proxy_of_a_proxy(authority: Authority, site: Path, work: Path, tmp_pa
 def test_a_certificate_that_ends_before_the_machine(authority: Authority, work: Path, tmp_path: Path) -> None:
     site = authority.give(tmp_path / "site", days=1)
     with pytest.raises(RefusedError) as refused:
-        proxy.make(str(site), NAME, soon(DAY + 60))
+        proxy.make(str(site), NAME, soon(DAY + 60), str(work))
     assert re.fullmatch(
         rf"Making a proxy of {site}/x509cert.pem until \S+ \S+ UTC: its certificate 1 \(DC=org,OU=Grid Hosts,"
         r"CN=factory1.example.org\) ends at \S+ \S+ UTC. Put a newer certificate there, or .*\.",
         str(refused.value),
     )
     assert os.listdir(work) == []
-    assert proxy.make(str(site), NAME, soon(DAY - 60))
+    assert proxy.make(str(site), NAME, soon(DAY - 60), str(work))
 
 
 def test_a_machine_that_has_to_be_gone(site: Path, work: Path) -> None:
     with pytest.raises(RefusedError, match="which is past"):
-        proxy.make(str(site), NAME, 1000, clock=lambda: 1000.5)
+        proxy.make(str(site), NAME, 1000, str(work), clock=lambda: 1000.5)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +254,7 @@ def test_what_is_wrong_is_told(
     if content is not None:
         (site / name).write_bytes(content)
     with pytest.raises(GridboxError, match=said):
-        proxy.make(str(site), NAME, soon())
+        proxy.make(str(site), NAME, soon(), str(work))
     assert os.listdir(work) == []
 
 
@@ -264,7 +262,7 @@ def test_a_key_of_another_certificate(authority: Authority, site: Path, work: Pa
     other = authority.give(tmp_path / "other")
     (other / proxy.KEY).write_bytes((site / proxy.KEY).read_bytes())
     with pytest.raises(GridboxError, match="do not match"):
-        proxy.make(str(other), NAME, soon())
+        proxy.make(str(other), NAME, soon(), str(work))
 
 
 def test_a_key_with_a_password_asks_nobody(authority: Authority, work: Path, tmp_path: Path) -> None:
@@ -273,7 +271,7 @@ def test_a_key_with_a_password_asks_nobody(authority: Authority, work: Path, tmp
     (site / proxy.KEY).rename(plain)
     openssl("pkey", "-in", plain, "-aes256", "-passout", "pass:secret", "-out", site / proxy.KEY)
     with pytest.raises(GridboxError, match=r"Making a proxy of .* failed"):
-        proxy.make(str(site), NAME, soon())
+        proxy.make(str(site), NAME, soon(), str(work))
 
 
 # ---- secrets -----------------------------------------------------------------------------------------------------
@@ -298,7 +296,7 @@ def test_no_key_is_in_an_argument_or_in_a_file_for_others(
     monkeypatch.setattr(command, "run", watched)
     before = os.umask(0)
     try:
-        made = proxy.make(str(site), NAME, soon())
+        made = proxy.make(str(site), NAME, soon(), str(work))
     finally:
         os.umask(before)
     assert set(keys) == {"key"}
