@@ -342,7 +342,8 @@ class ApptainerEngine:
                 raise EngineError(f"Looking for the image {reference}", "there is no such file or folder", 404)
             return
         account, target = self.check(), self._image(reference)
-        name = f"image-{os.path.basename(target)}"
+        # Locks and control groups are the host's, and another factory of it may want the same image.
+        name = f"image-{_short(self.root)[:8]}-{os.path.basename(target)}"
         work = self._work(name)
         self._pulling.add(name)
         try:
@@ -406,7 +407,7 @@ class ApptainerEngine:
             raise EngineError(f"Pulling {reference}", words.decode(errors="replace")[-500:] or "nothing", 500)
 
     def _image(self, reference: str) -> str:
-        return os.path.join(self._images, f"{hashlib.sha256(reference.encode()).hexdigest()[:16]}.sif")
+        return os.path.join(self._images, f"{_short(reference)}.sif")
 
     # ---- what is written down ------------------------------------------------------------------------------------
 
@@ -431,6 +432,11 @@ def _program() -> str:
     """What keepers are started from: this program, or, in a module of Ansible's, the one that the role installs."""
     own = os.path.abspath(sys.argv[0])
     return own if zipfile.is_zipfile(own) else running.PROGRAM
+
+
+def _short(text: str) -> str:
+    """Sixteen digits that are another text's by accident only."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _resolved(path: str) -> str:

@@ -214,6 +214,29 @@ def test_an_image_from_elsewhere_has_one_place(engine: ApptainerEngine, tmp_path
     assert engine.image("docker://busybox:1") == engine._image("docker://busybox:1")
 
 
+def test_factories_of_a_host_that_fetch_the_same_image_are_not_in_each_others_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kills what an earlier fetch by its name has left."""
+    names: list[str] = []
+
+    def start(_engine: ApptainerEngine, container: str) -> t.NoReturn:
+        names.append(container)
+        raise EngineError("Starting", "no", 500)
+
+    monkeypatch.setattr(ApptainerEngine, "check", lambda _engine: Account("vacsing", os.getuid(), os.getgid()))
+    monkeypatch.setattr(ApptainerEngine, "remove", lambda _engine, _name: None)
+    monkeypatch.setattr(ApptainerEngine, "start", start)
+    for folder in ("a", "b", "b"):
+        engine = ApptainerEngine(str(tmp_path / folder), "vacsing", "/cvmfs", lambda *_: None)
+        with pytest.raises(EngineError):
+            engine.pull("docker://busybox:1")
+        shutil.rmtree(tmp_path / folder)
+        image = os.path.basename(engine._image("docker://busybox:1"))
+        assert names[-1].endswith(f"-{image}")
+    assert names[0] != names[1] == names[2]
+
+
 def test_the_engine_is_the_configurations() -> None:
     assert isinstance(engine_of(parse(SMALL)), MachineEngine)
     made = engine_of(parse({**SMALL, "engine": "podman"}))
