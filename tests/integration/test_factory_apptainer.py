@@ -213,6 +213,13 @@ def connected(host: Machine) -> t.Iterator[None]:
         delete_netns(neighbour)
 
 
+def carrier(factory: HostFactory) -> int:
+    """The process that carries the traffic of the machine that is there."""
+    [words] = [one for one in factory.of_the_account() if "/pasta --quiet" in one]
+    [pid] = factory.processes(f"^{words[:60]}")
+    return pid
+
+
 def reached(factory: HostFactory) -> list[str]:
     """What its first machine has found, of :data:`REACHES`."""
     factory.start()
@@ -232,8 +239,7 @@ def test_a_machine_has_a_network_of_its_own(connected: None, make: t.Callable[..
     assert (comes_in.returncode, comes_in.stdout) == (1, "")
     # What carries its traffic is in its groups, and goes with it.
     [machine] = factory.running()
-    [carrier] = [one for one in factory.of_the_account() if "/pasta --quiet" in one]
-    [pid] = factory.processes(f"^{carrier[:60]}")
+    pid = carrier(factory)
     groups_of_it = factory.machine.run("cat", f"/proc/{pid}/cgroup").stdout
     assert f"/hep.gridbox/{machine['request']['name']}\n" in groups_of_it
     factory.write(draining=True)
@@ -248,6 +254,26 @@ def test_a_machine_has_a_network_of_its_own(connected: None, make: t.Callable[..
     output = next(factory.state.glob(f"machines/*{first['uuid'][:8]}")) / "output.log"
     assert "The machine ends: pasta, which carries its traffic, has ended.\n" in output.read_text()
     assert not factory.events("stray_process_killed")
+
+
+def test_a_machine_has_its_grace_when_what_carries_its_traffic_is_told_to_end_too(
+    make: t.Callable[..., HostFactory],
+) -> None:
+    """As at a host's shutdown, when everybody is."""
+    factory = make(
+        "#!/bin/sh\ntrap 'sleep 1; echo 200 Told >$JOBOUTPUTS/shutdown_message; exit 5' TERM\n"
+        "touch $JOBOUTPUTS/ready\nwhile :; do sleep 0.1; done\n"
+    )
+    factory.start()
+    folder = outputs(factory)
+    factory.wait("its first step", (folder / "ready").exists)
+    [machine] = factory.running()
+    factory.write(draining=True)
+    factory.wait("that to be read", lambda: factory.events("configuration_read"))
+    factory.machine.run("kill", "-TERM", str(machine["running"]["keeper"]), str(carrier(factory)))
+    assert ended(factory)[0]["message"] == "200 Told"
+    record = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r)
+    assert record["exit_code"] == 5
 
 
 def test_a_machine_is_on_the_hosts_network_when_the_site_says_so(

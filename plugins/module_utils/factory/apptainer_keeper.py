@@ -137,8 +137,14 @@ def _begin(request: Request, groups: t.Sequence[str]) -> tuple[subprocess.Popen[
         raise GridboxError(f"{exc} {_last_words(words)}".rstrip()) from exc
     finally:
         ours.close()
-    # At a host's shutdown everybody is told; from the factory this process alone is.
-    signal.signal(signal.SIGTERM, lambda *_given: child.send_signal(signal.SIGTERM))
+
+    def told(*_given: t.Any) -> None:
+        """At a host's shutdown everybody is told; from the factory this process alone is. What carries its traffic ends
+        by that at once, and the machine has its grace all the same."""
+        carriers.clear()
+        child.send_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, told)
     return child, words, carriers
 
 
@@ -189,25 +195,28 @@ def _tell_started() -> None:
 def _wait(pid: int, words: int, log: Log, carriers: t.Sequence[int]) -> str:
     """Until a child has ended. What it prints is kept.
 
+    :param carriers: looked at each time: they need not be there any more once the child was told to end.
     :returns: why it has to end now, in a sentence: it has no network any more; empty: it has ended.
     """
     ended = os.pidfd_open(pid)
+    opened = [ended, *carriers]
     try:
-        watched = [ended, words, *carriers]
+        watched = [ended, words]
         while True:
-            ready = select.select(watched, [], [])[0]
+            ready = select.select([*watched, *carriers], [], [])[0]
             if ended in ready:  # first: what it has left behind may print without end
                 return ""
             if any(carrier in ready for carrier in carriers):
                 problem = f"{networks.PROGRAM}, which carries its traffic, has ended"
                 log.add(f"\nThe machine ends: {problem}.\n".encode())
                 return problem
-            piece = os.read(words, _PIECE)
-            if not piece:
-                watched.remove(words)
-            log.add(piece)
+            if words in ready:
+                piece = os.read(words, _PIECE)
+                if not piece:
+                    watched.remove(words)
+                log.add(piece)
     finally:
-        for one in (ended, *carriers):
+        for one in opened:
             os.close(one)
 
 
