@@ -264,7 +264,7 @@ def limit(text: str) -> int:
     if text == "infinity":
         return UNLIMITED
     power = "KMGTPE".find(text[-1:]) + 1 if text else 0
-    return int(text[:-1] if power else text) * 1024**power
+    return int(text[:-1] if power else text) << 10 * power
 
 
 def _forwarding_off() -> t.Iterator[str]:

@@ -358,7 +358,9 @@ def asked(
     return made
 
 
-TOLD = replace(REPORT, decision=JUDGED, images={"a": ImageStatus(False, "It is gone.", 5.0)}, pipes={})
+TOLD = replace(
+    REPORT, name="f1.example.org", decision=JUDGED, images={"a": ImageStatus(False, "It is gone.", 5.0)}, pipes={}
+)
 
 
 @pytest.mark.parametrize(
