@@ -94,7 +94,8 @@ options:
     type: int
     default: 180
 notes:
-  - Nothing that is mounted is unmounted to be replaced; it is refused with what to do.
+  - Nothing that is mounted is unmounted or covered to be replaced; it is refused with what to do. So a repository that is mounted
+    already, say by C(/etc/fstab), is taken as it is if O(root) is a mount point of its own, and refused if it is not.
   - If autofs mounts O(root) now, masking it costs the service that looks through it (disruption V(service)).
 extends_documentation_fragment:
   - hep.gridbox.plan

@@ -168,6 +168,28 @@ def test_what_somebody_else_mounted_is_left_alone(place: Place) -> None:
     assert (place.root / "config.example.org/site").exists()
 
 
+def test_what_is_mounted_below_a_folder_that_is_no_mount_point_is_not_covered(place: Place) -> None:
+    """As from /etc/fstab, before this collection came."""
+    point = place.root / "config.example.org"
+    point.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", place.folder / "config", point], check=True, timeout=30)
+    try:
+        before = place.table()
+        for check in (True, False):
+            with pytest.raises(ModuleFailed, match="would cover what is mounted below it") as failed:
+                place.mounts(check=check)
+            assert failed.value.result["changed"] is False and str(point) in failed.value.result["msg"]
+        assert place.table() == before and (point / "site").read_text() == "site\n"
+        # Where the folder is a mount point, that is taken as it is.
+        subprocess.run(["umount", point], check=True, timeout=30)
+        subprocess.run(["mount", "--bind", place.root, place.root], check=True, timeout=30)
+        subprocess.run(["mount", "--make-rshared", place.root], check=True, timeout=30)
+        subprocess.run(["mount", "--bind", place.folder / "config", point], check=True, timeout=30)
+        assert [step["action"] for step in place.mounts()["actions"]] == ["mount"]
+    finally:
+        place.mounts(state="absent", max_disruption="service")
+
+
 @pytest.fixture()
 def client(place: Place) -> t.Iterator[t.Callable[[], object]]:
     """A mount namespace with a stand-in for the client's mount.cvmfs; the machine's own /usr/sbin is not touched.

@@ -248,6 +248,24 @@ def look_into(wish: Wish, repository: Repository, path: str) -> None:
             )
 
 
+def _refuse_to_cover(wish: Wish, observed: Observed) -> None:
+    """A root that is no mount point yet becomes one, and what is mounted below it could not be seen any more.
+
+    To bind it along is no way out: the undo would unmount it, for both are peers.
+
+    :raises RefusedError: if something is mounted there.
+    """
+    below = [mount.point for mount in observed.mounts if mount.point.startswith(f"{wish.root}/")]
+    if below and mount_table.at(observed.mounts, wish.root) is None:
+        raise RefusedError(
+            f"mounting repositories in {wish.root}",
+            f"it is no mount point of its own, and to make it one would cover what is mounted below it:"
+            f" {', '.join(dict.fromkeys(below))}",
+            "Stop the VO-boxes that use that, take it out of /etc/fstab or of what else mounts it, unmount it and run"
+            " again.",
+        )
+
+
 class MountsWork:
     """The work of the module ``cvmfs_mounts``; see ``front_room.Work``."""
 
@@ -278,6 +296,7 @@ class MountsWork:
         wish = self.wish
         if wish.remove:
             return
+        _refuse_to_cover(wish, observed)
         for repository in wish.repositories:
             point = wish.point(repository.name)
             mount = mount_table.at(observed.mounts, point)

@@ -15,7 +15,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import client, m
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.client import LOCAL, Parameter
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import Observed, Unit, missing_helper
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Wish
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
@@ -354,6 +354,25 @@ def test_taking_the_folder_from_a_running_autofs_costs_the_service() -> None:
     assert mounts.plan(make(), seen).disruption == Disruption.service
     idle = Observed((), frozenset(), {mounts.AUTOFS: Unit(None, "loaded", "active")})
     assert mounts.plan(make(), idle).disruption == Disruption.none
+
+
+def automounting(*points: str, load: str = "loaded") -> Observed:
+    """A host whose autofs has mounted what lies below these points."""
+    below = [Mount(f"/cvmfs/{name}", "fuse", "cvmfs2", True) for name in (CONFIG, ALICE)]
+    table = [Mount("/", "ext4", "/dev/a", True), *(Mount(point, "autofs", "map", True) for point in points), *below]
+    clients = {ALICE: {"CVMFS_QUOTA_LIMIT": Parameter("1000", LOCAL)}}
+    known = {**{name: Unit() for name in units.units(make())}, mounts.AUTOFS: Unit(None, load, "active")}
+    return Observed(tuple(table), frozenset(), known, clients, SETTINGS)
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_what_is_mounted_below_a_folder_is_not_covered_by_making_it_a_mount_point(systemd: bool) -> None:
+    seen = automounting(load="masked")
+    wish = make(systemd=systemd, helpers_awaited=True)
+    with pytest.raises(RefusedError, match=f"would cover what is mounted below it: /cvmfs/{CONFIG}, /cvmfs/{ALICE}"):
+        mounts.MountsWork(wish).preflight(mounts.plan(wish, seen), seen)
+    there = all_there(wish)  # where it is one, what is mounted is taken as it is
+    mounts.MountsWork(wish).preflight(mounts.plan(wish, there), there)
 
 
 def test_removal_goes_from_the_inside_out_and_takes_only_what_is_ours() -> None:
