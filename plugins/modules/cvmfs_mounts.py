@@ -96,7 +96,8 @@ options:
 notes:
   - Nothing that is mounted is unmounted or covered to be replaced; it is refused with what to do. So a repository that is mounted
     already, say by C(/etc/fstab), is taken as it is if O(root) is a mount point of its own, and refused if it is not.
-  - If autofs mounts O(root) now, masking it costs the service that looks through it (disruption V(service)).
+  - If autofs mounts in O(root) now, masking it costs the service that looks through it (disruption V(service)). What it has
+    mounted goes with it, and repositories are mounted anew.
 extends_documentation_fragment:
   - hep.gridbox.plan
 seealso:

@@ -116,9 +116,10 @@ class CvmfsHost:
 
     # ---- Ansible ------------------------------------------------------------------------------------------------
 
-    def module(self, name: str, **arguments: t.Any) -> dict[str, t.Any]:
+    def module(self, name: str, check: bool = False, **arguments: t.Any) -> dict[str, t.Any]:
         """Run a module on it; what it said."""
         argv = [NAME, "--one-line", "--module-name", f"hep.gridbox.{name}", "--args", json.dumps(arguments)]
+        argv += ["--check"] if check else []
         done = self._ansible("ansible", *argv)
         assert done.returncode == 0, done.stdout + done.stderr
         said: dict[str, t.Any] = json.loads(done.stdout.partition(" => ")[2])

@@ -187,8 +187,12 @@ def test_a11_and_b7_static_mounts_are_the_cure(host: CvmfsHost, fresh: t.Iterato
         host.module("cvmfs_mounts", **arguments)
     assert host.show("autofs", "ActiveState", "UnitFileState") == {"ActiveState": "active", "UnitFileState": "enabled"}
     host.sh(f"umount --lazy /cvmfs/{dead}")
-    _touch(host, next(fresh))
-    host.module("cvmfs_mounts", **arguments)
+    # What is wanted and mounted by autofs just now goes with it, and is mounted anew.
+    host.sh("sed -i 's/^timeout.*/timeout = 600/' /etc/autofs.conf; systemctl restart autofs")
+    _touch(host, used[0])
+    announced = host.module("cvmfs_mounts", check=True, **arguments)
+    assert _mounted(host, used[0])
+    assert host.module("cvmfs_mounts", **arguments)["actions"] == announced["actions"]
     assert host.run("systemctl", "is-enabled", "autofs", check=False).stdout.strip() == "masked"
     for propagation in PROPAGATIONS:
         host.box(propagation, f"/cvmfs:/cvmfs:{propagation}")

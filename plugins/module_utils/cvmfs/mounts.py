@@ -15,7 +15,7 @@ import os
 import shutil
 import stat
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import client, units
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Repository, Wish
@@ -86,12 +86,13 @@ def plan(wish: Wish, observed: Observed) -> Plan:
 
 def _plan_presence(wish: Wish, observed: Observed) -> Plan:
     steps: list[Step] = []
+    if _replaces_autofs(wish, observed):
+        then = _without_autofs(wish, observed)
+        cost = Disruption.none if then.mounts == observed.mounts else Disruption.service
+        steps.append(Step("mask", AUTOFS, "it would mount on demand, which containers do not see", cost))
+        observed = then
     root = mount_table.at(observed.mounts, wish.root)
     automounted = root is not None and root.kind == "autofs"
-    autofs = observed.units.get(AUTOFS, Unit())
-    if wish.supervisor == "systemd" and autofs.load not in ("not-found", "masked"):
-        cost = Disruption.service if automounted else Disruption.none
-        steps.append(Step("mask", AUTOFS, "it would mount on demand, which containers do not see", cost))
     wanted = units.units(wish) if wish.supervisor == "systemd" else {}
     new = [name for name, text in wanted.items() if observed.units.get(name, Unit()).text != text]
     for name in new:
@@ -135,6 +136,25 @@ def _plan_presence(wish: Wish, observed: Observed) -> Plan:
         "units": {**wanted, **dict(_texts(observed, kept))},
     }
     return Plan(tuple(steps), before, after)
+
+
+def _replaces_autofs(wish: Wish, observed: Observed) -> bool:
+    """Whether autofs is to be stopped and masked."""
+    return wish.supervisor == "systemd" and observed.units.get(AUTOFS, Unit()).load not in ("not-found", "masked")
+
+
+def _without_autofs(wish: Wish, observed: Observed) -> Observed:
+    """The host as it is once autofs has ended: what it has mounted at the root or below goes with it."""
+    automounts: list[str] = []
+    kept: list[Mount] = []
+    for mount in observed.mounts:
+        if mount.kind == "autofs" and f"{mount.point}/".startswith(f"{wish.root}/"):
+            automounts.append(mount.point)
+        elif not any(f"{mount.point}/".startswith(f"{point}/") for point in automounts):
+            kept.append(mount)
+    names = {each.name for each in wish.repositories if mount_table.at(kept, wish.point(each.name)) is not None}
+    clients = {name: running for name, running in observed.clients.items() if name in names}
+    return replace(observed, mounts=tuple(kept), same=observed.same & names, clients=clients)
 
 
 def _dropped(wish: Wish, observed: Observed, wanted: t.Container[str]) -> list[Step]:
@@ -296,6 +316,8 @@ class MountsWork:
         wish = self.wish
         if wish.remove:
             return
+        if _replaces_autofs(wish, observed):
+            observed = _without_autofs(wish, observed)
         _refuse_to_cover(wish, observed)
         for repository in wish.repositories:
             point = wish.point(repository.name)

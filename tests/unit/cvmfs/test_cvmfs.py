@@ -365,6 +365,26 @@ def automounting(*points: str, load: str = "loaded") -> Observed:
     return Observed(tuple(table), frozenset(), known, clients, SETTINGS)
 
 
+@pytest.mark.parametrize("points", [["/cvmfs"], [f"/cvmfs/{CONFIG}", f"/cvmfs/{ALICE}"]])
+def test_what_autofs_has_mounted_goes_with_it_and_is_mounted_anew(points: list[str]) -> None:
+    seen = automounting(*points)
+    bare = Observed(seen.mounts[:1], frozenset(), seen.units)
+    assert actions(make(), seen) == actions(make(), bare)
+    assert [target for action, target in actions(make(), seen) if action == "start"] == [
+        "cvmfs.mount", *(units.unit_name(f"/cvmfs/{name}") for name in (CONFIG, ALICE)), "gridbox-cvmfs-heal.timer",
+    ]  # fmt: skip
+    assert mounts.plan(make(), seen).disruption == Disruption.service
+    waiting = make(helpers_awaited=True)
+    mounts.MountsWork(waiting).preflight(mounts.plan(waiting, seen), seen)
+
+
+def test_what_was_mounted_before_autofs_came_stays_when_it_goes() -> None:
+    there = all_there(make())
+    over = (*there.mounts, Mount("/cvmfs", "autofs", "map", True), Mount(f"/cvmfs/{ALICE}", "fuse", "cvmfs2", True))
+    seen = Observed(over, frozenset(), {**there.units, mounts.AUTOFS: Unit(None, "loaded", "active")})
+    assert actions(make(), seen) == [("mask", mounts.AUTOFS)]
+
+
 @pytest.mark.parametrize("systemd", [True, False])
 def test_what_is_mounted_below_a_folder_is_not_covered_by_making_it_a_mount_point(systemd: bool) -> None:
     seen = automounting(load="masked")
