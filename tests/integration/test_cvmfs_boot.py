@@ -316,3 +316,20 @@ def test_a_folder_is_read_only_for_a_container_that_runs_already(host: CvmfsHost
     options = host.sh(f"docker exec {vobox} grep folder.example.org /proc/mounts").split()[3].split(",")
     assert {"ro", "nosuid", "nodev"} <= set(options)
     assert flaw == 0  # so that the test has shown what it is about
+
+
+def test_what_the_role_mounted_goes_with_it_though_each_mount_point_was_there_before(
+    host: CvmfsHost, vobox: str
+) -> None:
+    """As below an autofs, where whoever looks for a repository finds it."""
+    host.sh("rm /var/lib/hep.gridbox/cvmfs.json")
+    assert host.role(**ROLE).returncode == 0
+    assert f"/cvmfs/{TOOLS}" in host.sh("cat /proc/mounts")
+    assert "/cvmfs" not in host.sh("cat /var/lib/hep.gridbox/cvmfs.json || true")
+    removed = host.role("remove", **ROLE)
+    assert removed.returncode == 0, removed.stdout
+    assert " /cvmfs" not in host.sh("cat /proc/mounts")
+    assert host.sh("grep -rl 'hep.gridbox (cvmfs_mounts)' /etc/systemd/system || true") == ""
+    assert "gridbox-cvmfs" not in host.sh("systemctl list-units --all --no-legend")
+    again = host.role("remove", **ROLE)
+    assert again.returncode == 0 and "changed=0" in again.stdout, again.stdout
