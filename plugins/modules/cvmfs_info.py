@@ -51,7 +51,7 @@ options:
   squashfs_driver:
     description:
       - Who mounts squashfs files. V(auto) is V(kernel) where the kernel can and there are loop devices, else V(fuse)
-        (C(squashfuse)).
+        (C(squashfuse)); a file that is mounted stays with who has mounted it.
     type: str
     choices: [auto, kernel, fuse]
     default: auto
@@ -128,12 +128,7 @@ repositories:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import (
-    info,
-    kernel_mounts_squashfs,
-    systemd_is_up,
-)
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import info, wish_here
 from ansible_collections.hep.gridbox.plugins.module_utils.front_room import run_info
 
 
@@ -160,9 +155,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     fixed = {"state": "mounted", "supervisor": "auto"}
-    run_info(
-        module, lambda params: info(Wish.from_params({**params, **fixed}, kernel_mounts_squashfs(), systemd_is_up()))
-    )
+    run_info(module, lambda params: info(wish_here({**params, **fixed})))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ options:
   squashfs_driver:
     description:
       - Who mounts squashfs files. V(auto) is V(kernel) where the kernel can and there are loop devices, else V(fuse)
-        (C(squashfuse)).
+        (C(squashfuse)); a file that is mounted stays with who has mounted it.
     type: str
     choices: [auto, kernel, fuse]
     default: auto
@@ -177,12 +177,7 @@ disruption:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import (
-    MountsWork,
-    kernel_mounts_squashfs,
-    systemd_is_up,
-)
-from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Wish
+from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.mounts import MountsWork, wish_here
 from ansible_collections.hep.gridbox.plugins.module_utils.front_room import PLAN_ARGUMENTS, run
 
 
@@ -213,7 +208,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, lambda params: MountsWork(Wish.from_params(params, kernel_mounts_squashfs(), systemd_is_up())))
+    run(module, lambda params: MountsWork(wish_here(params)))
 
 
 if __name__ == "__main__":

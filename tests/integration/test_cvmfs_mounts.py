@@ -190,6 +190,11 @@ def test_what_is_mounted_below_a_folder_that_is_no_mount_point_is_not_covered(pl
         place.mounts(state="absent", max_disruption="service")
 
 
+def test_a_file_that_is_mounted_stays_with_who_has_mounted_it(place: Place) -> None:
+    place.mounts(squashfs_driver="fuse")
+    assert not place.mounts(squashfs_driver="auto")["changed"]  # whatever the kernel knows by now
+
+
 @pytest.fixture()
 def client(place: Place) -> t.Iterator[t.Callable[[], object]]:
     """A mount namespace with a stand-in for the client's mount.cvmfs; the machine's own /usr/sbin is not touched.

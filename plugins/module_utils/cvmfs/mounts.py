@@ -250,6 +250,14 @@ def systemd_is_up() -> bool:
     return os.path.isdir("/run/systemd/system")
 
 
+def wish_here(params: t.Mapping[str, t.Any]) -> Wish:
+    """What is wished, ``auto`` being what it is on this host.
+
+    :raises InputError: for a value that cannot be right.
+    """
+    return Wish.from_params(params, kernel_mounts_squashfs(), systemd_is_up(), mount_table.read())
+
+
 def look_into(wish: Wish, repository: Repository, path: str) -> None:
     """Check that a repository can be read and is not empty.
 

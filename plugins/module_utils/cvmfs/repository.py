@@ -12,12 +12,17 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 
 #: A repository's fully qualified name, as CernVM-FS has it.
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
 
 #: What may stand in a mount unit and in mount's options without quoting.
 PATH = re.compile(r"/[A-Za-z0-9/._+:@%=-]*")
+
+#: The type of a mounted squashfs file, by who mounts it.
+SQUASHFS_KINDS = {"kernel": "squashfs", "fuse": "fuse.squashfuse"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Repository:
             return "cvmfs"
         if self.source == "directory":
             return "none"
-        return "squashfs" if self.driver == "kernel" else "fuse.squashfuse"
+        return SQUASHFS_KINDS[self.driver]
 
     @property
     def options(self) -> str:
@@ -91,22 +96,26 @@ class Wish:
         return f"{self.root}/{name}"
 
     @classmethod
-    def from_params(cls, params: t.Mapping[str, t.Any], kernel_squashfs: bool, systemd: bool) -> Wish:
+    def from_params(
+        cls, params: t.Mapping[str, t.Any], kernel_squashfs: bool, systemd: bool, mounts: t.Sequence[Mount] = ()
+    ) -> Wish:
         """Check and normalise a module's arguments. Pure.
 
         :param kernel_squashfs: whether the kernel can mount squashfs files here, for ``squashfs_driver: auto``.
         :param systemd: whether systemd is PID 1, for ``supervisor: auto``.
+        :param mounts: what is mounted; for ``squashfs_driver: auto``, which keeps the driver of a mounted file.
         :raises InputError: for a value that cannot be right.
         """
         root = _path("root", params["root"])
-        driver = params["squashfs_driver"]
-        if driver == "auto":
-            driver = "kernel" if kernel_squashfs else "fuse"
         if params["wait_timeout"] < 1:
             raise InputError("wait_timeout", params["wait_timeout"], "a number of seconds of 1 or more")
-        repositories = [
-            _repository(f"repositories[{index}]", entry, driver) for index, entry in enumerate(params["repositories"])
-        ]
+        repositories = []
+        for index, entry in enumerate(params["repositories"]):
+            driver = params["squashfs_driver"]
+            if driver == "auto":
+                mounted_by = _driver_of(mount_table.at(mounts, f"{root}/{entry['repository']}"))
+                driver = mounted_by or ("kernel" if kernel_squashfs else "fuse")
+            repositories.append(_repository(f"repositories[{index}]", entry, driver))
         names = [repository.name for repository in repositories]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -154,6 +163,11 @@ def _repository(option: str, entry: t.Mapping[str, t.Any], driver: str) -> Repos
     if sentinel and (sentinel.startswith(("/", "..")) or os.path.normpath(sentinel) != sentinel):
         raise InputError(f"{option}.sentinel", sentinel, "a path relative to the repository, without ..")
     return Repository(name, source, path, sentinel, driver if source == "squashfs" else "")
+
+
+def _driver_of(mount: t.Optional[Mount]) -> t.Optional[str]:
+    """Who has mounted a squashfs file; None if it is none that is mounted."""
+    return next((driver for driver, kind in SQUASHFS_KINDS.items() if mount is not None and mount.kind == kind), None)
 
 
 def _path(option: str, path: str) -> str:

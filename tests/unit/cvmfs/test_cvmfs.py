@@ -23,7 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption
 CONFIG, ALICE = "cvmfs-config.cern.ch", "alice.cern.ch"
 
 
-def make(systemd: bool = True, kernel: bool = True, **changes: t.Any) -> Wish:
+def make(systemd: bool = True, kernel: bool = True, mounted: t.Sequence[Mount] = (), **changes: t.Any) -> Wish:
     params: dict[str, t.Any] = {
         "root": "/cvmfs",
         "repositories": [{"repository": ALICE, "source": "client"}, {"repository": CONFIG, "source": "client"}],
@@ -33,7 +33,7 @@ def make(systemd: bool = True, kernel: bool = True, **changes: t.Any) -> Wish:
         "state": "mounted",
         "supervisor": "auto",
     }
-    return Wish.from_params({**params, **changes}, kernel, systemd)
+    return Wish.from_params({**params, **changes}, kernel, systemd, mounted)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,19 @@ def test_who_mounts_a_squashfs(kernel: bool, driver: str, kind: str) -> None:
     assert "network" not in text
     assert ("loop" in text) == (kind == "squashfs")
     assert ("allow_other" in text) == (kind != "squashfs")
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("driver", ["auto", "kernel", "fuse"])
+@pytest.mark.parametrize(("kind", "by"), [("squashfs", "kernel"), ("fuse.squashfuse", "fuse")])
+def test_a_mounted_squashfs_stays_with_who_has_mounted_it(kernel: bool, driver: str, kind: str, by: str) -> None:
+    """The kernel learns squashfs when somebody else needs it, long after."""
+    table = (Mount("/cvmfs", "ext4", "/dev/a", True), Mount(f"/cvmfs/{ALICE}", kind, "/srv/a.sqfs", True))
+    entries = [{"repository": name, "source": "squashfs", "path": "/srv/a.sqfs"} for name in (ALICE, CONFIG)]
+    wish = make(kernel=kernel, mounted=table, repositories=entries, config_repository=None, squashfs_driver=driver)
+    mounted, other = wish.repositories
+    assert mounts.as_wanted(mounted, table[1], False) is (driver in ("auto", by))
+    assert other.driver == (driver if driver != "auto" else "kernel" if kernel else "fuse")
 
 
 def folder_wish(**changes: t.Any) -> Wish:
