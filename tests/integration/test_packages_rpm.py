@@ -93,7 +93,7 @@ def build(folder: Path, name: str, version: str = "1", more: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository, with three packages of which each needs the one before; and the folder ``keys``."""
+    """A repository, with three packages of which each needs the one before; and the folders ``keys`` and ``newer``."""
     folder = tmp_path_factory.mktemp("rpm")
     build(folder, "gridbox-library")
     build(folder, "gridbox-tool", more="Requires: gridbox-library")
@@ -101,6 +101,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["createrepo_c", "--quiet", str(folder / "noarch")], check=True, timeout=60)
     # As rpm lists the keys that it was given: all of one name, each of another version.
     (folder / "keys").mkdir()
+    (folder / "newer").mkdir()
     for version in ("1", "2"):
         build(folder / "keys", "gpg-pubkey", version)
     return folder
@@ -155,6 +156,18 @@ def test_what_others_need_by_now_stays(host: Host) -> None:
         assert refused["failed"] and refused["changed"] is False
         assert "by now others need them: gridbox-other-1-1.noarch" in refused["msg"]
     assert host.installed() == ["gridbox-library", "gridbox-other", "gridbox-tool"]
+
+
+def test_of_what_there_are_several_versions_by_now_all_go(host: Host, built: Path) -> None:
+    """As of kernel-modules-extra, which comes anew with each kernel, beside the one before."""
+    host.packages(names=["gridbox-tool"])
+    build(built / "newer", "gridbox-tool", "2", more="Requires: gridbox-library")
+    host.run("rpm", "-i", "--force-debian", str(built / "newer/noarch/gridbox-tool-2-1.noarch.rpm"))
+    assert host.installed() == ["gridbox-library", "gridbox-tool", "gridbox-tool"]
+    foreseen = host.packages(state="absent", check=True)
+    removed = host.packages(state="absent")
+    assert foreseen["actions"] == removed["actions"]
+    assert removed.get("msg", "") == "" and host.installed() == []
 
 
 def test_the_keys_that_rpm_trusts_are_no_packages(host: Host, built: Path) -> None:

@@ -211,6 +211,9 @@ def _named(word: str, output: str) -> list[str]:
 class Dnf:
     """rpm and dnf: the EL family."""
 
+    #: Of what comes with a kernel there is one version for each kernel; rpm refuses a name that several have.
+    _REMOVING = ("rpm", "-e", "--allmatches")
+
     def __init__(self, wish: Wish) -> None:
         self._timeout = wish.wait_timeout
 
@@ -260,7 +263,7 @@ class Dnf:
         :raises GridboxError: with rpm's words, if it cannot be done for another reason.
         """
         # It ends with 1 if one is needed, else with the number of those that it could not remove. Its words tell.
-        argv = ["rpm", "-e", "--test", *names]
+        argv = [*self._REMOVING, "--test", *names]
         output = run("Working out the removal", argv, self._timeout, ok=range(256), with_errors=True)
         others = sorted(set(re.findall(r"is needed by \(installed\) (\S+)", output)))
         if not others and "error:" in output:
@@ -269,7 +272,7 @@ class Dnf:
 
     def remove(self, names: t.Sequence[str]) -> None:
         """Remove packages."""
-        run(f"Removing {' '.join(names)}", ["rpm", "-e", *names], self._timeout)
+        run(f"Removing {' '.join(names)}", [*self._REMOVING, *names], self._timeout)
 
 
 def _last_words(output: str) -> str:
