@@ -137,6 +137,7 @@ def bare(missing: list[str]) -> dict[str, t.Any]:
         "__docker_engine_programs": {"files": []},
         "__docker_engine_python": {"stdout": json.dumps({"own": False, "missing": missing})},
         "__docker_engine_systemd": {"stat": {"exists": True}},
+        "__docker_engine_addrtype": {"rc": 0},
     }
 
 
@@ -222,6 +223,17 @@ def test_what_loads_apparmors_profiles_comes_where_the_kernel_wants_it(status: s
     assert ("apparmor" in packages) == (status == "enabled")
     given["__docker_engine_programs"] = {"files": [{"path": "/usr/sbin/apparmor_parser"}]}
     assert "apparmor" not in evaluate("docker_engine", "debian12", "__docker_engine_missing_packages", **given)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_module_for_the_engines_rules_comes_where_the_kernel_lacks_it(host: str) -> None:
+    """From EL 10 on nothing but a weak dependency brings it. EL 9 and Debian have it with the kernel."""
+    given = {**bare([]), "__docker_engine_addrtype": {"rc": 1}}
+    packages = evaluate("docker_engine", host, "__docker_engine_missing_packages", **given)
+    assert ("kernel-modules-extra" in packages) == (host in EL and FACTS[host][2] == "10")
+    for unneeded in ({"__docker_engine_addrtype": {"rc": 0}}, {"docker_engine_config": {"iptables": False}}):
+        packages = evaluate("docker_engine", host, "__docker_engine_missing_packages", **{**given, **unneeded})
+        assert "kernel-modules-extra" not in packages
 
 
 @pytest.mark.parametrize("host", HOSTS)
