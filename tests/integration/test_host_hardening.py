@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ansible_collections.hep.gridbox.plugins.module_utils.hardening.controls import IDS
 from tests.gate.tools import ROOT
 from tests.lab import lynis
 from tests.lab.booted import booted
@@ -474,3 +475,38 @@ def test_what_the_site_has_stricter_stays(fleet: Fleet, tmp_path: Path) -> None:
         machine.run("rm", SITE, "/etc/sysctl.d/50-site.conf")
         machine.run("userdel", "--remove", "ops", check=False)
         operator.run(controls(state="absent"))
+
+
+# ---- files of the site that are read after the role's ------------------------------------------------------------
+
+#: All controls are off but those of the files.
+LATER = {
+    "nofile_soft": 8192, "nofile_hard": 16384,
+    "controls": dict.fromkeys(set(IDS) - {"systemd_limits", "pid_max"}, False),
+}  # fmt: skip
+
+
+def test_a_later_file_of_the_site_is_left_in_force_or_refused(fleet: Fleet, tmp_path: Path) -> None:
+    machine = machine_of(fleet)
+    operator = Operator(fleet, tmp_path / "play")
+    task = {"hep.gridbox.host_controls": LATER}
+    drop_in, sysctls = "/etc/systemd/system.conf.d/limits.conf", machine.run("cat", "/etc/sysctl.conf").stdout
+    machine.run("mkdir", "-p", str(Path(drop_in).parent))
+    try:
+        put(machine, drop_in, b"[Manager]\nDefaultLimitNOFILE=16384:32768\n")
+        assert "reload_systemd" in [step["action"] for step in operator.run(task)[0]["actions"]]
+        shown = machine.run("systemctl", "show", "--property=DefaultLimitNOFILESoft,DefaultLimitNOFILE").stdout
+        assert sorted(shown.split()) == ["DefaultLimitNOFILE=32768", "DefaultLimitNOFILESoft=16384"]
+        assert not operator.run(task)[0]["changed"]
+        put(machine, drop_in, b"[Manager]\nDefaultLimitNOFILE=1024:32768\n")
+        for check in (True, False):
+            refused = operator.run({**task, "check_mode": check}, fails=True)[0]
+            assert f"control systemd_limits: {drop_in}, which is read after" in refused["msg"]
+        machine.run("rm", drop_in)
+        put(machine, "/etc/sysctl.conf", b"kernel.pid_max = 40000\n")
+        refused = operator.run(task, fails=True)[0]
+        assert "control pid_max: /etc/sysctl" in refused["msg"] and "sets kernel.pid_max to 40000" in refused["msg"]
+    finally:
+        machine.run("rm", "-f", drop_in)
+        put(machine, "/etc/sysctl.conf", sysctls.encode())
+        operator.run({"hep.gridbox.host_controls": {"state": "absent"}})
