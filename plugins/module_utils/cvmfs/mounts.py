@@ -21,7 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs import client, u
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.repository import Repository, Wish
 from ansible_collections.hep.gridbox.plugins.module_utils.cvmfs.units import UNIT_FOLDER
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host import automounts, mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, names_in, run
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
@@ -88,7 +88,7 @@ def _plan_presence(wish: Wish, observed: Observed) -> Plan:
     steps: list[Step] = []
     if _replaces_autofs(wish, observed):
         then = _without_autofs(wish, observed)
-        cost = Disruption.none if then.mounts == observed.mounts else Disruption.service
+        cost = Disruption.service if automounts.served(observed.mounts, wish.root) else Disruption.none
         steps.append(Step("mask", AUTOFS, "it would mount on demand, which containers do not see", cost))
         observed = then
     root = mount_table.at(observed.mounts, wish.root)
@@ -145,12 +145,12 @@ def _replaces_autofs(wish: Wish, observed: Observed) -> bool:
 
 def _without_autofs(wish: Wish, observed: Observed) -> Observed:
     """The host as it is once autofs has ended: what it has mounted at the root or below goes with it."""
-    automounts: list[str] = []
+    gone: list[str] = []
     kept: list[Mount] = []
     for mount in observed.mounts:
-        if mount.kind == "autofs" and f"{mount.point}/".startswith(f"{wish.root}/"):
-            automounts.append(mount.point)
-        elif not any(f"{mount.point}/".startswith(f"{point}/") for point in automounts):
+        if automounts.is_automount(mount) and automounts.is_below(mount, wish.root):
+            gone.append(mount.point)
+        elif not any(automounts.is_below(mount, point) for point in gone):
             kept.append(mount)
     names = {each.name for each in wish.repositories if mount_table.at(kept, wish.point(each.name)) is not None}
     clients = {name: running for name, running in observed.clients.items() if name in names}
@@ -365,12 +365,20 @@ class MountsWork:
         journal.will_do(f"{step.target} unmasked", "unmask", unit=step.target)
         # Its own unit gives it three minutes to end: with a dead FUSE mount below it, it needs them.
         _systemctl("mask", "--now", step.target, seconds=240)
-        root = mount_table.at(mount_table.read(), self.wish.root)
-        if root is not None and root.kind == "autofs":
+        root = self.wish.root
+        left = next(
+            (
+                one.point
+                for one in mount_table.read()
+                if automounts.is_automount(one) and automounts.is_below(one, root)
+            ),
+            "",
+        )
+        if left:
             raise GridboxError(
-                f"autofs ended, but left its mount at {self.wish.root}: something below it is in use, or dead. Stop the"
-                f" VO-boxes and what else looks into {self.wish.root} (fuser --mount {self.wish.root}/*), unmount what"
-                " is dead below it (umount --lazy), and run again."
+                f"autofs ended, but left its mount at {left}: something below it is in use, or dead. Stop the VO-boxes"
+                f" and what else looks into {root} (fuser --mount {root}/*), unmount what is dead below it (umount"
+                " --lazy), and run again."
             )
 
     def _do_write_unit(self, step: Step, journal: Journal) -> None:

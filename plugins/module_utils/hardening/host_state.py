@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening import controls, limits
-from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host import automounts, mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import SYSTEM_PATH, run
-from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.host.text_file import read_text
 
 SYSCTL_FILE = "/etc/sysctl.d/90-hep.gridbox.conf"
@@ -76,7 +75,7 @@ class Host:
     :ivar userns_confined: what lets only programs with an AppArmor profile for it make them, in words; empty likewise.
     :ivar autofs: ``LoadState/ActiveState`` of autofs; empty if it is not installed or there is no systemd.
     :ivar automount: whether an automount daemon runs.
-    :ivar automounts: folders in which it serves somebody (:func:`served`).
+    :ivar automounts: folders in which it serves somebody (:func:`..host.automounts.served`).
     :ivar clock: what tells about the clock.
     :ivar sshd: effective settings, lower-case names; None if there is no sshd.
     :ivar sshd_without: the same without our drop-in, and outside of all ``Match`` blocks.
@@ -140,7 +139,7 @@ def read_host() -> Host:
         userns_confined=_first_set({"kernel.apparmor_restrict_unprivileged_userns": "1"}),
         autofs=_autofs() if systemd else "",
         automount=automount,
-        automounts=tuple(served(mount_table.read())) if automount else (),
+        automounts=tuple(automounts.served(mount_table.read(), REPOSITORIES)) if automount else (),
         clock=_clock(),
         sshd=sshd_settings("/etc/ssh/sshd_config"),
         sshd_without=_sshd_without(),
@@ -286,21 +285,6 @@ def _autofs() -> str:
     argv = ["systemctl", "show", "--property=LoadState,ActiveState", "autofs.service"]
     shown = dict(line.split("=", 1) for line in run("Asking systemd for autofs", argv).splitlines())
     return "" if shown["LoadState"] == "not-found" else f"{shown['LoadState']}/{shown['ActiveState']}"
-
-
-def served(mounts: t.Sequence[Mount]) -> list[str]:
-    """Folders in which autofs serves somebody: something is mounted there now. Pure.
-
-    That of the repositories is always one: a VO-box may look into it at any time.
-    """
-    # Systemd's own automounts have another source. A direct map's mount covers the folder itself.
-    points = [mount.point for mount in mounts if mount.kind == "autofs" and mount.source != "systemd-1"]
-    return [
-        point
-        for point in dict.fromkeys(points)
-        if point == REPOSITORIES
-        or any(mount.kind != "autofs" and f"{mount.point}/".startswith(f"{point}/") for mount in mounts)
-    ]
 
 
 def _runs(program: str) -> bool:

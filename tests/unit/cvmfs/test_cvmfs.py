@@ -369,6 +369,27 @@ def test_taking_the_folder_from_a_running_autofs_costs_the_service() -> None:
     assert mounts.plan(make(), idle).disruption == Disruption.none
 
 
+@pytest.mark.parametrize(
+    ("table", "cost"),
+    [
+        # It serves other folders too, and ends for all of them.
+        ([Mount("/home", "autofs", "map", True), Mount("/home/alice", "nfs4", "nas:/alice", True)], "service"),
+        ([Mount("/home", "autofs", "map", True)], "none"),
+        # Systemd's own go by their units.
+        (
+            [Mount("/cvmfs/x.cern.ch", "autofs", "systemd-1", True), Mount("/cvmfs/x.cern.ch", "fuse", "a", True)],
+            "none",
+        ),
+    ],
+)
+def test_the_end_of_autofs_costs_whom_it_serves(table: list[Mount], cost: str) -> None:
+    seen = Observed(tuple(table), frozenset(), {mounts.AUTOFS: Unit(None, "loaded", "active")})
+    assert mounts.plan(make(), seen).steps[0].disruption.name == cost
+    if any(mount.source == "systemd-1" for mount in table):
+        with pytest.raises(RefusedError, match="would cover what is mounted below it: /cvmfs/x"):
+            mounts.MountsWork(make()).preflight(mounts.plan(make(), seen), seen)
+
+
 def automounting(*points: str, load: str = "loaded") -> Observed:
     """A host whose autofs has mounted what lies below these points."""
     below = [Mount(f"/cvmfs/{name}", "fuse", "cvmfs2", True) for name in (CONFIG, ALICE)]

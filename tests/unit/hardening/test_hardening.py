@@ -24,7 +24,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.hardening import (
     way_back,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.hardening.host_state import Host
-from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.host.text_file import read_text
 
 PARAMS: dict[str, t.Any] = {
@@ -204,26 +203,6 @@ def test_what_cannot_be_set_is_refused_before(changes: dict[str, t.Any], host: d
     seen = Host(**{**values, **host})
     with pytest.raises(RefusedError, match=sentence):
         enforce.ControlsWork(wish).preflight(enforce.plan(wish, seen), seen)
-
-
-@pytest.mark.parametrize(
-    ("mounts", "serves"),
-    [
-        ([("/misc", "autofs", "/etc/auto.misc"), ("/", "ext4", "/dev/vda1")], []),
-        ([("/cvmfs", "autofs", "/etc/auto.cvmfs")], ["/cvmfs"]),
-        ([("/cvmfs", "autofs", "/etc/auto.cvmfs"), ("/cvmfs/alice.cern.ch", "fuse", "cvmfs2")], ["/cvmfs"]),
-        (
-            [("/home", "autofs", "auto.home"), ("/home/ann", "nfs4", "server:/ann"), ("/homes", "nfs4", "a:/b")],
-            ["/home"],
-        ),
-        ([("/home", "autofs", "auto.home"), ("/homes", "nfs4", "a:/b")], []),
-        ([("/data", "autofs", "auto.direct"), ("/data", "nfs4", "server:/data")], ["/data"]),
-        ([("/efi", "autofs", "systemd-1"), ("/efi", "vfat", "/dev/vda2")], []),
-        ([("/cvmfs", "tmpfs", "gridbox"), ("/cvmfs/alice.cern.ch", "fuse", "cvmfs2")], []),
-    ],
-)
-def test_whom_autofs_serves(mounts: list[tuple[str, str, str]], serves: list[str]) -> None:
-    assert host_state.served([Mount(point, kind, source, True) for point, kind, source in mounts]) == serves
 
 
 def test_the_files_that_are_read_after_ours(tmp_path: Path) -> None:

@@ -231,7 +231,11 @@ def test_the_module_for_the_engines_rules_comes_where_the_kernel_lacks_it(host: 
     given = {**bare([]), "__docker_engine_addrtype": {"rc": 1}}
     packages = evaluate("docker_engine", host, "__docker_engine_missing_packages", **given)
     assert ("kernel-modules-extra" in packages) == (host in EL and FACTS[host][2] == "10")
-    for unneeded in ({"__docker_engine_addrtype": {"rc": 0}}, {"docker_engine_config": {"iptables": False}}):
+    for unneeded in (
+        {"__docker_engine_addrtype": {"rc": 0}}, {"docker_engine_config": {"iptables": False}},
+        {"__docker_engine_preflight": {"config": {"iptables": False}}},
+        {"__docker_engine_preflight": {"config": {"firewall-backend": "nftables"}}},
+    ):  # fmt: skip
         packages = evaluate("docker_engine", host, "__docker_engine_missing_packages", **{**given, **unneeded})
         assert "kernel-modules-extra" not in packages
 
