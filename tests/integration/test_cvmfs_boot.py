@@ -318,6 +318,7 @@ def test_a_folder_is_read_only_for_a_container_that_runs_already(host: CvmfsHost
     assert flaw == 0  # so that the test has shown what it is about
 
 
+@pytest.mark.fleet
 def test_what_the_role_mounted_goes_with_it_though_each_mount_point_was_there_before(
     host: CvmfsHost, vobox: str
 ) -> None:

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import typing as t
 
+import pytest
+
 from tests.integration.test_factory_shares import WAITS
 from tests.lab.factory import LabFactory, kind_of
 
@@ -34,6 +36,7 @@ def hanging(netns: str) -> t.Iterator[str]:
         process.kill()
 
 
+@pytest.mark.fleet
 def test_a_start_does_not_wait_for_a_pipe_that_hangs(make_factory: t.Callable[..., LabFactory]) -> None:
     factory = make_factory({"own": {"script": WAITS}}, total_processors=1)
     with hanging(factory.netns) as url:

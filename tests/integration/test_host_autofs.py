@@ -50,6 +50,7 @@ def role(folder: Path, *options: str, **variables: t.Any) -> subprocess.Complete
     )  # fmt: skip
 
 
+@pytest.mark.fleet
 def test_an_autofs_that_serves_somebody_is_not_stopped(host: tuple[Machine, Path]) -> None:
     machine, folder = host
     machine.run("ls", "/data/one/.")

@@ -486,6 +486,7 @@ LATER = {
 }  # fmt: skip
 
 
+@pytest.mark.fleet
 def test_a_later_file_of_the_site_is_left_in_force_or_refused(fleet: Fleet, tmp_path: Path) -> None:
     machine = machine_of(fleet)
     operator = Operator(fleet, tmp_path / "play")

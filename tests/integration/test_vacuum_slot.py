@@ -302,6 +302,7 @@ def test_without_a_daemon_a_machinetype_that_cannot_be_started_costs_no_machine(
     assert (unfit.world(), processes(unfit)) == (before, working)
 
 
+@pytest.mark.fleet
 def test_a_daemon_ends_no_machine_for_a_machinetype_that_cannot_be_started(unfit: Site) -> None:
     factory = unfit.factory
     factory.start()
