@@ -148,9 +148,9 @@ def _without_autofs(wish: Wish, observed: Observed) -> Observed:
     gone: list[str] = []
     kept: list[Mount] = []
     for mount in observed.mounts:
-        if automounts.is_automount(mount) and automounts.is_below(mount, wish.root):
+        if automounts.is_automount(mount) and mount.is_below(wish.root):
             gone.append(mount.point)
-        elif not any(automounts.is_below(mount, point) for point in gone):
+        elif not any(mount.is_below(point) for point in gone):
             kept.append(mount)
     names = {each.name for each in wish.repositories if mount_table.at(kept, wish.point(each.name)) is not None}
     clients = {name: running for name, running in observed.clients.items() if name in names}
@@ -367,11 +367,7 @@ class MountsWork:
         _systemctl("mask", "--now", step.target, seconds=240)
         root = self.wish.root
         left = next(
-            (
-                one.point
-                for one in mount_table.read()
-                if automounts.is_automount(one) and automounts.is_below(one, root)
-            ),
+            (one.point for one in mount_table.read() if automounts.is_automount(one) and one.is_below(root)),
             "",
         )
         if left:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import cgroups
-from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
+from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill, status
 
 #: Shells of accounts that nobody logs in to.
 _NO_SHELLS = ("nologin", "false")
@@ -96,9 +96,10 @@ def processes(uid: int) -> list[Process]:
 
 def look(pid: int) -> t.Optional[Process]:
     """A process; None if there is none, or it has ended and nobody has buried it yet."""
+    about = status(pid)
+    if about is None:
+        return None
     try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            about = dict(line.rstrip("\n").split(":", 1) for line in file if ":" in line)
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
             groups = tuple(line.rstrip("\n").split(":", 2)[2] for line in file)
     except (FileNotFoundError, ProcessLookupError):

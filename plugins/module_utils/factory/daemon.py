@@ -437,8 +437,7 @@ class Daemon:
         machines, _problems = await self.factory.in_thread(self.factory.store.load)
         days = self.configuration.machines_days
         stay = await self.factory.in_thread(self.factory.store.expire, machines, int(time.time()), days)
-        for machine, problem in stay:
-            say("folder_not_removed", slot=machine.slot, machine=machine.uuid, problem=problem)
+        _say_what_stays(stay)
         await self._make_room(machines)
 
     async def _look_at_room(self) -> None:
@@ -453,8 +452,13 @@ class Daemon:
         if gone:
             last = max(one.machine.ended or 0 for one in gone)
             say("outputs_removed", machines=len(gone), bytes=sum(one.size for one in gone), ended_until=last)
-        for machine, problem in stay:
-            say("folder_not_removed", slot=machine.slot, machine=machine.uuid, problem=problem)
+        _say_what_stays(stay)
+
+
+def _say_what_stays(stay: t.Iterable[tuple[Machine, str]]) -> None:
+    """Of machines whose folder, or what is kept in it, could not be removed."""
+    for machine, problem in stay:
+        say("folder_not_removed", slot=machine.slot, machine=machine.uuid, problem=problem)
 
 
 async def end_all(tasks: t.Collection[asyncio.Task[t.Any]]) -> None:

@@ -49,8 +49,7 @@ def check_name(
         raise RefusedError(
             f"name: {name}",
             f"machines of {theirs} may run, and the factory would not know them any more: {_told(others)}",
-            f'Nothing was touched. Give "name": "{theirs}" in the configuration. To have another name, drain the'
-            ' factory first ("draining": true), and restart it when they have ended.',
+            f"Nothing was touched. {_to_have(theirs)}",
         )
 
 
@@ -66,8 +65,7 @@ def check_daemon(configuration: Configuration, told: Report) -> None:
         raise RefusedError(
             f"name: {name}",
             f"the daemon works under the name {told.name}, and its slots and machines have that one",
-            f'Give "name": "{told.name}" in the configuration. To have another name, drain the factory first'
-            ' ("draining": true), and restart it when they have ended.',
+            _to_have(told.name),
         )
 
 
@@ -94,6 +92,17 @@ def check_folder(configuration: Configuration, engine: Engine, strays: t.Iterabl
             f"Nothing is started, and nothing ended, until they are gone. Give {theirs} as state_folder again and"
             " restart the factory, or end these containers yourself.",
         )
+
+
+def _to_have(name: str) -> str:
+    """What to do where machines have another name than the configuration.
+
+    :param name: theirs.
+    """
+    return (
+        f'Give "name": "{name}" in the configuration. To have another name, drain the factory first ("draining": true),'
+        " and restart it when they have ended."
+    )
 
 
 def _told(names: t.Sequence[str]) -> str:

@@ -258,7 +258,7 @@ def _refuse_mounted(folder: str) -> None:
     """What is mounted in a folder is somebody's: it is not removed with it."""
     real = os.path.realpath(folder)
     for mount in mount_table.read():
-        if f"{mount.point}/".startswith(f"{real}/"):
+        if mount.is_below(real):
             raise GridboxError(f"{folder} is not removed, for {mount.point} is still mounted.")
 
 

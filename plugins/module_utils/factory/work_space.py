@@ -372,7 +372,7 @@ def _empty(point: str) -> None:
     if not os.path.lexists(point):
         return
     real = os.path.realpath(point)
-    inside = [one for one in mount_table.read() if f"{one.point}/".startswith(f"{real}/")]
+    inside = [one for one in mount_table.read() if one.is_below(real)]
     if inside:
         # What a bind mount shows would be removed where it really is.
         raise GridboxError(f"{point} is not removed: {inside[0].source} is mounted at {inside[0].point}. Unmount it.")

@@ -16,11 +16,6 @@ def is_automount(mount: Mount) -> bool:
     return mount.kind == "autofs" and mount.source != "systemd-1"
 
 
-def is_below(mount: Mount, folder: str) -> bool:
-    """Whether it is mounted at a folder or below."""
-    return f"{mount.point}/".startswith(f"{folder}/")
-
-
 def served(mounts: t.Sequence[Mount], repositories: str) -> list[str]:
     """Folders in which autofs serves somebody: something is mounted there now.
 
@@ -30,6 +25,5 @@ def served(mounts: t.Sequence[Mount], repositories: str) -> list[str]:
     return [
         point
         for point, automount in {mount.point: mount for mount in mounts if is_automount(mount)}.items()
-        if is_below(automount, repositories)
-        or any(mount.kind != "autofs" and is_below(mount, point) for mount in mounts)
+        if automount.is_below(repositories) or any(mount.kind != "autofs" and mount.is_below(point) for mount in mounts)
     ]

@@ -32,6 +32,10 @@ class Mount:
     number: int = 0
     options: tuple[str, ...] = ()
 
+    def is_below(self, folder: str) -> bool:
+        """Whether it is mounted at a folder or below."""
+        return f"{self.point}/".startswith(f"{folder}/")
+
 
 def parse(table: str) -> list[Mount]:
     """All mounts, in the order in which they were made. Pure."""

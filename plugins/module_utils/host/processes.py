@@ -31,16 +31,23 @@ def kill(pid: int, meant: t.Callable[[int], bool], number: signal.Signals = sign
     return True
 
 
+def status(pid: int) -> t.Optional[dict[str, str]]:
+    """What the kernel tells of a process, by the names of proc(5); None if there is none."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            return dict(line.rstrip("\n").split(":", 1) for line in file if ":" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def is_ours(pid: int) -> bool:
     """Whether a process is all of our account or root's, and in our namespace of process numbers.
 
     A process that is known by its words has to be: whoever runs in a container, or has another account of the host,
     calls his processes what he likes.
     """
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            about = dict(line.rstrip("\n").split(":", 1) for line in file if ":" in line)
-    except (FileNotFoundError, ProcessLookupError):
+    about = status(pid)
+    if about is None:
         return False
     # One in a namespace below ours has a number in each of them (proc(5)).
     return {int(one) for one in about["Uid"].split()} <= {0, os.getuid()} and len(about["NSpid"].split()) == 1
