@@ -118,7 +118,7 @@ networks:
       description:
         - Sentences about what is not as it should be. A parent that is gone or down, a network without a gateway in one
           family, a network that the engine lists with IPv6 but without a subnet, a running container without an address of
-          a family that the network has, a shim without a route to a container or without a file for the boot.
+          a family that the network has, a shim without a route to a container or without a unit that the boot starts.
       type: list
       elements: str
       returned: always

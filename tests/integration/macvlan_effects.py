@@ -85,6 +85,7 @@ def _be_the_module(job: Job, held: Connection, outputs: tuple[str, str]) -> None
     if job.root is not None:
         vars(boot)["set_files"] = functools.partial(boot.set_files, root=str(job.root))
         vars(boot)["read_files"] = functools.partial(boot.read_files, root=str(job.root))
+        vars(boot)["not_enabled"] = functools.partial(boot.not_enabled, root=str(job.root))
         boot.BootHost.read = lambda: boot.BootHost(True, True)  # type: ignore[method-assign]
     _watch(job, held)
     environment = dict(os.environ)

@@ -149,6 +149,25 @@ def read_files(host: BootHost, network: str, root: str = "") -> dict[str, str]:
     return found
 
 
+def not_enabled(files: t.Mapping[str, str], root: str = "") -> frozenset[str]:
+    """Paths of the units that no boot starts: a link is missing that their ``WantedBy=`` has when they are enabled.
+
+    A power cut may leave the file and take the links, which are made after it.
+
+    :param files: as they are on the host, path to text.
+    """
+    return frozenset(
+        path
+        for path, text in files.items()
+        for target in _wanted_by(text)
+        if not os.path.islink(f"{root}{UNITS}/{target}.wants/{os.path.basename(path)}")
+    )
+
+
+def _wanted_by(unit: str) -> list[str]:
+    return [target for line in unit.splitlines() if line.startswith("WantedBy=") for target in line[9:].split()]
+
+
 def set_files(wanted: t.Mapping[str, t.Optional[str]], root: str = "") -> None:
     """Write files, or remove those whose text is None; enable and disable the units among them. Idempotent.
 

@@ -44,6 +44,7 @@ class Observed:
     :ivar taken: addresses and MACs of all containers, with the container's name. Those on the same parent cannot be
         asked for over the wire.
     :ivar boot_files: files that this module wrote for it, path to text.
+    :ivar boot_idle: those of them that are units and not enabled.
     """
 
     platform: Platform
@@ -58,6 +59,7 @@ class Observed:
     taken: t.Mapping[str, str] = field(default_factory=dict)
     boot_host: boot.BootHost = field(default_factory=boot.BootHost)
     boot_files: t.Mapping[str, str] = field(default_factory=dict)
+    boot_idle: frozenset[str] = frozenset()
 
     def link(self, name: str) -> t.Optional[Link]:
         """The link of that name."""
@@ -575,11 +577,11 @@ def _boot_steps(seen: Observed, wanted: t.Mapping[str, str]) -> list[Step]:
         Step(
             "write_file",
             path,
-            "what the network needs at boot" if path not in seen.boot_files else "it differs",
+            _why_written(seen.boot_files.get(path), text),
             details={"text": text, "before": seen.boot_files.get(path)},
         )
         for path, text in sorted(wanted.items())
-        if seen.boot_files.get(path) != text
+        if seen.boot_files.get(path) != text or path in seen.boot_idle
     ]
     steps += [
         Step("remove_file", path, "nothing needs it at boot", details={"text": None, "before": text})
@@ -587,6 +589,12 @@ def _boot_steps(seen: Observed, wanted: t.Mapping[str, str]) -> list[Step]:
         if path not in wanted
     ]
     return steps
+
+
+def _why_written(found: t.Optional[str], wanted: str) -> str:
+    if found is None:
+        return "what the network needs at boot"
+    return "it differs" if found != wanted else "it is not enabled, so the boot does not start it"
 
 
 def _plan_absent(wish: Wish, seen: Observed) -> Plan:
@@ -614,6 +622,7 @@ def predict(wish: Wish, seen: Observed) -> Observed:
     if not wish.present:
         gone: dict[str, t.Any] = {
             "network": None, "endpoints": (), "shims": (), "bridge": None, "bridge_endpoints": (), "boot_files": {},
+            "boot_idle": frozenset(),
         }  # fmt: skip
         return replace(seen, **gone)
     wish = for_platform(wish, seen.platform)
@@ -644,7 +653,7 @@ def predict(wish: Wish, seen: Observed) -> Observed:
     files = boot.files(seen.boot_host, seen.platform.name, wish.name, wish.parent, shim)
     changed: dict[str, t.Any] = {
         "network": network, "shims": (shim,) if shim else (), "bridge": bridge, "bridge_endpoints": bridge_endpoints,
-        "boot_files": files,
+        "boot_files": files, "boot_idle": frozenset(),
     }  # fmt: skip
     return replace(seen, **changed)
 
@@ -671,7 +680,9 @@ def describe(seen: Observed) -> dict[str, t.Any]:
             "labels": dict(network.labels),
         }
     access = host_access(seen)
-    return {**described, "host_access": access, "boot_files": dict(seen.boot_files)}
+    # A unit that is not enabled provides for nothing.
+    files = {path: text for path, text in seen.boot_files.items() if path not in seen.boot_idle}
+    return {**described, "host_access": access, "boot_files": files}
 
 
 def host_access(seen: Observed) -> dict[str, t.Any]:

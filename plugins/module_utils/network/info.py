@@ -10,7 +10,7 @@ import os
 import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.find import engine_from
-from ansible_collections.hep.gridbox.plugins.module_utils.network import decide, links, picture
+from ansible_collections.hep.gridbox.plugins.module_utils.network import boot, decide, links, picture
 from ansible_collections.hep.gridbox.plugins.module_utils.network.observe import Host
 
 
@@ -76,6 +76,6 @@ def hints(seen: decide.Observed, lacking_inside: t.Mapping[str, str]) -> list[st
                 for address in endpoint.addresses
                 if address.version in versions and not any(address in route for route in shim.routes)
             ]
-        if not any(shim.name in path for path in seen.boot_files):
+        if f"{boot.UNITS}/{boot.unit_name(shim.name)}" not in seen.boot_files.keys() - seen.boot_idle:
             said.append(f"Nothing makes the shim {shim.name} anew at boot.")
     return said

@@ -48,6 +48,7 @@ class Host:
         network = next((one for one in self.networks if one.name == name), None)
         bridge = next((one for one in self.networks if one.labels.get(picture.BRIDGE_LABEL) == name), None)
         alias = links.SHIM_ALIAS + name
+        boot_files = boot.read_files(self.boot_host, name)
         return Observed(
             platform=self.engine.platform,
             network=network,
@@ -60,7 +61,8 @@ class Host:
             bridge_endpoints=picture.read_endpoints(self.engine, bridge),
             taken=self.taken,
             boot_host=self.boot_host,
-            boot_files=boot.read_files(self.boot_host, name),
+            boot_files=boot_files,
+            boot_idle=boot.not_enabled(boot_files),
         )
 
 

@@ -514,6 +514,40 @@ def test_a_parent_that_comes_late_or_again_brings_the_shim(tmp_path: t.Any) -> N
     assert who_wants_it() == set()
 
 
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs the command systemctl")
+@pytest.mark.parametrize("lost", ["multi-user.target", "sys-subsystem-net-devices-eth0.device"])
+def test_a_unit_that_is_not_enabled_is_written_again(tmp_path: t.Any, lost: str) -> None:
+    """A power cut may leave the file and take the links, and the boot then makes no shim."""
+    systemd = boot.BootHost(systemd=True)
+    bare = host(network=SITE, endpoints=(VB1,), boot_host=systemd)
+    shim = shim_of(wish(**SHIM), bare)
+    unit = f"{boot.UNITS}/gridbox-shim-mv-site.service"
+
+    def seen() -> decide.Observed:
+        boot_files = boot.read_files(systemd, "site", str(tmp_path))
+        idle = boot.not_enabled(boot_files, str(tmp_path))
+        return replace(bare, shims=(shim,), boot_files=boot_files, boot_idle=idle)
+
+    boot.set_files(boot.files(systemd, "docker", "site", "eth0", shim), str(tmp_path))
+    assert actions(wish(**SHIM), seen()) == []
+    assert info.hints(seen(), {}) == []
+
+    (tmp_path / f"{boot.UNITS[1:]}/{lost}.wants/gridbox-shim-mv-site.service").unlink()
+    plan = decide.make_plan(wish(**SHIM), seen())
+    assert [(step.action, step.target, step.reason) for step in plan.steps] == [
+        ("write_file", unit, "it is not enabled, so the boot does not start it")
+    ]
+    assert plan.before != plan.after
+    assert info.hints(seen(), {}) == ["Nothing makes the shim mv-site anew at boot."]
+    assert f"remove_file {unit}" in actions(wish(), seen())
+
+    step = plan.steps[0]
+    boot.set_files({step.target: step.details["text"]}, str(tmp_path))
+    assert actions(wish(**SHIM), seen()) == []
+    boot.set_files({step.target: step.details["before"]}, str(tmp_path))
+    assert unit in seen().boot_files, "the undo leaves the unit that was there"
+
+
 # ---- hints and names -----------------------------------------------------------------------------------------------
 
 
