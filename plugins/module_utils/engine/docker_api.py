@@ -28,6 +28,10 @@ Json = t.Dict[str, t.Any]
 #: Podman's own requests, below ``/libpod/``, have versions of their own; every Podman from 4.0 on takes this one.
 _LIBPOD = "4.0.0"
 
+#: What Docker says, with status 400, to a version of the Engine API that it has no more, or not yet (seen with 20.10
+#: and 26.1). Podman takes any (seen with 4.3).
+_OTHER_VERSION = ("client version", " is too ")
+
 
 @dataclass(frozen=True)
 class Platform:
@@ -66,8 +70,9 @@ class DockerApi:
 
     @property
     def api_version(self) -> str:
-        """The version of the Engine API in use: the newest that the engine has. Asked once, in the way of Docker's own
-        command: for ``/version`` Docker runs other programs (``runc --version``), which takes longer and may hang.
+        """The version of the Engine API in use: the newest that the engine has. Asked once, and again when the engine
+        refuses it, in the way of Docker's own command: for ``/version`` Docker runs other programs, such as
+        ``runc --version``, which takes longer and may hang.
 
         :raises EngineError: if the engine does not answer.
         """
@@ -163,44 +168,73 @@ class DockerApi:
         """Like :meth:`call`, but returns the :class:`Answer`, or from the SDK the ``requests.Response``; for streams in
         either direction. What breaks while it is read is an :class:`OSError`.
 
+        An engine that has taken the place of an older or newer one is asked once more, in a version of the API that it
+        has; not where the body is an iterator, which is spent.
+
         :param data: a request body that is sent as it is: bytes; where there is no Unix socket also an iterator of
             bytes, which are sent in chunks.
         :param stream: the answer is read as it comes; else it is here already.
         """
+        sent = (request, method, path, body, data, headers, timeout, params, stream)
+        response = self._ask(*sent)
+        is_another = response.status_code == 400 and self._is_another(_refusal(response))
+        if is_another and (data is None or isinstance(data, bytes)):
+            response = self._ask(*sent)
+        if response.status_code >= 400 and response.status_code not in ok:
+            raise EngineError(request, _refusal(response), response.status_code)
+        return response
+
+    def _ask(
+        self,
+        request: str,
+        method: str,
+        path: str,
+        body: t.Optional[t.Mapping[str, t.Any]],
+        data: t.Any,
+        headers: t.Optional[t.Mapping[str, str]],
+        timeout: t.Optional[float],
+        params: t.Optional[t.Mapping[str, t.Any]],
+        stream: bool,
+    ) -> t.Any:
+        """The answer to one request, whatever it is."""
         target = f"/v{_LIBPOD if path.startswith('/libpod/') else self.api_version}{path}"
         if self._socket:
             sent = {**(headers or {}), **({} if body is None else {"Content-Type": "application/json"})}
             raw = data if body is None else json.dumps(body).encode()
-            response: t.Any = self._over_the_socket(
+            return self._over_the_socket(
                 request, method, target, timeout or self.timeout, stream, params=params, body=raw, headers=sent
             )
-        else:
-            client = self._sdk
-            # The SDK has imported it already.
-            from requests.exceptions import RequestException
+        client = self._sdk
+        # The SDK has imported it already.
+        from requests.exceptions import RequestException
 
-            try:
-                response = client.request(
-                    method,
-                    f"{client.base_url}{target}",
-                    json=body,
-                    data=data,
-                    headers=headers,
-                    params={key: value for key, value in (params or {}).items() if value is not None},
-                    timeout=timeout or self.timeout,
-                    stream=stream,
-                )
-            except RequestException as exc:
-                raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
-        if response.status_code >= 400 and response.status_code not in ok:
-            raise EngineError(request, _refusal(response), response.status_code)
-        return response
+        try:
+            return client.request(
+                method,
+                f"{client.base_url}{target}",
+                json=body,
+                data=data,
+                headers=headers,
+                params={key: value for key, value in (params or {}).items() if value is not None},
+                timeout=timeout or self.timeout,
+                stream=stream,
+            )
+        except RequestException as exc:
+            raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
+
+    def _is_another(self, refusal: str) -> bool:
+        """Whether another engine has taken the place of the one that was asked for the version of its API: it refuses
+        that. Then what is known of the one before is forgotten. A factory's daemon is connected for months."""
+        if not all(words in refusal for words in _OTHER_VERSION):
+            return False
+        self._client = self._api_version = self._platform = None
+        return True
 
     # ---- the engine -----------------------------------------------------------------------------------------------
 
     @property
     def platform(self) -> Platform:
-        """Who answers. Asked once."""
+        """Who answers. Asked once, and again when the engine refuses the version of the API in use."""
         if self._platform is None:
             answer = self.call("Asking the engine for its version", "GET", "/version")
             parts = [part.get("Name", "") for part in answer.get("Components") or []]
@@ -419,6 +453,7 @@ class DockerApi:
             except (OSError, HTTPException) as exc:
                 raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
             if status >= 400:
+                self._is_another(_message(text))  # the stream is spent, and the next request goes well
                 raise EngineError(request, _message(text), status)
         else:
             response = self.send(request, "POST", path, data=iter(chunks), headers=headers, params=params)

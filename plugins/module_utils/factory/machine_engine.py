@@ -115,7 +115,9 @@ class MachineEngine:
         self._local = threading.local()
         # Where it listens, once that is settled; and who settles it.
         self._settled, self._settling = "", threading.Lock()
-        self._limits_writes: t.Optional[bool] = None
+        # How often the engine was listened to; and what it said of limits when that was so often.
+        self._listened = 0
+        self._limits_writes: t.Optional[tuple[int, bool]] = None
         self._outside: dict[str, Outside] = {}
 
     @property
@@ -197,10 +199,12 @@ class MachineEngine:
 
     def limits_writes(self) -> bool:
         """Whether the engine can limit what a container writes to its own root file system: Docker, by project quotas
-        of XFS. It refuses containers with a limit otherwise. Asked once: each start wants to know."""
-        if self._limits_writes is None:
-            self._limits_writes = self._find_limits_writes()
-        return self._limits_writes
+        of XFS. It refuses containers with a limit otherwise. Asked once, for each start wants to know; and again when
+        the engine has been away, for it may be another one then, or have its images elsewhere."""
+        listened, known = self._listened, self._limits_writes
+        if known is None or known[0] != listened:
+            known = self._limits_writes = (listened, self._find_limits_writes())
+        return known[1]
 
     def _find_limits_writes(self) -> bool:
         if self.api.platform.name != "docker":
@@ -275,6 +279,7 @@ class MachineEngine:
         # Podman's filter has another word for an end than Docker's (seen with 4.3.1).
         filters = {"type": ["container"], "event": ["die", "died", "kill"], "label": [f"{FACTORY}={self.factory}"]}
         request = "Listening to the engine's events"
+        self._listened += 1  # whoever listened before has heard it go
         # Silence is no failure here: it is what a factory full of long jobs sounds like.
         response = self.api.send(
             request, "GET", "/events", stream=True, timeout=86400,

@@ -43,6 +43,9 @@ class Engine:
                 head = b"".join(iter(file.readline, b"\r\n"))
                 length = next((int(line[15:]) for line in head.splitlines() if line.startswith(b"Content-Length:")), 0)
                 self.asked.append(head + b"\r\n" + file.read(length))
+                if b"Transfer-Encoding: chunked" in head:
+                    all(iter(file.readline, b"0\r\n"))
+                    file.readline()
                 if callable(answer):
                     answer(connection)
                 else:
@@ -166,6 +169,87 @@ def test_output_is_read_across_chunks_and_told_when_it_breaks_off(path: Path) ->
     assert list(api.output("x", 10)) == [b"first\n", b"second\n"]
     with pytest.raises(EngineError, match="the connection ended"):
         list(api.output("x", 10))
+
+
+def version(api: str) -> bytes:
+    return VERSION.replace(b"1.41", api.encode())
+
+
+def refuses(api: str, words: str) -> bytes:
+    """As every Docker answers to another version of the API than it has."""
+    return says(json.dumps({"message": f"client version {api} is {words}"}).encode(), b"400 Bad Request")
+
+
+OLD = refuses(
+    "1.41",
+    "too old. Minimum supported API version is 1.44, please upgrade your client to a newer version",
+)
+NEW = refuses("1.52", "too new. Maximum supported API version is 1.51")
+
+
+def about(release: str) -> bytes:
+    return says(json.dumps({"Version": release, "Components": [{"Name": "Engine"}]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refusal"), [("1.41", "1.52", OLD), ("1.52", "1.51", NEW)], ids=["upgraded", "rolled back"]
+)
+def test_an_engine_that_was_replaced_is_spoken_to_in_the_version_that_it_has_now(
+    path: Path, before: str, after: str, refusal: bytes
+) -> None:
+    engine = Engine(
+        path, version(before), about("20.10.24"), refusal, version(after), says(b'{"Id": "x"}', b"201 Created"),
+        about("29.0.1"), says(b"[]"),
+    )  # fmt: skip
+    api = engine.api()
+    assert str(api.platform) == "docker 20.10.24"
+    assert api.create_container("n", {"Image": "i"}) == "x"
+    assert str(api.platform) == "docker 29.0.1" and api.platform.api == tuple(map(int, after.split(".")))
+    assert api.images() == []
+    assert [line.split()[1].decode() for line in engine.asked] == [
+        "/_ping", f"/v{before}/version", f"/v{before}/containers/create?name=n",
+        "/_ping", f"/v{after}/containers/create?name=n", f"/v{after}/version", f"/v{after}/images/json?all=true",
+    ]  # fmt: skip
+    assert engine.asked[2].partition(b"\r\n\r\n")[2] == engine.asked[4].partition(b"\r\n\r\n")[2] != b""
+
+
+def test_an_engine_that_was_replaced_is_listened_to(path: Path) -> None:
+    die = {"Action": "die", "Actor": {"Attributes": {MACHINE: "u1"}}}
+    engine = Engine(path, VERSION, OLD, version("1.52"), chunked(json.dumps(die).encode() + b"\n"))
+    assert next(MachineEngine(engine.url, "f.example.org").events(0)).uuid == "u1"
+
+
+def test_an_engine_that_was_replaced_is_spoken_to_anew_by_the_library_too(path: Path) -> None:
+    before, after = (says(json.dumps({"ApiVersion": api}).encode()) for api in ("1.41", "1.52"))
+    engine = Engine(path, before, OLD, after, says(b"[]"), OLD, after, says(b"[]"))
+    api = DockerApi(f"http+unix://{path}", 10)
+    assert api.images() == []
+    with pytest.raises(EngineError, match="too old"):
+        api.import_layer("a:1", [b"spent"])
+    assert api.images() == []
+    assert [line.split()[1].split(b"?")[0].decode() for line in engine.asked] == [
+        "/version", "/v1.41/images/json", "/version", "/v1.52/images/json",
+        "/v1.52/images/create", "/version", "/v1.52/images/json",
+    ]  # fmt: skip
+
+
+def test_a_stream_that_is_refused_is_not_sent_again_and_the_next_request_is_another_versions(path: Path) -> None:
+    engine = Engine(path, VERSION, OLD, version("1.52"), says(b"[]"))
+    api = engine.api()
+    with pytest.raises(EngineError, match="too old") as caught:
+        api.import_layer("a:1", [])
+    assert caught.value.status == 400
+    assert api.images() == []
+    assert engine.asked[-1].startswith(b"GET /v1.52/images/json")
+
+
+@pytest.mark.parametrize("answers", [[OLD, VERSION, OLD], [says(b'{"message": "bad parameter"}', b"400 Bad Request")]])
+def test_what_stays_refused_is_told(path: Path, answers: list[bytes]) -> None:
+    engine = Engine(path, VERSION, *answers)
+    with pytest.raises(EngineError, match=r"too old|bad parameter") as caught:
+        engine.api().images()
+    assert caught.value.status == 400
+    assert len(engine.asked) == 1 + len(answers)
 
 
 def test_only_other_ways_than_a_unix_socket_take_the_library(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,9 @@ class Api:
     def info(self) -> dict[str, t.Any]:
         return self.about
 
+    def send(self, *_request: t.Any, **_options: t.Any) -> None:
+        """Nothing is ever heard of it."""
+
 
 def engine(api: Api) -> MachineEngine:
     made = MachineEngine("unix:///none", "f1.example.org")
@@ -160,3 +163,18 @@ def test_whether_the_engine_can_limit_it(
         "DockerRootDir": str(tmp_path), **changed,
     }  # fmt: skip
     assert engine(Api(**about)).limits_writes() is limits
+
+
+def test_an_engine_that_is_listened_to_anew_is_asked_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It was restarted, and may be a newer one, or have its images on another disk or in another way."""
+    device = tmp_path.stat().st_dev
+    mount = Mount("/", "xfs", "/dev/a", True, f"{os.major(device)}:{os.minor(device)}", 1, ("rw", "prjquota"))
+    monkeypatch.setattr(mount_table, "read", lambda: [mount])
+    status = [["Backing Filesystem", "xfs"]]
+    api = Api(Driver="overlay2", DriverStatus=status, DockerRootDir=str(tmp_path))
+    asking = engine(api)
+    assert asking.limits_writes()
+    api.about["Driver"] = "overlayfs"
+    assert asking.limits_writes(), "each start wants to know"
+    asking.events(0)
+    assert not asking.limits_writes()
