@@ -518,7 +518,7 @@ class _Listener:
         self._stopped.set()
 
     def _listen(self) -> None:
-        since = time.time()
+        since, told = time.time(), ""
         while not self._stopped.is_set():
             try:
                 # All that happened while nobody listened is looked at, not only what the engine still remembers.
@@ -526,20 +526,20 @@ class _Listener:
                 events = self._factory.engine.events(since)
                 self._call(self._factory.hears, time.time())
                 for event in events:
-                    since = time.time()
+                    since, told = time.time(), ""
                     if event.signal is None:
                         self._call(self._factory.ended, event.uuid)
                     else:
                         self._call(self._factory.signalled, event.uuid, event.signal)
                     if self._stopped.is_set():
                         return
-            except EngineError:
-                self._call(self._factory.deaf, time.time())
-                self._call(self._factory.look)  # which finds out, and says so
-            except GridboxError as exc:
-                say("events_failed", problem=str(exc))
             except Exception as exc:  # noqa: BLE001  else nobody would listen any more
-                say("events_failed", problem=repr(exc))
+                self._call(self._factory.deaf, time.time())
+                self._call(self._factory.look)  # which finds out whether the engine answers, and says so
+                problem = str(exc) if isinstance(exc, GridboxError) else repr(exc)
+                if not isinstance(exc, EngineError) and problem != told:  # it may last for days
+                    say("events_failed", problem=problem)
+                    told = problem
             self._stopped.wait(0.5)
 
     def _call(self, what: t.Callable[..., None], *arguments: t.Any) -> None:

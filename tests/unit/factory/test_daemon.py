@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, host_facts, kept_outputs, orders
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue, PipeState
@@ -56,6 +56,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import Ab
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import Sender
 from tests.unit.factory.reports import ENDED_MACHINE
 from tests.unit.factory.test_configuration import SMALL
+from tests.unit.factory.test_factory import until
 from tests.unit.factory.test_mend import LIVE
 from tests.unit.vacuum.loopback import SPACE, served, snapshot
 
@@ -519,6 +520,41 @@ def test_the_engine_is_listened_to_again_whatever_has_broken() -> None:
         assert told == ["u1"]
 
     asyncio.run(test())
+
+
+def test_what_keeps_the_engine_from_being_heard_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no engine yet, or a file of one machine is damaged: that may last for days."""
+    absent = RefusedError("engine: docker", "no engine listens here", "Start it.")
+    damaged, full = GridboxError("running.json cannot be read."), OSError(errno.ENOSPC, "No space left on device")
+    problems = [absent, absent, damaged, damaged, full, full, None, damaged]
+    calls: list[str] = []
+
+    class Engine:
+        def events(self, _since: float) -> t.Iterator[Event]:
+            problem = problems.pop(0) if problems else EngineError("Listening", "no answer")
+            if problem is not None:
+                raise problem
+            yield Event("u1")
+
+    async def test() -> None:
+        names = ("look", "hears", "deaf", "ended")
+        heard = {name: lambda *_arguments, name=name: calls.append(name) for name in names}
+        factory = types.SimpleNamespace(engine=Engine(), **heard)
+        listener = _Listener(t.cast("Factory", factory), asyncio.get_running_loop())
+        monkeypatch.setattr(listener._stopped, "wait", lambda _seconds: time.sleep(0.01))
+        listener.start()
+        await until(lambda: calls.count("deaf") >= 9)
+        listener.stop()
+
+    asyncio.run(test())
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {one["event"] for one in told} == {"events_failed"}
+    assert [one["problem"] for one in told] == [
+        str(absent), str(damaged), repr(full), str(damaged),
+    ]  # fmt: skip
+    assert calls[:4] == ["look", "hears", "deaf", "look"]
 
 
 def test_what_the_engine_says_is_handed_on_in_its_order_and_when_it_was_not_heard() -> None:
