@@ -27,9 +27,10 @@ from tests.integration.test_vobox_container import (  # noqa: F401  # pylint: di
 from tests.lab.modules import COLLECTION
 from tests.sampled import sampled
 
-# Runs the module and kills its process at one of its requests or signals; the guard, another process, is spared.
+# Runs the module and kills its process at one of its requests or signals; the guard, another process, is spared. With
+# the name of a signal as when, that signal comes within the request, a second after it has begun.
 _START = """
-import os, runpy, signal, sys
+import os, runpy, signal, sys, threading
 from ansible.module_utils import basic
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 die_at, when, log = int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -44,8 +45,10 @@ def effect(name, do, *arguments, **more):
         print(name, file=out)
     if count == die_at and when == "before":
         os.kill(me, signal.SIGKILL)
+    if count == die_at and when.startswith("SIG"):
+        threading.Timer(1, os.kill, (me, signal.Signals[when])).start()
     answer = do(*arguments, **more)
-    if count == die_at:
+    if count == die_at and when == "after":
         os.kill(me, signal.SIGKILL)
     return answer
 
@@ -64,8 +67,14 @@ runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
 
 
 def run_and_die(box: Box, arguments: dict[str, t.Any], die_at: int, when: str, log: Path) -> int:
+    return run_to_its_end(box, arguments, die_at, when, log).returncode
+
+
+def run_to_its_end(
+    box: Box, arguments: dict[str, t.Any], die_at: int, when: str, log: Path
+) -> subprocess.CompletedProcess[bytes]:
     payload = {"engine_url": box.lab.engine.url, **arguments, "_ansible_check_mode": False, "_ansible_diff": False}
-    done = subprocess.run(
+    return subprocess.run(
         [
             "nsenter", f"--net=/run/netns/{box.lab.engine.netns}", sys.executable, "-c", _START,
             f"{COLLECTION}.vobox_container", str(die_at), when, str(log),
@@ -73,7 +82,6 @@ def run_and_die(box: Box, arguments: dict[str, t.Any], die_at: int, when: str, l
         input=json.dumps({"ANSIBLE_MODULE_ARGS": payload}).encode(), capture_output=True, timeout=120,
         env={key: value for key, value in os.environ.items() if key != "DOCKER_HOST"}, check=False,
     )  # fmt: skip
-    return done.returncode
 
 
 def picture(box: Box, known: str | None) -> dict[str, t.Any]:
@@ -178,5 +186,74 @@ def test_a_killed_restart_leaves_a_vobox_that_runs_and_that_can_be_stopped(
             assert not note.exists()
         requests = (tmp_path / "requests").read_text().splitlines()
         assert [request.rpartition(" ")[0] for request in requests] == ["Restarting container"] * 2
+    finally:
+        lab.docker("rm", "--force", "--volumes", *box.containers())
+
+
+#: A service that takes three seconds to end, less than stop_timeout.
+SLOW_TO_END = WEB + "(trap 'sleep 3; exit' TERM; while :; do sleep 0.1; done) &\n"
+
+
+@pytest.mark.parametrize("when", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("state", ["stopped", "absent"])
+def test_a_run_that_ends_within_a_stop_leaves_a_vobox_that_runs(
+    lab: Lab,
+    network: str,  # noqa: F811
+    tmp_path: Path,
+    state: str,
+    when: str,
+) -> None:
+    """The engine goes on with a stop that it was asked for, and a start before that has ended would be in vain."""
+    box = Box(lab, "killed-stop", 228, tmp_path / "voboxes")
+    box.arguments.update(wire_check=False, init_script=SLOW_TO_END)
+    try:
+        box.run()
+        known = box.id
+        before = picture(box, known)
+        wish = {**box.arguments, "state": state}
+        ended = run_to_its_end(box, wish, 1, when, tmp_path / "requests")
+        assert (tmp_path / "requests").read_text().startswith("Stopping container")
+        if when == "SIGKILL":
+            assert ended.returncode == -9
+        else:
+            result = json.loads(ended.stdout)
+            assert result["msg"].partition(" Put back: ")[2]
+            assert result["not_rolled_back"] == []
+        # Waits for the guard, whose lock it needs; it finds what there is and changes nothing.
+        assert box.run(check=True)["actions"] == []
+        time.sleep(3)
+        assert picture(box, known) == before
+        assert box.page() == "here I am\n"
+    finally:
+        lab.docker("rm", "--force", "--volumes", *box.containers())
+
+
+@pytest.mark.parametrize("when", ["SIGKILL", "SIGTERM"])
+def test_a_run_that_ends_within_a_restart_leaves_a_vobox_that_was_restarted_once(
+    lab: Lab,
+    network: str,  # noqa: F811
+    tmp_path: Path,
+    when: str,
+) -> None:
+    box = Box(lab, "killed-again", 227, tmp_path / "voboxes")
+    certificate, key = make_certificate(tmp_path / "pki", "killed-again.example.org")
+    box.arguments.update(
+        wire_check=False, init_script=SLOW_TO_END, host_certificate={"certificate": str(certificate), "key": str(key)}
+    )
+    try:
+        box.run()
+        make_certificate(tmp_path / "pki", "killed-again.example.org")
+        began = str(time.time())
+        run_to_its_end(box, box.arguments, 1, when, tmp_path / "requests")
+        assert (tmp_path / "requests").read_text().startswith("Restarting container")
+        time.sleep(5)
+        assert box.run(check=True)["actions"] == []
+        assert box.inspect("{{json .State.Running}}")
+        told = lab.docker(
+            "events", "--since", began, "--until", str(time.time()), "--filter", f"container={box.name}",
+            "--filter", "event=start", "--filter", "event=die", "--format", "{{.Action}}",
+        )  # fmt: skip
+        assert told.split() == ["die", "start"]
+        assert box.page() == "here I am\n"
     finally:
         lab.docker("rm", "--force", "--volumes", *box.containers())

@@ -93,24 +93,36 @@ class Actor:
         self.engine.stop_container(data["container"], data["grace"])
 
     def _do_stop_container(self, step: Step, journal: Journal) -> None:
-        journal.will_do(f"start {step.target}", "stop", container=step.target)
+        journal.will_do(f"start {step.target}", "stop", container=step.target, grace=self._grace())
         self.engine.stop_container(step.target, self._grace())
         self._end_cut_short_restart("stays stopped")
 
     def _undo_stop(self, data: t.Mapping[str, t.Any]) -> None:
-        self.engine.start_container(data["container"])
-        container = self.engine.container(data["container"])
+        self._let_stop(data)
+        self._start_again(data["container"])
+
+    def _let_stop(self, data: t.Mapping[str, t.Any]) -> None:
+        """A stop goes on in the engine when whoever asked for it has ended; a start before its end would be in vain."""
+        self.engine.stop_container(data["container"], data["grace"])
+
+    def _start_again(self, name: str) -> None:
+        self.engine.start_container(name)
+        container = self.engine.container(name)
         if container:
             forget(container["Id"])
 
     def _do_restart_container(self, step: Step, journal: Journal) -> None:
-        journal.will_do(f"start {step.target}", "stop", container=step.target)
+        journal.will_do(f"start {step.target}", "restart", container=step.target)
         self._renew_launch_folder()
         restart(self.engine, step.target, self._grace())
         self._gate().wait(step.target)
         if self.seen.cut_short:
             self._announce(step.target)
             self._end_cut_short_restart("is in service again")
+
+    def _undo_restart(self, data: t.Mapping[str, t.Any]) -> None:
+        # The engine goes on with a restart to its start: to stop the container here would be one outage more.
+        self._start_again(data["container"])
 
     def _end_cut_short_restart(self, now: str) -> None:
         """Where a restart that an earlier run began was cut short: forget that, and say what became of it. Where it has
@@ -149,6 +161,7 @@ class Actor:
                 "remove",
                 container=step.target,
                 running=running,
+                grace=self._grace(),
             )
         if running:
             self.engine.stop_container(step.target, self._grace())
@@ -158,6 +171,8 @@ class Actor:
             forget(container["Id"])
 
     def _undo_remove(self, data: t.Mapping[str, t.Any]) -> None:
+        if data["running"]:
+            self._let_stop(data)
         if self.engine.container(data["container"]) is None:
             # There is no way back any more, so the way is forward.
             self.folder.remove()
