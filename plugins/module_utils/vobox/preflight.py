@@ -60,11 +60,11 @@ def preflight(engine: DockerApi, wish: Wish, seen: Observed, plan: Plan) -> None
     if "write_init_script" in steps and wish.script is not None:
         check_syntax(wish.script)
     new = steps.keys() & {"create_container", "swap_container"}
-    starts = wish.state == "started" and bool(new | steps.keys() & {"start_container", "restart_container"})
+    starts = bool(steps.keys() & {"start_container", "restart_container"} or (new and wish.state == "started"))
     if new or starts:
         # What is to be mounted has to be there when a container is made, whether it starts or not.
         values = next((step.details["values"] for step in plan.steps if "values" in step.details), seen.values)
-        _mounts(wish, values, starts or (wish.state == "present" and seen.running))
+        _mounts(wish, values, starts or (wish.state == "present" and (seen.running or seen.cut_short)))
     for action in ("create_container", "swap_container"):
         if action in steps:
             _new_container(engine, wish, seen, steps[action].details["values"])

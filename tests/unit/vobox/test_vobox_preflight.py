@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox import preflight
+from ansible_collections.hep.gridbox.plugins.module_utils.vobox.plan import decide
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.preflight import (
     check_syntax,
     mount_of,
@@ -23,7 +25,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vobox.preflight import
     refuse_limits,
     refuse_taken,
 )
-from tests.unit.vobox.wishes import wish
+from tests.unit.vobox.test_vobox_plan import existing
+from tests.unit.vobox.wishes import new_box, wish
 
 NETWORK: dict[str, t.Any] = {
     "Name": "site",
@@ -136,6 +139,40 @@ def test_a_folder_with_files_of_others_is_not_removed(tmp_path: Path) -> None:
         (tmp_path / "vobox1" / name).mkdir()
     with pytest.raises(RefusedError, match=r"vobox1 holds db, log, mail, spool and 2 more.*Move .* away"):
         refuse_foreign(wish(state="absent", files=str(tmp_path)))
+
+
+@pytest.mark.parametrize("state", ["started", "present"])
+@pytest.mark.parametrize("why", [{"renewed": ("/nowhere/cert.pem",)}, {"running": False, "cut_short": True}])
+def test_what_a_restart_mounts_has_to_be_there(state: str, why: dict[str, t.Any]) -> None:
+    """The engine would refuse the start when the stop is done, and the VO-box would be off."""
+    asked = new_box(state=state, host_certificate={"certificate": "/nowhere/cert.pem", "key": "/nowhere/key.pem"})
+    seen = existing(asked, **why)
+    plan = decide(asked, seen).plan
+    assert [step.action for step in plan.steps] == ["restart_container"]
+    with pytest.raises(RefusedError, match=r"^host_certificate.certificate: /nowhere/cert.pem: it cannot be read"):
+        preflight.preflight(DockerApi("unix:///nowhere", 1), asked, seen, plan)
+
+
+@pytest.mark.parametrize(
+    ("state", "seen", "looks"),
+    [
+        ("started", {"running": False}, True),
+        ("present", {}, True),
+        ("present", {"running": False, "cut_short": True}, True),
+        ("present", {"running": False}, False),
+        ("stopped", {}, False),
+    ],
+)
+def test_what_runs_after_a_swap_looks_into_its_repositories(
+    monkeypatch: pytest.MonkeyPatch, state: str, seen: dict[str, t.Any], looks: bool
+) -> None:
+    asked = new_box(state=state, hostname="other.example.org")
+    looked: list[bool] = []
+    monkeypatch.setattr(preflight, "_mounts", lambda wish, values, runs: looked.append(runs))
+    monkeypatch.setattr(preflight, "_new_container", lambda *given: None)
+    there = existing(**seen)
+    preflight.preflight(DockerApi("unix:///nowhere", 1), asked, there, decide(asked, there).plan)
+    assert looked == [looks]
 
 
 BASH_ONLY = 'ports=(1975 3128)\nfor port in "${ports[@]}"; do echo "$port"; done\n'
