@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -101,6 +102,8 @@ class Daemon:
         self._key: t.Optional[Key] = None
         self._key_stamp = ""
         self._result: t.Optional[Result] = None
+        # When the poll was begun by which it is known who may ask, and what they run, by the clock that nobody sets.
+        self._polled = -math.inf
         self._told: tuple[t.Any, ...] = ()
         self._metrics_file, self._metrics_problem = "", ""
 
@@ -288,10 +291,13 @@ class Daemon:
 
     async def _poll(self) -> None:
         """Ask the others what they run; and let those ask us that are named, wherever their names point now."""
+        begun = time.monotonic()
         configuration, own = self.configuration, self.configuration.settings.name
         peers = configuration.others
         names = [one.host or one.factory for one in peers]
         resolved = await self.resolver.resolve(names, 2.0) if names else {}
+        if not self._is_newest(begun):
+            return
         addresses = {address_of(address[1]) for found in resolved.values() for address in found.addresses}
         self.responder.access = Access(
             frozenset(one for one in addresses if one is not None),
@@ -304,13 +310,23 @@ class Daemon:
             return
         before = self._result.silent_since if self._result is not None else None
         answers = space.Usages()
-        self._result = await poll(
+        result = await poll(
             "machinetypes_query", configuration.space, peers, self.resolver,
             silent_since=before, key=self._key, version=PRODUCT, heard=answers.add,
         )  # fmt: skip
+        if not self._is_newest(begun):
+            return
+        self._result = result
         known = {one.name for one in self.factory.catalogue.machinetypes}
         self.factory.space = of_space(answers, own, int(time.time()), self.factory.space.aborts_of(known))
         self.factory.changed()
+
+    def _is_newest(self, begun: float) -> bool:
+        """Whether what came of a poll counts: nothing does yet of one that was begun later, by the configuration as it
+        was then."""
+        newest = begun >= self._polled
+        self._polled = max(begun, self._polled)
+        return newest
 
     def _snapshot(self) -> Snapshot:
         machines, now = self.factory.machines.values(), int(time.time())

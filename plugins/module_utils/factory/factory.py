@@ -132,6 +132,8 @@ class Factory:
         self.watching_since = int(time.time())
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
         self._repositories = Repositories(configuration.cvmfs_root)
+        # When the look was begun by which ``cvmfs`` goes, by the clock that nobody sets.
+        self._touched = -math.inf
         self._tie = random.SystemRandom().random
         self._pool = ThreadPoolExecutor(WORKERS, "gridbox")
         self._cleaners = ThreadPoolExecutor(CLEANERS, "gridbox-clean")
@@ -276,7 +278,11 @@ class Factory:
         live = [machine for machine in self.machines.values() if machine.state != ENDED]
         names = {name for one in kinds for name in one.repositories}
         names.update(name for machine in live for name in machine.cvmfs_repositories)
+        begun = time.monotonic()
         found = await self._repositories.touch(sorted(names))
+        if begun < self._touched:  # a look that was begun later is over: by then others may have been in use
+            return
+        self._touched = begun
         if found != self.cvmfs:
             for name, one in found.items():
                 if one.ok != self.cvmfs.get(name, Finding(True)).ok:

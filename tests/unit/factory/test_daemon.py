@@ -25,6 +25,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import accounting, host_facts, kept_outputs, orders
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import daemon as daemons
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue, PipeState
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Override
@@ -42,13 +43,13 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access, address_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype_keys import Problem
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe import parse
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Result
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Outcome, Result
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Found, Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key
@@ -491,6 +492,46 @@ def test_a_machinetype_that_is_gone_is_no_trouble_any_more(tmp_path: Path) -> No
         await daemon.factory.close()
 
     asyncio.run(test())
+
+
+def test_a_poll_of_who_is_no_peer_any_more_hides_no_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not answer is waited for, and the configuration may name others meanwhile; so may its name."""
+    hung = {"resolve": asyncio.Event(), "poll": asyncio.Event()}
+    addresses = {"old.example.org": "192.0.2.1", "new.example.org": "192.0.2.2"}
+
+    async def resolve(names: t.Iterable[str], _seconds: float) -> dict[str, Found]:
+        if "old.example.org" in names:
+            await hung["resolve"].wait()
+        return {name: Found(((socket.AF_INET, addresses[name]),)) for name in names}
+
+    async def asked(_query: str, _space: str, peers: t.Sequence[Peer], *_more: t.Any, **_options: t.Any) -> Result:
+        if any(one.factory == "old.example.org" for one in peers):
+            await hung["poll"].wait()
+        return Result({one.factory: Outcome(one.factory, "answered") for one in peers}, 0.1, {})
+
+    monkeypatch.setattr(daemons, "poll", asked)
+
+    async def test(hangs: str) -> None:
+        for name, event in hung.items():
+            event.clear() if name == hangs else event.set()
+        daemon = daemon_of(tmp_path)
+        daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
+        daemon.responder = Responder(Access())
+        daemon.resolver = t.cast("Resolver", types.SimpleNamespace(resolve=resolve))
+        daemon.configuration = replace(daemon.configuration, factories=(Peer("old.example.org"),))
+        polling = asyncio.ensure_future(daemon._poll())
+        await asyncio.sleep(0.01)
+        daemon.configuration = replace(daemon.configuration, factories=(Peer("new.example.org"),))
+        await daemon._poll()
+        for event in hung.values():
+            event.set()
+        await polling
+        assert daemon._result is not None and daemon._result.outcomes.keys() == {"new.example.org"}
+        assert daemon.responder.access.addresses == {address_of("192.0.2.2")}
+        await daemon.factory.close()
+
+    for name in hung:
+        asyncio.run(test(name))
 
 
 def test_the_engine_is_listened_to_again_whatever_has_broken() -> None:

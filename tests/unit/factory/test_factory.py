@@ -1437,6 +1437,42 @@ def test_repositories_of_what_cannot_be_started_here_are_not_looked_into(
     asyncio.run(test())
 
 
+def test_a_look_into_what_is_not_in_use_any_more_hides_no_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not answer has half a minute, and the configuration may have dropped it meanwhile."""
+    hung = asyncio.Event()
+
+    async def touch(names: t.Iterable[str]) -> dict[str, Finding]:
+        found = {name: Finding(name != "old.example.org") for name in names}
+        if not all(one.ok for one in found.values()):
+            await hung.wait()
+        return found
+
+    def uses(*names: str) -> Catalogue:
+        return Catalogue((Machinetype("a", 1.0, cvmfs_repositories=names),))
+
+    async def test() -> None:
+        said: list[str] = []
+        factory = made(tmp_path, said)
+        monkeypatch.setattr(factory._repositories, "touch", touch)
+        factory.catalogue = uses("old.example.org")
+        looking = asyncio.ensure_future(factory.touch_repositories())
+        await asyncio.sleep(0)
+        factory.catalogue = uses("new.example.org")
+        await factory.touch_repositories()
+        hung.set()
+        await looking
+        assert factory.cvmfs == {"new.example.org": Finding(True)}
+        assert said == []
+        factory.catalogue = uses("old.example.org")
+        await factory.touch_repositories()
+        assert factory.cvmfs == {"old.example.org": Finding(False)}
+        await factory.close()
+
+    asyncio.run(test())
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_who_cannot_tell_removes_nothing_and_says_so(damaged: bool, tmp_path: Path) -> None:
     said: list[str] = []
