@@ -215,10 +215,13 @@ class Life:
             return True  # so many files
 
     def _save(self, machine: Machine) -> t.Optional[OSError]:
-        """Write a record. Returns what the file system says if it has no room for it."""
+        """Write a record, unless somebody has removed the machine's folder: there is none then, now or later. Returns
+        what the file system says if it has no room for it."""
         try:
             self.store.save(machine)
         except OSError as exc:
+            if isinstance(exc, FileNotFoundError) and not self.store.has(machine):
+                return None
             if not _is_full(exc):
                 raise
             return exc
@@ -236,8 +239,8 @@ class Life:
         to be kept, for it may be this machine that has filled it."""
         folder = self.store.folder(machine)
         accounted = self._kept(machine, "", self.account, machine)
-        # If it is gone since an earlier try, what it has printed was kept then.
-        if machine.container and self.engine.container(machine.container) is not None:
+        # If it is gone since an earlier try, what it has printed was kept then. Without a folder nothing is kept.
+        if machine.container and self.store.has(machine) and self.engine.container(machine.container) is not None:
             path, limit = os.path.join(folder, OUTPUT), self.configuration.output_bytes
             if not self._kept(machine, "what it printed", self.engine.output, machine.container, path, limit):
                 with contextlib.suppress(FileNotFoundError):

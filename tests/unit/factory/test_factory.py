@@ -1007,6 +1007,34 @@ def test_how_a_machine_has_ended_is_known_until_it_can_be_written_down(
     asyncio.run(test())
 
 
+def test_a_machine_whose_folder_somebody_has_removed_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its slot would be taken until the daemon is restarted."""
+    said: list[str] = []
+    there = [replace(RUNS, state="exited", finished=int(time.time()) - 2, exit_code=0)]
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        live = replace(LIVE, created=int(time.time()) - 50, started=int(time.time()) - 50, seen=int(time.time()) - 2)
+        factory.machines = {live.uuid: live}
+        monkeypatch.setattr(factory.engine, "listed", lambda _unless: list(there))
+        monkeypatch.setattr(factory.engine, "container", lambda _name: there[0] if there else None)
+        monkeypatch.setattr(factory.engine, "remove", lambda _name: there.clear())
+        monkeypatch.setattr(factory.engine, "output", lambda _name, path, _limit: Path(path).write_text("printed"))
+        await factory._look()
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
+        over = factory.machines[live.uuid]
+        assert (over.state, over.end_code, over.cleaned) == (ENDED, "by_itself", True)
+        assert there == []
+        assert said == ["engine_answers", "machine_ended"]
+        assert not factory.store.has(live)
+        await factory.close()
+
+    asyncio.run(test())
+
+
 KILLED = ("vanished", "100 Machine was killed by somebody else")
 FIZZLED = ("by_itself", "300 Ended after 48 s without a message, fizzle_seconds is 600")
 

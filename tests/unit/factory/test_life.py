@@ -203,6 +203,19 @@ def test_a_machine_without_a_folder_is_clean_when_nothing_is_left_of_it(
     assert not os.path.exists(disk.store.folder(never))
 
 
+def test_an_end_whose_record_cannot_be_written_for_another_reason_has_not_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(tmp_path, monkeypatch, "")
+
+    def fails(_machine: Machine) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(disk.store, "save", fails)
+    with pytest.raises(FileNotFoundError):
+        disk.life.end(disk.machine, OVER)
+
+
 def test_what_a_machine_printed_survives_a_second_try_to_clean_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
