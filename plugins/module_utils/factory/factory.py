@@ -94,6 +94,9 @@ BEAT = 5
 FIRST_READ = 5
 #: Seconds for which nothing is started after a start that found no room, although a decision had seen some.
 SHORTAGE = 60
+#: Seconds for which ends count of machinetypes that are not known now. Their pipe may be read again, and then they
+#: still back off; for longer than a day few do.
+_UNKNOWN_MATTERS = 86400
 #: Failures of a machinetype in a row, on which decisions depend, that are remembered.
 FAILURES_KEPT = 100
 #: Machines that are measured by one process, if it took no more than these seconds for all of them the last time.
@@ -213,7 +216,6 @@ class Factory:
         for machine in machines:
             if machine.state == ENDED:
                 self._count_failure(machine)
-        self._trim()
 
     async def read_catalogue(self) -> None:
         """Read the configuration's machinetypes, and the pipes that are due."""
@@ -563,7 +565,7 @@ class Factory:
         keep = {one.uuid for one in (*last_in_slots(machines).values(), *last_ended(machines, now).values())}
         for machine in self.machines.values():
             over = machine.state == ENDED and machine.cleaned
-            if not over or (machine.ended or 0) > now - matters.get(machine.machinetype, LOAD_WINDOW):
+            if not over or (machine.ended or 0) > now - matters.get(machine.machinetype, _UNKNOWN_MATTERS):
                 keep.add(machine.uuid)
         own = {machine.own(): machine for machine in self.machines.values()}
         shown = ((one, machine.fizzle_seconds) for one, machine in own.items())

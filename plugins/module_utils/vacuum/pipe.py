@@ -31,6 +31,9 @@ CACHE_SECONDS, MIN_CACHE_SECONDS, MAX_CACHE_SECONDS = 3600, 10, 7 * 86400
 
 #: Unknown keys that get a sentence each; of the others there is the number.
 _UNKNOWN_KEYS_TOLD = 20
+#: Problems of one machinetype that its sentence tells; of the others there is the number. The sentence is in each
+#: report of the factory, and a pipe of the greatest size has tens of thousands.
+_PROBLEMS_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,10 @@ class Dropped:
     @property
     def sentence(self) -> str:
         """What to tell people."""
-        return f"{self.name} is dropped: {'; '.join(str(problem) for problem in self.problems)}."
+        told = [str(problem) for problem in self.problems[:_PROBLEMS_TOLD]]
+        if len(self.problems) > _PROBLEMS_TOLD:
+            told.append(f"{len(self.problems) - _PROBLEMS_TOLD} more problems")
+        return f"{self.name} is dropped: {'; '.join(told)}."
 
 
 @dataclass(frozen=True)

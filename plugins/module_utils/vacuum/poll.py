@@ -62,6 +62,9 @@ _BATCH, _PAUSE = 32, 0.003
 _FORESEEN, _MOST_FORESEEN = 20, 256
 #: Datagrams that are read before other tasks of the loop have their turn.
 _TURN = 64
+#: Times that a datagram is given to the kernel before its refusal is taken for one of this datagram: among many
+#: factories that are away, errors of others come at any moment.
+_SENDS = 8
 #: Refusals of an address after which it is not asked again: one may be of a factory that is just being restarted.
 _REFUSALS = 2
 
@@ -298,7 +301,7 @@ class _Poll:
         if place not in one.asked:
             one.asked[place] = address
             self.places.setdefault(place, []).append(one)
-        for last in (False, True):
+        for left in reversed(range(_SENDS)):
             try:
                 opened.sendto(request, to)
             except BlockingIOError:
@@ -306,7 +309,7 @@ class _Poll:
             except OSError as exc:
                 # It may be the error of a datagram sent before, to somebody else, which is told once.
                 self._errors(opened)
-                if last:
+                if not left:
                     self._refuse(one, address, exc.errno or errno.EIO)
             else:
                 return
@@ -394,7 +397,9 @@ class _Poll:
             self.wake.set()
 
     def _finish(self, one: _Asked) -> None:
-        """Ask it no more."""
+        """Ask it no more. May be called twice: a datagram that fails at once may leave an error in the queue too."""
+        if one.over:
+            return
         one.over = True
         self.left -= 1
         if self.left == 0:

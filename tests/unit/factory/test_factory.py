@@ -404,6 +404,7 @@ def test_failures_in_a_row_are_remembered_and_found_again_until_a_machine_works(
         for one in with_them:
             factory.store.create(one)
         factory.recover()
+        factory._trim()
         assert set(factory.machines) == {one.uuid for one in (worked, *failures)}
         factory.catalogue = Catalogue((Machinetype("a", 1.0, backoff_seconds=3600, root_image="image:1"),))
         factory.engine_problem = ""
@@ -420,6 +421,44 @@ def test_failures_in_a_row_are_remembered_and_found_again_until_a_machine_works(
         factory._trim()
         # The last end of the machinetype is what others are told of.
         assert set(factory.machines) == {failures[-1].uuid, "new"}
+        await factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("pipe", ["read when the daemon begins", "not read until it has cleaned up after a machine"])
+def test_a_machinetype_that_backs_off_does_so_after_a_restart(tmp_path: Path, pipe: str) -> None:
+    """A restart does not know its machinetypes yet, and took the abort for one of long ago.
+
+    It is nobody's last end here, neither the slot's nor the machinetype's, and no failure of the host either.
+    """
+    now = int(time.time())
+    nothing = replace(
+        LIVE, uuid="u-a", slot="f1-00.example.org", created=now - 6000, started=now - 6000, state=ENDED, cleaned=True,
+        ended=now - 1500, shutdown_message="300 Nothing to do",
+    )  # fmt: skip
+    well = replace(
+        nothing, uuid="u-b", slot="f1-01.example.org", created=now - 5000, started=now - 5000, ended=now - 1400,
+        shutdown_message="200 Success",
+    )  # fmt: skip
+    another = replace(
+        LIVE, uuid="u-c", machinetype="other", slot="f1-00.example.org", created=now - 1490, started=now - 1490
+    )  # fmt: skip
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        for one in (nothing, well, another):
+            factory.store.create(one)
+        factory.recover()
+        if pipe != "read when the daemon begins":
+            factory._trim()
+        factory.catalogue = Catalogue((Machinetype(LIVE.machinetype, 1.0, backoff_seconds=3600, root_image="image:1"),))
+        factory.engine_problem = ""
+        factory.images.here = {"image:1": Image("id", 0.0)}
+        factory._trim()
+        factory._fill(HostLoad(8), now)
+        assert factory.decision is not None and factory.decision.start is None
+        assert "backing off for 2100 s more" in "\n".join(factory.decision.reasons)
         await factory.close()
 
     asyncio.run(test())

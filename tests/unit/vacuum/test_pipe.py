@@ -182,6 +182,13 @@ def test_all_mistakes_of_a_machinetype_are_told() -> None:
     assert [problem.key for problem in found.problems] == ["fizzle_seconds", "tmp_binds", "backoff_seconds"]
 
 
+def test_very_many_mistakes_make_a_sentence_that_can_be_read() -> None:
+    """It is in each report of the factory, which nobody could read any more."""
+    found = dropped(**{f"user_data_file_n{number}": 0 for number in range(20_000)})
+    assert len(found.sentence) < 3000
+    assert found.sentence.endswith("; 19990 more problems.")
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import random
 import socket
@@ -18,6 +19,7 @@ from functools import partial
 
 import pytest
 
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import poll as polls
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import udp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus, Reply
@@ -30,6 +32,8 @@ from tests.unit.vacuum.loopback import SPACE, bind, snapshot
 
 V4, V6 = (int(socket.AF_INET), "127.0.0.1"), (int(socket.AF_INET6), "::1")
 NAME = "factory1.example.com"
+#: An address of documentation.
+NOWHERE = "192.0.2.1"
 KEY, OTHER = Key(b"0123456789abcdef" * 4), Key(b"fedcba9876543210" * 4)
 QUICK = Budget(0.6, 6)
 
@@ -167,6 +171,39 @@ def test_a_poll_of_refusing_peers_only_does_not_wait_for_its_end() -> None:
         assert result.seconds < 2
 
     run(test)
+
+
+class Firewalled(socket.socket):
+    """A socket of a host whose own firewall rejects what is sent to NOWHERE: at once, and with an ICMP error too, as
+    iptables does with ``OUTPUT … -j REJECT``."""
+
+    errors: t.ClassVar[list[tuple[int, t.Any]]] = []
+
+    def sendto(self, data: t.Any, to: t.Any) -> int:  # type: ignore[override]
+        if to[0] != NOWHERE:
+            return super().sendto(data, to)
+        self.errors.append((errno.ECONNREFUSED, to))
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_peer_that_the_own_firewall_rejects_does_not_end_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*words: t.Any) -> socket.socket:
+        found = udp.open_socket(*words)
+        return Firewalled(found.family, found.type, found.proto, found.detach())
+
+    async def test(site: Site) -> None:
+        rejected = [Peer(f"rejected{number}.example.com", NOWHERE, 995) for number in (1, 2)]
+        slow = Peer("factory2.example.com", "127.0.0.1", site.factory(2))
+        result = await ask(*rejected, slow, budget=Budget(5))
+        assert {name: one.state for name, one in result.outcomes.items()} == {
+            "rejected1.example.com": "silent", "rejected2.example.com": "silent", slow.factory: "answered",
+        }  # fmt: skip
+        assert result.seconds < 3
+
+    with monkeypatch.context() as patched:
+        patched.setattr(polls, "open_socket", opened)
+        patched.setattr(polls, "read_error", lambda _socket: Firewalled.errors.pop(0) if Firewalled.errors else None)
+        run(test)
 
 
 def test_no_more_are_asked_at_once_than_there_is_room_for_answers(monkeypatch: pytest.MonkeyPatch) -> None:
