@@ -311,12 +311,12 @@ def parse_reply_bytes(data: bytes) -> Reply:
 def fit(data: dict[str, t.Any], room: int = FRAME) -> dict[str, t.Any]:
     """A reply's JSON types with its free texts cut, so that it takes ``room`` bytes, if that makes it fit.
 
-    Also takes from them what cannot be printed, and all but ``_LONGEST_TEXT`` characters.
+    Also takes from them all but ``_LONGEST_TEXT`` characters, and puts ``?`` for what is not ASCII or not printable.
     """
     data = {**data}
     for key in _CUT:
         if isinstance(data.get(key), str):
-            data[key] = printable(data[key][:_LONGEST_TEXT])
+            data[key] = _plain(data[key][:_LONGEST_TEXT])
     excess = len(encode(data)) - room
     for key in _CUT:
         whole = data.get(key)
@@ -328,6 +328,11 @@ def fit(data: dict[str, t.Any], room: int = FRAME) -> dict[str, t.Any]:
             kept = kept[:-1]
         data[key] = kept + _ELLIPSIS
     return data
+
+
+def _plain(value: str) -> str:
+    """As every ``vac`` can print it: with its output in a pipe, one other character ends it with a traceback."""
+    return "".join(char if " " <= char <= "~" else "?" for char in value)
 
 
 def on_our_clock(reply: Reply, now: float) -> Reply:

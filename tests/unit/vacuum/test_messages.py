@@ -247,6 +247,16 @@ def test_a_long_text_is_cut_to_the_frame_and_nothing_else_is(char: str) -> None:
     assert {key for key in data if data[key] != whole[key]} == {"shutdown_message"}
 
 
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [("200 Erfolg ü✓", "200 Erfolg ??"), ("200 one\ttwo\nthree", "200 one?two?three"), ("300 \x1b[31m", "300 ?[31m"),
+     ('200 "~"', '200 "~"')],
+)  # fmt: skip
+def test_free_texts_are_sent_in_ascii(text: str, sent: str) -> None:
+    """A real ``vac`` whose output is no terminal ends with a traceback on the first letter that is not."""
+    assert fit(Reply(ENVELOPE, MachineStatus("m", shutdown_message=text)).as_data())["shutdown_message"] == sent
+
+
 def test_system_and_kernel_are_cut_one_after_the_other() -> None:
     status = replace(FactoryStatus(), os_issue="o" * 900, kernel_version="k" * 100)
     data = fit(Reply(ENVELOPE, status).as_data())
