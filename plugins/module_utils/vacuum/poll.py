@@ -8,6 +8,9 @@ As Vac's clients do (spec 7.4), a factory that has not answered completely is as
 theirs, a poll ends as soon as all have answered, never later than its budget, and a factory that was silent the last
 time is asked once and not waited for longer than one round.
 
+A real Vac counts all its machinetypes, and since 03.00.02 tells only those of which a machine runs, or has ended in the
+last day. What it tells a second time without anything new is all that it has to tell.
+
 An answer counts if it comes with the cookie made for that factory in that poll, and with its name and space. From which
 address it comes does not matter, as with Vac's clients: a host with several answers from the one its routes prefer.
 Nobody can guess the cookie who cannot read the question, and who reads it can send from any address.
@@ -35,6 +38,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
     ANSWERS,
     FactoryStatus,
+    MachinetypeStatus,
     Reply,
     Request,
     on_our_clock,
@@ -65,6 +69,8 @@ _TURN = 64
 #: Times that a datagram is given to the kernel before its refusal is taken for one of this datagram: among many
 #: factories that are away, errors of others come at any moment.
 _SENDS = 8
+#: How the version of a real Vac begins.
+_VAC = "Vac "
 #: Refusals of an address after which it is not asked again: one may be of a factory that is just being restarted.
 _REFUSALS = 2
 
@@ -155,6 +161,8 @@ class _Asked:
     :ivar asked: those asked, as sockets name them.
     :ivar due: when it is to be asked again, or to be given up.
     :ivar replies: by machine or machinetype; None: it was handed on.
+    :ivar again: of the replies, those that came again since it was asked last.
+    :ivar sparing: whether it may count more machinetypes than it tells.
     :ivar nobody: whether its host said last that nobody listens there.
     """
 
@@ -169,6 +177,8 @@ class _Asked:
     sent: int = 0
     count: int = 1
     replies: dict[str, t.Optional[Reply]] = field(default_factory=dict)
+    again: set[str] = field(default_factory=set)
+    sparing: bool = False
     seconds: t.Optional[float] = None
     over: bool = False
     nobody: bool = False
@@ -259,7 +269,9 @@ class _Poll:
             open_ = [one for one in self.asked.values() if not one.over]
             due = [one for one in open_ if one.due <= now]
             for one in due:
-                if one.sent >= one.rounds:
+                if one.sparing and one.sent > 1 and len(one.again) == len(one.replies):
+                    self._complete(one)
+                elif one.sent >= one.rounds:
                     self._finish(one)
             if now >= end or self.left == 0:
                 return
@@ -293,6 +305,7 @@ class _Poll:
         address = one.addresses[one.next % len(one.addresses)]
         one.next += 1
         one.sent += 1
+        one.again.clear()
         request = dump(Request(self.message_type, self.space, one.cookie, self.version).as_data())
         if self.key is not None:
             request = self.key.sign(request, time.time(), one.peer.factory.lower())
@@ -365,15 +378,18 @@ class _Poll:
             self.heard(reply)
         if not one.replies:
             self.counts.append(min(reply.count, _MOST_FORESEEN))
+        if isinstance(reply.status, MachinetypeStatus):
+            one.sparing = (reply.envelope.daemon_version or "").startswith(_VAC)
+        if reply.key in one.replies:
+            one.again.add(reply.key)
         one.replies[reply.key] = reply if self.heard is None else None
         one.count = reply.count
         one.due = self.loop.time() + self.budget.seconds / self.budget.rounds
         if len(one.replies) >= one.count:
-            one.seconds = self.loop.time() - self.began
             address = one.asked.get(_place(source))
             if address is not None:
                 self.resolver.prefer(one.peer.host or one.peer.factory.lower(), address)
-            self._finish(one)
+            self._complete(one)
 
     def _errors(self, opened: socket.socket) -> None:
         """What the network says of datagrams sent before: that nobody listens there, or that there is no such host."""
@@ -395,6 +411,11 @@ class _Poll:
         elif one.refusals[address] == 1 and one.refusals[one.addresses[one.next % len(one.addresses)]] == 0:
             one.due = self.loop.time()  # it has another address; no need to wait for this one
             self.wake.set()
+
+    def _complete(self, one: _Asked) -> None:
+        """It has told all."""
+        one.seconds = self.loop.time() - self.began
+        self._finish(one)
 
     def _finish(self, one: _Asked) -> None:
         """Ask it no more. May be called twice: a datagram that fails at once may leave an error in the queue too."""

@@ -22,7 +22,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import poll as polls
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import udp
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import MachinetypeStatus, Reply
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import Envelope, MachinetypeStatus, Reply
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.peer import Peer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Budget, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import HostAddress, Resolver
@@ -255,6 +255,49 @@ def test_a_part_of_an_answer_is_given_with_its_number() -> None:
         outcome = (await ask(Peer(NAME, "127.0.0.1", port))).outcomes[NAME]
         assert (outcome.state, outcome.detail, outcome.since) == ("incomplete", "2 of 3 replies", None)
         assert [one.key for one in outcome.replies] == ["m0", "m2"]
+
+    run(test)
+
+
+def kind(request: dict[str, t.Any], name: str, count: int, version: str = "Vac 03.00.02 vacd-responder") -> t.Any:
+    """A machinetype's status as a real Vac sends it."""
+    status = MachinetypeStatus(name, shutdown_message="200 Success")
+    envelope = Envelope(request["cookie"], SPACE, NAME, daemon_version=version, time_sent=int(time.time()))
+    return Reply(envelope, status, count).as_data()
+
+
+def test_a_real_vac_tells_less_than_it_counts_and_has_answered_all_the_same() -> None:
+    """Since 03.00.02 it counts all its machinetypes, and tells only those of which one runs, or has ended in a day."""
+
+    async def test(site: Site) -> None:
+        port = site.peer(lambda request, _number: [kind(request, "a", 3), kind(request, "b", 3)])
+        result = await ask(Peer(NAME, "127.0.0.1", port), query="machinetypes_query", budget=Budget(3))
+        outcome = result.outcomes[NAME]
+        assert (outcome.state, outcome.detail, len(outcome.replies)) == ("answered", "", 2)
+        assert outcome.seconds is not None and outcome.seconds < 2
+
+    assert len(run(test).heard) == 2
+
+
+def test_what_a_real_vac_has_told_again_only_in_part_is_asked_for_once_more() -> None:
+    def lossy(request: dict[str, t.Any], number: int) -> list[t.Any]:
+        return [kind(request, name, 4) for name in {1: "a", 2: "b", 3: "ab"}.get(number, "abc")]
+
+    async def test(site: Site) -> None:
+        port = site.peer(lossy)
+        result = await ask(Peer(NAME, "127.0.0.1", port), query="machinetypes_query", budget=Budget(1.5, 6))
+        assert result.outcomes[NAME].state == "answered"
+        assert [one.key for one in result.outcomes[NAME].replies] == ["a", "b"]
+
+    assert len(run(test).heard) == 3
+
+
+@pytest.mark.parametrize("version", ["hep.gridbox 0.1.0 responder", None])
+def test_anybody_else_tells_all_that_it_counts(version: str) -> None:
+    async def test(site: Site) -> None:
+        port = site.peer(lambda request, _number: [kind(request, "a", 2, version)])
+        result = await ask(Peer(NAME, "127.0.0.1", port), query="machinetypes_query")
+        assert (result.outcomes[NAME].state, result.outcomes[NAME].detail) == ("incomplete", "1 of 2 replies")
 
     run(test)
 
