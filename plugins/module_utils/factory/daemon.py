@@ -54,7 +54,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import a
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import LOOPBACK, Access, address_of
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Result, poll
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import ANSWERED, SILENT, Budget, Result, poll
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.resolver import Resolver
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.signature import Guard, Key, load_key
@@ -67,6 +67,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.vacmon import S
 POLL, PIPES, REPORT, MONITORS, CONFIGURATION, CVMFS, EXPIRE, ROOM, METRICS, APEL = (
     30, 10, 5, 60, 2, 60, 3600, 60, 60, 300,
 )  # fmt: skip
+
+#: For the question whether those are there that were silent before: over before the poll is.
+_THERE = Budget(0.6, 2)
 
 
 def say(event: str, **facts: t.Any) -> None:
@@ -104,6 +107,7 @@ class Daemon:
         self._result: t.Optional[Result] = None
         # When the poll was begun by which it is known who may ask, and what they run, by the clock that nobody sets.
         self._polled = -math.inf
+        self._there: set[str] = set()
         self._told: tuple[t.Any, ...] = ()
         self._metrics_file, self._metrics_problem = "", ""
 
@@ -308,15 +312,23 @@ class Daemon:
                 self._result, self.factory.space = None, Space()
                 self.factory.changed()
             return
-        before = self._result.silent_since if self._result is not None else None
+        silent = self._result.silent_since if self._result is not None else {}
         answers = space.Usages()
-        result = await poll(
-            "machinetypes_query", configuration.space, peers, self.resolver,
-            silent_since=before, key=self._key, version=PRODUCT, heard=answers.add,
+        result, there = await asyncio.gather(
+            poll(
+                "machinetypes_query", configuration.space, peers, self.resolver,
+                silent_since=silent, key=self._key, version=PRODUCT, heard=answers.add,
+            ),
+            # One without machinetypes has nothing to send, as a real Vac of which nothing has run for a day.
+            poll(
+                "factory_query", configuration.space, [one for one in peers if one.factory.lower() in silent],
+                self.resolver, budget=_THERE, key=self._key, version=PRODUCT,
+            ),
         )  # fmt: skip
         if not self._is_newest(begun):
             return
         self._result = result
+        self._there = {name for name, one in there.outcomes.items() if one.state == ANSWERED}
         known = {one.name for one in self.factory.catalogue.machinetypes}
         self.factory.space = of_space(answers, own, int(time.time()), self.factory.space.aborts_of(known))
         self.factory.changed()
@@ -434,7 +446,12 @@ class Daemon:
             slots=reports.of_slots(settings.slots, factory.machines.values()),
             counts=reports.Counts.of(settings, factory.machines.values()),
             decision=factory.decision.as_data() if factory.decision is not None else None, decided=factory.decided,
-            peers={name: reports.PeerStatus(one.state, one.since) for name, one in outcomes.items()},
+            peers={
+                name: reports.PeerStatus(ANSWERED)
+                if one.state == SILENT and name in self._there
+                else reports.PeerStatus(one.state, one.since)
+                for name, one in outcomes.items()
+            },
             answered=dict(self.responder.answered), unanswered=dict(self.responder.dropped), sent=self.responder.sent,
             monitors={
                 name: reports.MonitorStatus(one.datagrams, dict(one.failed), one.problem)

@@ -167,6 +167,33 @@ def test_of_the_others_answers_the_sum_is_kept_and_no_reply(tmp_path: Path) -> N
         asyncio.run(test())
 
 
+def test_a_factory_that_has_no_machinetype_to_tell_of_is_up_all_the_same(tmp_path: Path) -> None:
+    """By the protocol it has nothing to send: one that drains, or a real Vac of which nothing has run for a day."""
+
+    async def test() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            where = {"factory2.example.com": port, "dead.example.com": deaf.getsockname()[1]}
+            peers = [{"factory": name, "host": "127.0.0.1", "port": there} for name, there in where.items()]
+            daemon = daemon_of(tmp_path, space=SPACE, factories=peers)
+            daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
+            daemon.monitors = Sender((), Resolver())
+            daemon.resolver, daemon.responder = Resolver(), Responder(Access())
+            told = []
+            for _turn in range(3):
+                await daemon._poll()
+                told.append({name: (one.state, one.since is None) for name, one in daemon.report().peers.items()})
+            await daemon.factory.close()
+        dead = {"dead.example.com": ("silent", False)}
+        assert told[0] == {"factory2.example.com": ("silent", False), **dead}
+        assert told[1] == told[2] == {"factory2.example.com": ("answered", True), **dead}
+
+    responder = Responder(Access())
+    responder.snapshot = snapshot(2, machinetypes=0)
+    with served(responder) as port:
+        asyncio.run(test())
+
+
 def test_signatures_are_demanded_from_the_moment_it_is_configured(tmp_path: Path) -> None:
     """By the same guard: it remembers which requests have come."""
 
