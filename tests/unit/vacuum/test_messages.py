@@ -100,6 +100,19 @@ def test_what_the_captured_replies_say() -> None:
     )
 
 
+def test_replies_of_an_older_vac_are_read() -> None:
+    """It counts seven machinetypes, and told three; a message without a code, of two lines, is the machine's own."""
+    data = (CAPTURED / "replies-03.00.02.jsonl").read_bytes().splitlines()
+    machinetype, starting, ended = (parse_reply_bytes(one) for one in data)
+    assert machinetype.status == MachinetypeStatus(
+        "prod", 32.5, 3, None, None, None, 3, 4.0, 2147483648, 86400, 2, "/exp/Role=production"
+    )
+    assert machinetype.count == 7
+    assert isinstance(starting.status, MachineStatus) and isinstance(ended.status, MachineStatus)
+    assert (starting.status.state, starting.status.started_time, starting.status.hs06) == ("Starting", None, 10.5)
+    assert ended.status.shutdown_message == "bye bye\ufffdsecond line"
+
+
 @pytest.mark.parametrize("data", REQUESTS)
 def test_a_captured_request_is_read_and_written_again(data: bytes) -> None:
     request = parse_request(load(data, 1024))
