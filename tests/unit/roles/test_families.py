@@ -493,6 +493,47 @@ def test_the_unit_has_the_module_of_a_thin_pool_loaded_where_there_is_one(
     assert evaluate("vacuum_factory", "debian12", "__vacuum_factory_thin_pool", **given) == pool
 
 
+DOCKER, PODMAN = "/var/run/docker.sock", "/run/podman/podman.sock"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "sockets", "unit"),
+    [
+        ({}, [DOCKER, PODMAN], "docker.service"),
+        ({"engine": "auto"}, [DOCKER, PODMAN], "docker.service"),
+        ({"engine": "docker"}, [DOCKER], "docker.service"),
+        ({"engine": "podman"}, [PODMAN], "podman.socket"),
+        ({"engine": "podman", "engine_url": "unix:///srv/podman.sock"}, ["/srv/podman.sock"], ""),
+        ({"engine_url": f"unix://{PODMAN}"}, [PODMAN], "podman.socket"),
+        ({"engine": "docker", "engine_url": f"unix://{DOCKER}"}, [DOCKER], "docker.service"),
+        ({"engine": "apptainer"}, ["/usr/bin/apptainer"], ""),
+    ],
+)
+def test_a_factorys_engine_is_the_one_of_its_configuration(
+    configuration: dict[str, str], sockets: list[str], unit: str
+) -> None:
+    """On a host that has both, Docker is not Podman's stand-in: not for the image, not after it, not for the unit."""
+
+    def found(name: str) -> t.Any:
+        return evaluate("vacuum_factory", "debian12", name, vacuum_factory_configuration=configuration)
+
+    assert found("__vacuum_factory_sockets_looked_for") == sockets
+    assert found("__vacuum_factory_engine_unit") == unit
+    assert found("__vacuum_factory_engine") == configuration.get("engine", "auto")
+
+
+def test_a_factorys_image_is_in_its_engine() -> None:
+    tasks = [
+        task["hep.gridbox.vacuum_bootstrap_image"]
+        for path in sorted((ROLES / "vacuum_factory/tasks").glob("*.yml"))
+        for task in yaml.safe_load(path.read_text())
+        if "hep.gridbox.vacuum_bootstrap_image" in task
+    ]
+    assert [task.get("state", "present") for task in tasks] == ["present", "absent"]
+    for task in tasks:
+        assert task.get("engine") == "{{ __vacuum_factory_engine }}"
+
+
 def test_a_factorys_configuration_is_put_together() -> None:
     made = evaluate(
         "vacuum_factory", "debian12", "__vacuum_factory_configuration",
