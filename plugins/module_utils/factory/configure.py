@@ -153,11 +153,15 @@ def _checked_files(files: t.Mapping[str, t.Any], configuration: Configuration) -
 
 @dataclass(frozen=True)
 class File:
-    """A file as it is. ``mode`` and ``owner`` are numbers."""
+    """A file as it is. ``mode`` and ``owner`` are numbers.
+
+    :ivar link: its path is a symbolic link that leads to it.
+    """
 
     content: bytes = field(repr=False)
     mode: int = _MODE
     owner: int = 0
+    link: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,8 +193,11 @@ def plan(wish: Wish, observed: Observed) -> Plan:
     if there is not None and not observed.brought and there.content != targets[wish.path]:
         steps.append(Step("keep_original", wish.path, "it was there before, and comes back when the factory goes"))
     for path, content in targets.items():
-        reason = _why(observed.files.get(path), content)
-        if reason:
+        found = observed.files.get(path)
+        reason = _why(found, content)
+        if found is not None and reason and not _is_written_anew(found, content):
+            steps.append(Step("set_mode", path, reason, details={"mode": found.mode}))
+        elif reason:
             live = Disruption.reload if observed.daemon is not None else Disruption.none
             action = "write_configuration" if path == wish.path else "write_file"
             steps.append(
@@ -209,8 +216,8 @@ def plan(wish: Wish, observed: Observed) -> Plan:
 
 def restart_needed(wish: Wish, observed: Observed) -> list[str]:
     """Why the running daemon has to be restarted. Pure."""
-    found = observed.files.get(wish.configuration.key_file) if wish.key else None
-    key_changes = bool(wish.key) and (found is None or found.content != wish.key.encode())
+    found = observed.files.get(wish.configuration.key_file)
+    key_changes = bool(wish.key) and _is_written_anew(found, wish.key.encode())
     return running.restart_reasons(
         wish.configuration, observed.daemon, observed.program_stamp, None if key_changes else observed.key_stamp
     )
@@ -224,6 +231,14 @@ def _why(found: t.Optional[File], content: bytes) -> str:
     if (found.mode, found.owner) != (_MODE, 0):
         return f"it is user {found.owner}'s with mode {found.mode:04o}, and is to be root's with 0600"
     return ""
+
+
+def _is_written_anew(found: t.Optional[File], content: bytes) -> bool:
+    """Whether a file is to be another one, which a daemon that has read it reads again. One of which the mode alone
+    differs stays, unless somebody else may have it open for writing, or it is a link's. Pure."""
+    if found is None or found.content != content:
+        return True
+    return bool(_why(found, content)) and (found.link or found.owner != 0 or found.mode & 0o022 != 0)
 
 
 def shown(value: t.Any, other: t.Any) -> t.Any:
@@ -285,7 +300,19 @@ def read_file(path: str) -> t.Optional[File]:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise RefusedError(f"Writing {path}", "it is no regular file", "Move away what is there.")
-        return File(file.read(), stat.S_IMODE(about.st_mode), about.st_uid)
+        return File(file.read(), stat.S_IMODE(about.st_mode), about.st_uid, os.path.islink(path))
+
+
+def set_mode(path: str, mode: int) -> None:
+    """Set a file's mode, and leave it the file that it is.
+
+    :raises OSError: if it is a link by now, or gone.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def put_back(path: str, content: t.Optional[str], mode: int = _MODE, owner: int = 0) -> None:
@@ -363,6 +390,14 @@ class ConfigureWork:
             if found is not None:
                 record.write_atomically(target, found.content, _MODE)
             return
+        if step.action == "set_mode":
+            old = step.details["mode"]
+            journal.will_do(f"{step.target} with mode {old:04o}", "set_mode", path=step.target, mode=old)
+            try:
+                set_mode(step.target, _MODE)
+            except OSError as exc:
+                raise GridboxError(f"The mode of {step.target} cannot be set ({exc.strerror}).") from exc
+            return
         found = read_file(step.target)
         _make_folders(os.path.dirname(step.target), journal)
         if found is None:
@@ -381,6 +416,8 @@ class ConfigureWork:
         if name == "remove_folder":
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(data["path"])
+        elif name == "set_mode":
+            set_mode(**data)
         else:
             put_back(**data)
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import configure, running
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import (
     HIDDEN,
@@ -201,6 +203,28 @@ def test_a_restart_is_asked_for_before_the_key_is_written_and_after() -> None:
     assert restart_needed(wanted, observed(wanted, daemon=daemon, key_stamp="old")) == []
 
 
+@pytest.mark.parametrize(
+    ("drifted", "action"),
+    [
+        ({"mode": 0o640}, "set_mode"), ({"mode": 0o400}, "set_mode"),
+        # Whoever could write to it may have it open still.
+        ({"mode": 0o620}, "write_file"), ({"mode": 0o602}, "write_file"), ({"owner": 1000}, "write_file"),
+        # Where a link leads to is not ours.
+        ({"mode": 0o644, "link": True}, "write_file"),
+    ],
+)  # fmt: skip
+def test_a_key_with_the_same_text_asks_for_a_restart_only_if_it_is_written_anew(
+    drifted: dict[str, t.Any], action: str
+) -> None:
+    wanted = wish(data={"key_file": "/k"}, key=KEY)
+    report = replace(REPORT, fixed=wanted.configuration.fixed, program_stamp="", key_stamp="old")
+    seen = observed(
+        wanted, files={"/k": File(KEY.encode(), **drifted)}, daemon=replace(DAEMON, report=report), key_stamp="old"
+    )
+    assert actions(plan(wanted, seen)) == [(action, "/k", "none")]
+    assert bool(restart_needed(wanted, seen)) == (action == "write_file")
+
+
 def test_what_a_wait_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ansible_collections.hep.gridbox.plugins.module_utils.factory.report.stamp", lambda _path: "now"
@@ -291,6 +315,50 @@ def test_files_are_written_for_root_alone_and_taken_back_on_a_failure(
     assert kept.stat().st_mode & 0o777 == 0o600
     carry_out(work(port=9996))
     assert json.loads(kept.read_text()).get("port") is None, "the first one is the original"
+
+
+def test_a_file_whose_mode_alone_differs_stays_the_same_one(tmp_path: Path) -> None:
+    """Another one is another key to the daemon: it would be restarted for it, which check mode has not foreseen."""
+    key, path = tmp_path / "key", tmp_path / "factory.json"
+    work = ConfigureWork(wish(path=str(path), data={"key_file": str(key), "state_folder": str(tmp_path)}, key=KEY))
+    carry_out(work)
+    before = (reports.stamp(str(key)), reports.stamp(str(path)))
+    key.chmod(0o644)
+    path.chmod(0o644)
+    carry_out(work)
+    assert (key.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o600, 0o600)
+    assert (reports.stamp(str(key)), reports.stamp(str(path))) == before
+
+
+@pytest.mark.parametrize("drifted", [{"mode": 0o666}, {"owner": 1000}, {"link": True}], ids=str)
+def test_a_file_that_somebody_else_may_hold_is_another_one(tmp_path: Path, drifted: dict[str, t.Any]) -> None:
+    path, elsewhere = tmp_path / "factory.json", tmp_path / "elsewhere"
+    work = ConfigureWork(wish(path=str(path), data={"state_folder": str(tmp_path)}))
+    carry_out(work)
+    if drifted.get("link"):
+        path.rename(elsewhere)
+        elsewhere.chmod(0o644)
+        path.symlink_to(elsewhere)
+    else:
+        path.chmod(drifted.get("mode", 0o600))
+        os.chown(path, drifted.get("owner", 0), -1)
+    before = reports.stamp(str(path))
+    carry_out(work)
+    assert reports.stamp(str(path)) != before
+    assert work.plan(work.observe()).steps == ()
+    assert not path.is_symlink()
+    assert not elsewhere.exists() or elsewhere.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_mode_is_put_back_on_a_failure(tmp_path: Path) -> None:
+    key, path = tmp_path / "key", tmp_path / "factory.json"
+    work = ConfigureWork(wish(path=str(path), data={"key_file": str(key), "state_folder": str(tmp_path)}, key=KEY))
+    carry_out(work)
+    key.chmod(0o640)
+    path.write_text("{}")
+    before = reports.stamp(str(key))
+    carry_out(work, "write_configuration")
+    assert (key.stat().st_mode & 0o777, reports.stamp(str(key)), path.read_text()) == (0o640, before, "{}")
 
 
 def test_a_missing_user_data_is_a_warning(tmp_path: Path) -> None:
