@@ -65,8 +65,19 @@ options:
     default: /usr/local/sbin/gridbox
   programs_awaited:
     description:
-      - Whether what work spaces take, such as C(mkfs.ext4), will be installed before the factory starts. Its absence is no reason to
-        refuse then.
+      - Whether what work spaces and the network of Apptainer machines take, such as C(mkfs.ext4) and C(pasta), will be installed before
+        the factory starts. Its absence is no reason to refuse then.
+    type: bool
+    default: false
+  apptainer_awaited:
+    description:
+      - The same for Apptainer itself.
+    type: bool
+    default: false
+  account_awaited:
+    description:
+      - Whether the account C(apptainer_account) will be made before the factory starts if there is none. One that is there has to
+        be fit for machines all the same.
     type: bool
     default: false
   unit:
@@ -209,6 +220,8 @@ ARGUMENTS = {
     "record": {"type": "str"},
     "program": {"type": "path", "default": "/usr/local/sbin/gridbox"},
     "programs_awaited": {"type": "bool", "default": False},
+    "apptainer_awaited": {"type": "bool", "default": False},
+    "account_awaited": {"type": "bool", "default": False},
     "unit": {"type": "str"},
     "wait": {"type": "str", "choices": ["none", "followed", "well"], "default": "followed"},
     "wait_timeout": {"type": "int", "default": 60},

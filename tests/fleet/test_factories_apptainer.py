@@ -24,6 +24,7 @@ pytestmark = pytest.mark.fleet
 
 HOST = "host1"
 ON_THE_FLEET = ("-e", "gridbox_hosts=fleet")
+ASKED = (*ON_THE_FLEET, "-e", '{"vacuum_factory_make_account": true}')
 SCRIPT = "#!/bin/sh\nhostname >$JOBOUTPUTS/name\nwhile :; do sleep 0.1; done\n"
 KIND = {
     "machine_model": "apptainer", "root_image": f"/cvmfs/images.example.org/{IMAGE}", "user_data": "run",
@@ -60,22 +61,34 @@ def running(site: Site) -> list[dict[str, t.Any]]:
 
 
 def test_an_account_is_made_only_if_that_is_asked(site: Site) -> None:
-    refused = site.run("hep.gridbox.factory", *ON_THE_FLEET, check=False)
-    assert refused.returncode != 0
-    assert f"apptainer_account: {ACCOUNT}: this host has no such account. Make it: useradd" in refused.stdout
+    for options in (["--check"], []):
+        refused = site.run("hep.gridbox.factory", *ON_THE_FLEET, *options, check=False)
+        assert refused.returncode != 0
+        assert f"apptainer_account: {ACCOUNT}: this host has no such account. Make it: useradd" in refused.stdout
+        assert changed_tasks(refused.stdout, HOST) == []
     assert site.fleet.machine(HOST).run("sh", "-c", "ls -d /etc/hep.gridbox", check=False).stdout == ""
 
 
+def test_one_that_is_there_is_judged_before_anything_is_touched(site: Site) -> None:
+    machine = site.fleet.machine(HOST)
+    machine.run("useradd", "--system", "--no-create-home", "--shell", "/bin/sh", ACCOUNT)
+    for options in (["--check"], []):
+        refused = site.run("hep.gridbox.factory", *ASKED, *options, check=False)
+        assert refused.returncode != 0
+        assert f"apptainer_account: {ACCOUNT}: somebody can log in to it" in refused.stdout
+        assert changed_tasks(refused.stdout, HOST) == []
+    machine.run("userdel", ACCOUNT)
+
+
 def test_a_host_with_apptainer_becomes_a_factory_as_foreseen(site: Site) -> None:
-    asked = (*ON_THE_FLEET, "-e", '{"vacuum_factory_make_account": true}')
-    foreseen = site.run("hep.gridbox.factory", *asked, "--check")
-    done = site.run("hep.gridbox.factory", *asked)
+    foreseen = site.run("hep.gridbox.factory", *ASKED, "--check")
+    done = site.run("hep.gridbox.factory", *ASKED)
     assert sorted(changed_tasks(foreseen.stdout, HOST)) == sorted(changed_tasks(done.stdout, HOST))
     assert "host1: OK: Factory ok" in done.stdout
     machine = site.fleet.machine(HOST)
     assert machine.run("getent", "passwd", ACCOUNT).stdout.endswith(":/usr/sbin/nologin\n")
     assert machine.run("sh", "-c", "command -v dockerd", check=False).stdout == ""
-    again = site.run("hep.gridbox.factory", *asked)
+    again = site.run("hep.gridbox.factory", *ASKED)
     assert recap(again.stdout)[HOST]["changed"] == 0
     assert len(running(site)) == 2
 

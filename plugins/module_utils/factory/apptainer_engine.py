@@ -87,14 +87,30 @@ class ApptainerEngine:
 
         :raises GridboxError: if not, with what is missing.
         """
+        self.check_host()
+        return self.account()
+
+    def check_host(self, awaited: bool = False) -> None:
+        """Whether machines can be made, whatever the account that they are made for.
+
+        :param awaited: Apptainer itself will be installed.
+        :raises GridboxError: if not, with what is missing.
+        """
         if os.geteuid() != 0:
             found = "only root can start something as another account"
             raise RefusedError("engine: apptainer", found, "Run the factory as root.")
-        missing = [one for one in PROGRAMS if not shutil.which(one, path=command.SYSTEM_PATH)]
+        needed = [one for one in PROGRAMS if not (awaited and one == "apptainer")]
+        missing = [one for one in needed if not shutil.which(one, path=command.SYSTEM_PATH)]
         if missing:
             found = f"this host has no {', no '.join(missing)}"
             raise RefusedError("engine: apptainer", found, "Install apptainer and util-linux.")
         cgroups.read()
+
+    def account(self) -> Account:
+        """The account that machines are made for.
+
+        :raises RefusedError: if it cannot be theirs.
+        """
         own = accounts.entry(self._account)
         judged = self._judged
         if judged is None or judged[0] != own:

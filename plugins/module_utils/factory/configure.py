@@ -26,6 +26,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import account as accounts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import health, running
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
@@ -65,7 +66,9 @@ class Wish:
     :ivar key: content of the space's key file; empty: it is not ours to write.
     :ivar record: the role whose record tells what was there before; empty: whatever is there is ours.
     :ivar program: that the daemon is started from.
-    :ivar programs_awaited: what work spaces and Apptainer machines take will be installed, and their account made.
+    :ivar programs_awaited: what work spaces and the network of Apptainer machines take will be installed.
+    :ivar apptainer_awaited: Apptainer will be installed.
+    :ivar account_awaited: the account of its machines will be made if there is none.
     :ivar unit: of systemd, whose last words are told when a wait is in vain; empty: none.
     """
 
@@ -79,6 +82,8 @@ class Wish:
     wait: str = "none"
     wait_timeout: int = 60
     programs_awaited: bool = False
+    apptainer_awaited: bool = False
+    account_awaited: bool = False
     unit: str = ""
 
     @classmethod
@@ -107,7 +112,7 @@ class Wish:
         return cls(
             params["path"], data, configuration, _checked_files(params["files"] or {}, configuration), key,
             params["record"] or "", params["program"], params["wait"], params["wait_timeout"],
-            params["programs_awaited"], params["unit"] or "",
+            params["programs_awaited"], params["apptainer_awaited"], params["account_awaited"], params["unit"] or "",
         )  # fmt: skip
 
     @property
@@ -370,15 +375,13 @@ class ConfigureWork:
 
     def _check_apptainer(self, wanted: Configuration, observed: Observed) -> None:
         engine = ApptainerEngine(wanted.state_folder, wanted.apptainer_account, wanted.cvmfs_root, lambda *_: None)
-        try:
-            account = engine.check()
-        except RefusedError:
-            if self.wish.programs_awaited:
-                return
-            raise
-        before = observed.before
-        if before is None or (before.engine, before.apptainer_account) != (wanted.engine, wanted.apptainer_account):
-            engine.check_idle(account)
+        engine.check_host(self.wish.apptainer_awaited)
+        # One that is there stays as it is: whoever makes it if there is none does not make it fit.
+        if not (self.wish.account_awaited and accounts.entry(wanted.apptainer_account) is None):
+            account = engine.account()
+            before = observed.before
+            if before is None or (before.engine, before.apptainer_account) != (wanted.engine, wanted.apptainer_account):
+                engine.check_idle(account)
         engine.check_network(wanted.network, self.wish.programs_awaited)
 
     def do(self, step: Step, journal: Journal) -> None:

@@ -6,15 +6,26 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shutil
 import typing as t
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import configure, running
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import account as accounts
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
+    apptainer_engine,
+    apptainer_network,
+    cgroups,
+    configure,
+    running,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.account import Process
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure import (
     HIDDEN,
@@ -33,6 +44,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan
 from ansible_collections.hep.gridbox.plugins.modules import vacuum_factory
 from tests.unit.factory.reports import REPORT, RUNNING_MACHINE
+from tests.unit.factory.test_account import entry
 
 PATH, KEY = "/etc/hep.gridbox/factory.json", "k" * 32
 LOCAL = {"root_image": "docker://registry.example.org/pilot:1", "user_data": "run", "target_share": 1}
@@ -401,3 +413,102 @@ def test_a_key_that_others_may_read_is_refused_in_check_mode_too(tmp_path: Path)
             work.preflight(work.plan(seen), seen)
     key.chmod(0o600)
     work.preflight(work.plan(seen), work.observe())
+
+
+APPTAINER = {"engine": "apptainer", "apptainer_account": "vacsing"}
+AWAITED = {"programs_awaited": True, "apptainer_awaited": True, "account_awaited": True}
+
+
+class Bare:
+    """A host as Apptainer machines find it; what it lacks is said."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, *missing: str) -> None:
+        self.known = [entry("root", 0), entry("vacsing", 990)]
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(shutil, "which", lambda program, **_: None if program in missing else f"/usr/bin/{program}")
+        monkeypatch.setattr(pwd, "getpwnam", lambda name: {one.pw_name: one for one in self.known}[name])
+        monkeypatch.setattr(pwd, "getpwall", lambda: self.known)
+        monkeypatch.setattr(accounts, "processes", lambda _uid: [])
+        monkeypatch.setattr(cgroups, "read", list)
+        monkeypatch.setattr(apptainer_engine, "LOCKS", str(folder / "locks"))
+        monkeypatch.setattr(apptainer_network, "trial", lambda _inside: "")
+        self._folder = folder
+
+    def preflight(self, data: t.Mapping[str, t.Any] = MappingProxyType({}), **given: t.Any) -> None:
+        """As check mode does it, and the run after it.
+
+        :raises RefusedError: as it does.
+        """
+        data = {**APPTAINER, "state_folder": str(self._folder / "state"), **data}
+        work = ConfigureWork(wish(data=data, path=str(self._folder / "factory.json"), **given))
+        seen = work.observe()
+        work.preflight(work.plan(seen), seen)
+
+
+@pytest.mark.parametrize(
+    ("missing", "awaited", "told"),
+    [
+        ("apptainer", "apptainer_awaited", "engine: apptainer: this host has no apptainer."),
+        ("pasta", "programs_awaited", "network: bridge: this host has no pasta."),
+        ("mkfs.ext4", "programs_awaited", "work_space is file: this host has no mkfs.ext4."),
+    ],
+)
+def test_a_program_is_excused_if_that_one_is_awaited(
+    missing: str, awaited: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host = Bare(monkeypatch, tmp_path, missing)
+    data = {"work_space": "file"} if missing.startswith("mkfs") else {}
+    host.preflight(data, **{awaited: True})
+    for others in ({}, {**AWAITED, awaited: False}):
+        with pytest.raises(RefusedError) as refused:
+            host.preflight(data, **others)
+        assert str(refused.value).startswith(told)
+
+
+def test_no_other_program_of_apptainer_is_excused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="this host has no setpriv"):
+        Bare(monkeypatch, tmp_path, "apptainer", "setpriv").preflight(**AWAITED)
+
+
+def test_an_account_is_excused_if_it_is_awaited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    host = Bare(monkeypatch, tmp_path)
+    host.preflight()
+    del host.known[1]
+    host.preflight(account_awaited=True)
+    for others in ({}, {**AWAITED, "account_awaited": False}):
+        with pytest.raises(RefusedError, match="apptainer_account: vacsing: this host has no such account"):
+            host.preflight(**others)
+
+
+@pytest.mark.parametrize("missing", [(), ("apptainer", "pasta", "mkfs.ext4")], ids=["equipped", "bare"])
+def test_what_will_not_be_mended_is_refused_before_anything_is_installed(
+    missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The run that installs what is awaited would touch the host, and be refused then."""
+    host = Bare(monkeypatch, tmp_path, *missing)
+    host.preflight(**AWAITED)
+    for unfit, told in (
+        ([entry("vacsing", 990, "/bin/bash")], "somebody can log in to it"),
+        ([entry("vacsing", 990), entry("alice", 990)], "its number 990 is alice's as well"),
+    ):
+        host.known[1:] = unfit
+        with pytest.raises(RefusedError, match=told):
+            host.preflight(**AWAITED)
+    host.known[1:] = [entry("vacsing", 990)]
+    with monkeypatch.context() as patch:
+        patch.setattr(accounts, "processes", lambda uid: [Process(7, "httpd", frozenset({uid}), ("/",))])
+        with pytest.raises(RefusedError, match=r"processes of it run: 7 \(httpd\)"):
+            host.preflight(**AWAITED)
+    with monkeypatch.context() as patch:
+        patch.setattr(apptainer_network, "trial", lambda _inside: "There are none.")
+        with pytest.raises(RefusedError, match="network: bridge: There are none"):
+            host.preflight(**AWAITED)
+
+    def without_controllers() -> t.NoReturn:
+        raise RefusedError("A control group", "this host has no controller pids", "Switch it on.")
+
+    monkeypatch.setattr(cgroups, "read", without_controllers)
+    for known in ([entry("vacsing", 990)], []):
+        host.known[1:] = known
+        with pytest.raises(RefusedError, match="no controller pids"):
+            host.preflight(**AWAITED)

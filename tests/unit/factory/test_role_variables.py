@@ -109,7 +109,7 @@ def test_the_role_makes_the_configuration_of_it(site: str, host: str, tmp_path: 
         {
             "path": "/etc/hep.gridbox/factory.json", "program": "/usr/local/sbin/gridbox", "wait_timeout": 1,
             "configuration": json.dumps(factory), "files": own["vacuum_factory_files"], "key": None, "record": None,
-            "wait": "none", "programs_awaited": True, "unit": None,
+            "wait": "none", "programs_awaited": True, "apptainer_awaited": True, "account_awaited": True, "unit": None,
         }
     )  # fmt: skip
     assert wish.configuration.machinetypes or wish.configuration.pipes

@@ -522,6 +522,32 @@ def test_a_factorys_engine_is_the_one_of_its_configuration(
     assert found("__vacuum_factory_engine") == configuration.get("engine", "auto")
 
 
+@pytest.mark.parametrize("host", ["debian12", "alma9"])
+@pytest.mark.parametrize(("install", "account"), [(True, True), (True, False), (False, True), (False, False)])
+def test_what_the_role_brings_is_awaited_and_nothing_else(host: str, install: bool, account: bool) -> None:
+    """Before it touches anything; and afterwards in check mode, in which the steps before have only announced it."""
+    brings = {"programs_awaited": install, "apptainer_awaited": install and host == "alma9", "account_awaited": account}
+    given = {"vacuum_factory_install": install, "vacuum_factory_make_account": account}
+    announced = {
+        "__vacuum_factory_packages_installed": {"changed": install},
+        "__vacuum_factory_account_made": {"changed": account},
+    }
+
+    def awaited(part: str, **known: t.Any) -> dict[str, t.Any]:
+        tasks = yaml.safe_load((ROLES / f"vacuum_factory/tasks/{part}.yml").read_text())
+        arguments = next(iter(tasks))["hep.gridbox.vacuum_factory"]
+        return {
+            name: evaluate("vacuum_factory", host, name, **{name: trusted(arguments[name])}, **given, **known)
+            for name in brings
+        }
+
+    nothing = dict.fromkeys(brings, False)
+    assert awaited("install") == brings
+    assert awaited("configure", ansible_check_mode=True, **announced) == brings
+    assert awaited("configure", ansible_check_mode=False, **announced) == nothing
+    assert awaited("configure", ansible_check_mode=True) == nothing, "by its tag alone"
+
+
 def test_a_factorys_image_is_in_its_engine() -> None:
     tasks = [
         task["hep.gridbox.vacuum_bootstrap_image"]
