@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """hep.gridbox.factory on a virtual machine with a volume group: each machine has a logical volume, which goes with it,
-after a power cut as well; and from linear volumes to a thin pool."""
+after a power cut as well; and from linear volumes to a thin pool. Its kernel has control groups of version 2, so what
+they say of limits, memory and processors is asked here too."""
 
 from __future__ import annotations
 
@@ -36,6 +37,11 @@ stat -f -c %b /scratch >$JOBOUTPUTS/size
 cp /bin/busybox /scratch && touch $JOBOUTPUTS/written
 while :; do sleep 1; done
 """
+#: It works, and takes more memory than it may have.
+HUNGRY = """#!/bin/sh
+timeout 5 sh -c 'while :; do :; done'
+tail /dev/zero
+"""
 CONFIGURATION = {
     "name": "wn001.example.org", "space": "vac01.example.org", "total_processors": 2, "mb_per_processor": 64,
     "overload_per_processor": 1000, "grace_seconds": 5, "nofile": 4096, "work_space": "lvm", "volume_group": "grid",
@@ -47,11 +53,11 @@ KIND = {
 }  # fmt: skip
 
 
-def variables(**more: str) -> dict[str, t.Any]:
+def variables(script: str = RUN, **more: str) -> dict[str, t.Any]:
     """The host's, with more configuration."""
     return {
         "vacuum_factory_configuration": {**CONFIGURATION, **more}, "vacuum_factory_machinetypes": {"local": KIND},
-        "vacuum_factory_files": {"local/files/run": RUN}, "vacuum_factory_remove_machines": True,
+        "vacuum_factory_files": {"local/files/run": script}, "vacuum_factory_remove_machines": True,
     }  # fmt: skip
 
 
@@ -81,6 +87,12 @@ def written(fleet: Fleet, machines: int) -> list[int]:
         time.sleep(2)
 
 
+def records(fleet: Fleet) -> list[dict[str, t.Any]]:
+    """What is written down of the machines."""
+    look = 'for one in /var/lib/hep.gridbox/factory/machines/*/machine.json; do tr -d "\\n" <$one; echo; done'
+    return [json.loads(line) for line in fleet.machine(HOST).run("sh", "-c", look).stdout.splitlines()]
+
+
 def wait_for_pools(fleet: Fleet, wanted: list[str]) -> None:
     """Wait until the machines have as many volumes as these, each in this pool."""
     deadline = time.monotonic() + 300
@@ -104,8 +116,22 @@ def test_each_machine_has_a_volume(site: Site) -> None:
     assert recap(again.stdout)[HOST]["changed"] == 0
 
 
+def test_the_kernel_holds_the_machines_to_their_limits(site: Site) -> None:
+    """Control groups of version 2, which this machine's kernel need not have."""
+    of_machines = "docker ps --quiet --filter label=hep.gridbox.factory=wn001.example.org"
+    pids = f"docker inspect --format '{{{{.State.Pid}}}}' $({of_machines})"
+    look = f"for pid in $({pids}); do cd /sys/fs/cgroup$(sed s/0::// /proc/$pid/cgroup); "
+    look += "echo $(cat memory.max memory.swap.max pids.max cpu.max cpu.stat | head -n 5); done"
+    for line in site.fleet.machine(HOST).run("sh", "-c", look).stdout.splitlines():
+        memory, swap, processes, quota, period, _usage, used = line.split()
+        assert (memory, swap) == (str(64 << 20), "0")
+        assert (int(processes), int(quota)) == (1024, int(period))
+        assert int(used) > 0
+
+
 def test_after_a_power_cut_the_old_volumes_are_gone_and_the_slots_full(site: Site) -> None:
     before = set(volumes(site.fleet)) - THEIRS
+    ran = {one["uuid"] for one in records(site.fleet) if one["state"] == "running"}
     site.fleet.machine(HOST).run("sync")
     site.fleet.cut_power(HOST)
     site.fleet.power_on(HOST)
@@ -113,6 +139,11 @@ def test_after_a_power_cut_the_old_volumes_are_gone_and_the_slots_full(site: Sit
     after = set(volumes(site.fleet)) - THEIRS
     assert len(after) == 2
     assert not after & before
+    ended = {one["uuid"]: (one["end_code"], one["shutdown_message"]) for one in records(site.fleet) if one["ended"]}
+    assert len(ran) == 2
+    assert {uuid: ended[uuid] for uuid in ran} == dict.fromkeys(ran, ("rebooted", "100 Host was rebooted"))
+    # Nobody backs off for it, so the slots are full.
+    assert "backing off" not in site.fleet.machine(HOST).run("gridbox", "explain").stdout
 
 
 def test_machines_that_are_started_later_have_thin_ones(site: Site) -> None:
@@ -134,6 +165,25 @@ def test_after_a_power_cut_the_factory_activates_its_pool(site: Site) -> None:
     site.fleet.power_on(HOST)
     wait_for_pools(site.fleet, ["pool", "pool"])
     written(site.fleet, 2)
+
+
+def test_a_machine_that_takes_too_much_memory_says_so_and_how_long_it_has_worked(site: Site) -> None:
+    site.write(**variables(HUNGRY, thin_pool="pool"))
+    site.run("hep.gridbox.factory", *ON_THE_FLEET, seconds=SECONDS)
+    machine = site.fleet.machine(HOST)
+    before = {one["uuid"] for one in records(site.fleet)}
+    machine.run("gridbox", "stop", "0", timeout=120)
+    wait_for_pools(site.fleet, ["pool"])
+    machine.run("gridbox", "stop", "--undo", "0", timeout=120)
+    deadline = time.monotonic() + 300
+    while True:
+        ended = [one for one in records(site.fleet) if one["uuid"] not in before and one["ended"]]
+        if ended:
+            break
+        assert time.monotonic() < deadline, "no machine has ended"
+        time.sleep(2)
+    assert ended[0]["shutdown_message"] == "700 Memory limit reached"
+    assert ended[0]["cpu_seconds"] >= 3
 
 
 def test_with_the_factory_go_its_volumes_and_no_other(site: Site) -> None:
