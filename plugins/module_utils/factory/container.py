@@ -57,12 +57,14 @@ def body(
     limits_writes: bool = False,
 ) -> dict[str, t.Any]:
     """The request that makes a machine's container.
+    most_processors: t.Optional[int] = None,
 
     :param folder: the machine's, on the host; its work space is mounted at ``mnt`` in it.
     :param limits_writes: whether the engine takes a limit for what is written to the root file system.
     :param image: what ``root_image`` stands for, by its id: a name may move between the decision and the start.
     """
     processors = machine.processors
+    :param most_processors: of which the engine lets a container use as many at most; None: it takes any number.
     mounts = [
         _mount(f"{folder}/machinefeatures", MACHINEFEATURES, True),
         _mount(f"{folder}/jobfeatures", JOBFEATURES, True),
@@ -95,7 +97,8 @@ def body(
             "Init": True,
             "NetworkMode": configuration.network,
             "RestartPolicy": {"Name": "no"},
-            "NanoCpus": processors * 10**9,
+            # All that there are is no less than a machine that is larger could use.
+            "NanoCpus": min(processors, most_processors or processors) * 10**9,
             "CpuShares": min(processors * 1024, 262144),
             "Memory": machine.memory_bytes,
             "MemorySwap": machine.memory_bytes,

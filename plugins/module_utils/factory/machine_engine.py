@@ -115,9 +115,10 @@ class MachineEngine:
         self._local = threading.local()
         # Where it listens, once that is settled; and who settles it.
         self._settled, self._settling = "", threading.Lock()
-        # How often the engine was listened to; and what it said of limits when that was so often.
+        # How often the engine was listened to; and what it said of itself when that was so often.
         self._listened = 0
         self._limits_writes: t.Optional[tuple[int, bool]] = None
+        self._about: t.Optional[tuple[int, t.Mapping[str, t.Any]]] = None
         self._outside: dict[str, Outside] = {}
 
     @property
@@ -172,7 +173,8 @@ class MachineEngine:
         self, machine: Machine, machinetype: Machinetype, configuration: Configuration, folder: str, image: str
     ) -> str:
         """Make a machine's container and return its id."""
-        request = body(machine, machinetype, configuration, folder, image, self.limits_writes())
+        limits_writes, most = self.limits_writes(), self.most_processors()
+        request = body(machine, machinetype, configuration, folder, image, limits_writes, most)
         if self._state_folder:
             chosen_engine.keep(self._state_folder, self.where)
         return self.api.create_container(machine.container_name, request)
@@ -209,7 +211,7 @@ class MachineEngine:
     def _find_limits_writes(self) -> bool:
         if self.api.platform.name != "docker":
             return False
-        about = self.api.info()
+        about = self._docker_info()
         if about["Driver"] != "overlay2" or ["Backing Filesystem", "xfs"] not in (about["DriverStatus"] or ()):
             return False
         try:
@@ -218,6 +220,18 @@ class MachineEngine:
             return False
         known = f"{os.major(device)}:{os.minor(device)}"
         return any(one.device == known and "prjquota" in one.options for one in mount_table.read())
+
+    def most_processors(self) -> t.Optional[int]:
+        """How many processors a container may have; None: the engine takes any number. Docker refuses more than it has
+        itself, which may be less than the host has; a machine may be larger where a site counts more than there are."""
+        return (self._docker_info().get("NCPU") or None) if self.api.platform.name == "docker" else None
+
+    def _docker_info(self) -> t.Mapping[str, t.Any]:
+        """``docker info``, asked again when the engine has been away."""
+        listened, known = self._listened, self._about
+        if known is None or known[0] != listened:
+            known = self._about = (listened, self.api.info())
+        return known[1]
 
     def outside(self, container: str) -> t.Optional[Outside]:
         """Where a machine writes outside its mounts: its root file system, the volumes that its image asks for, and the

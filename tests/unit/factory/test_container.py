@@ -7,6 +7,8 @@ from __future__ import annotations
 import typing as t
 from dataclasses import replace
 
+import pytest
+
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import body, work_folder
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -78,6 +80,14 @@ def test_limits_are_hard_and_nothing_is_inherited() -> None:
     assert host["RestartPolicy"] == {"Name": "no"}
     assert host["Init"] is True
     assert not host.get("Privileged")
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, 4), (8, 4), (3, 3)])
+def test_a_machine_has_no_more_processors_than_the_engine_takes(most: t.Optional[int], expected: int) -> None:
+    four = replace(NEW, processors=4)
+    request = body(four, KIND, parse(SMALL), "/m", "sha256:1", most_processors=most)
+    assert request["HostConfig"]["NanoCpus"] == expected * 10**9
+    assert request["HostConfig"]["CpuShares"] == 4096, "its share is that of its size"
 
 
 def test_a_host_name_that_the_kernel_would_refuse_is_cut() -> None:

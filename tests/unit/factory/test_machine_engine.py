@@ -99,6 +99,36 @@ def test_the_engine_of_the_machines_stays_over_a_restart(
     assert auto(tmp_path).where == f"unix://{sockets['podman']}"
 
 
+def test_docker_is_asked_once_in_its_life_how_many_processors_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses a container with more, and another one that listens there later may have others."""
+    requests: list[dict[str, t.Any]] = []
+    has = [4, 2]
+    monkeypatch.setattr(DockerApi, "platform", Platform("docker", (28,), (1, 41)))
+    monkeypatch.setattr(DockerApi, "info", lambda _: {"Driver": "vfs", "DriverStatus": None, "NCPU": has.pop(0)})
+
+    def take(_api: DockerApi, _name: str, request: dict[str, t.Any]) -> str:
+        requests.append(request)
+        return "c1"
+
+    def refuse(*_: t.Any, **__: t.Any) -> t.NoReturn:
+        raise EngineError("Listening", "no answer")
+
+    monkeypatch.setattr(DockerApi, "create_container", take)
+    monkeypatch.setattr(DockerApi, "send", refuse)
+    (tmp_path / "socket").touch()
+    engine = MachineEngine(f"unix://{tmp_path}/socket", "f")
+    kind, large = Machinetype("a", root_image="image:1"), replace(NEW, processors=8)
+    for _again in range(2):
+        engine.create(large, kind, parse(SMALL), "/f", "image:1")
+    with pytest.raises(EngineError):
+        engine.events(0)
+    engine.create(large, kind, parse(SMALL), "/f", "image:1")
+    assert [one["HostConfig"]["NanoCpus"] for one in requests] == [4 * 10**9, 4 * 10**9, 2 * 10**9]
+    assert has == []
+
+
 def test_without_machines_whichever_listens_is_taken(
     tmp_path: Path, sockets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
