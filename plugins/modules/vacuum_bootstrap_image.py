@@ -66,9 +66,10 @@ notes:
     is taken instead.
   - A machine may not gain privileges, so C(sudo) and other set-user-ID programs do nothing in it. C(/user_data) starts as root
     and goes down to an account with C(su), of busybox or the hierarchy, for instance C(su -s /bin/sh payload00 -c COMMAND).
-    For that the container needs C(CAP_SETUID) and C(CAP_SETGID), for ending what runs as another account C(CAP_KILL), and
-    for giving it files C(CAP_CHOWN). Building the root file system needs no capability. So it is root, the part that started
-    the pilot, that changes accounts for it.
+    For that the container needs C(CAP_SETUID) and C(CAP_SETGID), with the hierarchy's C(su), which asks PAM, C(CAP_AUDIT_WRITE),
+    for ending what runs as another account C(CAP_KILL), and for giving it files C(CAP_CHOWN). A factory's machines have these.
+    Building the root file system needs no capability. So it is root, the part that started the pilot, that changes accounts for
+    it.
   - What C(/user_data) runs is process 1 of the container. It has to take C(SIGTERM), unless the container has an init of the
     engine.
 requirements:

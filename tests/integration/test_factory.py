@@ -23,7 +23,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.version import PRODUCT
 from tests.integration.conftest import Lab
 from tests.lab.factory import DAY, KIND, LabFactory
-from tests.lab.image import busybox_tar
+from tests.lab.image import busybox_tar, pam_tar
 from tests.unit.factory.test_proxy import Authority, openssl
 
 #: Waits as a machine that is told to end should: the shell has the signal when its sleep has ended, so none is long.
@@ -232,8 +232,8 @@ def test_the_contract_inside(make: t.Callable[..., LabFactory]) -> None:
         "f1-00.example.org", "/etc/machinefeatures /etc/jobfeatures /var/spool/joboutputs", "1", uuid, uuid,
         "read-only", "writable",
     ]  # fmt: skip
-    # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID
-    assert lines[7:10] == ["CapEff:\t00000000000000fb", "CapBnd:\t00000000000000fb", "NoNewPrivs:\t1"]
+    # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID; AUDIT_WRITE
+    assert lines[7:10] == ["CapEff:\t00000000200000fb", "CapBnd:\t00000000200000fb", "NoNewPrivs:\t1"]
     assert "init" in lines[10] or "tini" in lines[10]
     assert lines[11:] == []
     host = container["HostConfig"]
@@ -266,6 +266,57 @@ def is_root_whatever_its_image_says(factory: LabFactory) -> None:
 
 def test_a_machine_is_root_whatever_its_image_says(make: t.Callable[..., LabFactory]) -> None:
     is_root_whatever_its_image_says(make())
+
+
+def runs_though_it_is_larger_than_the_host(factory: LabFactory) -> None:
+    """On any engine: a machine of more processors than there are, where a site counts more."""
+    many = os.cpu_count() or 1
+    factory.kinds({"a": {"script": WORKS, "min_processors": many + 1, "max_processors": many + 1}})
+    factory.write(total_processors=many + 1, processors_per_superslot=many + 1)
+    factory.start()
+    factory.wait("the machine", factory.running)
+    assert factory.records()[0]["processors"] == many + 1
+
+
+def test_a_machine_runs_though_it_is_larger_than_the_host(make: t.Callable[..., LabFactory]) -> None:
+    runs_though_it_is_larger_than_the_host(make())
+
+
+#: As ``/user_data``: goes down to another account by PAM's su, which then looks for what is not for it.
+GOES_DOWN = r"""
+exec >$JOBOUTPUTS/seen 2>&1
+SECRET='##user_data_file_key##'
+test "$SECRET" = 'of the site' && echo root knows it
+stat -c '%u %a' /user_data
+/usr/bin/su -s /bin/sh pilot -c 'id -u; cat /user_data'
+echo 200 Success >$JOBOUTPUTS/shutdown_message
+"""
+
+
+def keeps_accounts_apart(factory: LabFactory) -> None:
+    """On any engine: user_data becomes another account by PAM, which has the kernel audit that, and that account finds
+    nothing of the site's secrets."""
+    tar = factory.folder / "pam.tar"
+    tar.write_bytes(pam_tar())
+    factory.lab.docker("import", str(tar), "pam:test")
+    try:
+        kind = {"script": GOES_DOWN, "root_image": "docker://pam:test", "user_data_file_key": "key"}
+        factory.file("a", "key", "of the site")
+        factory.kinds({"a": kind})
+        factory.write(total_processors=1)
+        factory.start()
+        assert ended(factory)[0]["message"] == "200 Success"
+        first = factory.wait("it to be cleaned away", lambda: (r := factory.records()[0])["cleaned"] and r)
+        [seen] = factory.state.glob(f"machines/*{first['uuid'][:8]}/joboutputs/seen")
+        expected = ["root knows it", "0 700", "40000", "cat: can't open '/user_data': Permission denied"]
+        assert seen.read_text().splitlines() == expected
+    finally:
+        factory.remove()
+        factory.lab.docker("image", "rm", "--force", "pam:test")
+
+
+def test_a_machine_keeps_accounts_apart(make: t.Callable[..., LabFactory]) -> None:
+    keeps_accounts_apart(make())
 
 
 FIZZLED = "300 Ended after [0-9]+ s without a message"

@@ -29,7 +29,9 @@ from tests.integration.test_factory import (
     follows_at_once,
     is_left_alone_from_another_state_folder,
     is_root_whatever_its_image_says,
+    keeps_accounts_apart,
     kept_of_a_long_output,
+    runs_though_it_is_larger_than_the_host,
     waiting,
 )
 from tests.integration.test_factory_images import REGISTRY, digest_is_what_is_pulled_and_run, root
@@ -103,7 +105,7 @@ def test_the_life_of_a_machine(make: t.Callable[..., LabFactory]) -> None:
     assert output[:4] == b"20" + output[2:4], "each line has its time"
     kept = {path.name: path.read_text() for path in (folder / "joboutputs").iterdir()}
     assert kept["name"] == "f1-00.example.org\n"
-    assert kept["status"] == "CapEff:\t00000000000000fb\nNoNewPrivs:\t1\n"
+    assert kept["status"] == "CapEff:\t00000000200000fb\nNoNewPrivs:\t1\n"
     assert kept["features"] == "read-only\n"
     second = factory.wait("the next one", lambda: [one for one in factory.running() if one["Id"] != before["Id"]])
     assert second
@@ -111,6 +113,14 @@ def test_the_life_of_a_machine(make: t.Callable[..., LabFactory]) -> None:
 
 def test_a_machine_is_root_whatever_its_image_says(make: t.Callable[..., LabFactory]) -> None:
     is_root_whatever_its_image_says(make())
+
+
+def test_a_machine_runs_though_it_is_larger_than_the_host(make: t.Callable[..., LabFactory]) -> None:
+    runs_though_it_is_larger_than_the_host(make())
+
+
+def test_a_machine_keeps_accounts_apart(make: t.Callable[..., LabFactory]) -> None:
+    keeps_accounts_apart(make())
 
 
 def test_a_machine_is_on_the_default_network_of_podman(

@@ -28,8 +28,10 @@ JOBOUTPUTS, USER_DATA, CVMFS = "/var/spool/joboutputs", "/user_data", "/cvmfs"
 ENVIRONMENT = (f"MACHINEFEATURES={MACHINEFEATURES}", f"JOBFEATURES={JOBFEATURES}", f"JOBOUTPUTS={JOBOUTPUTS}")
 
 #: What root in a machine needs to keep pilot and payload apart by accounts: to give files away, to become another
-#: account, to end its processes. All else of the engine's default set is dropped.
-CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
+#: account, to end its processes. AUDIT_WRITE, for PAM tells the kernel's audit of each change of account, and with a
+#: libaudit that asks for the account and not for the capability (EL 7, CernVM 3 and 4) refuses root the change where it
+#: may not: "su: System error". All else of the engine's default set is dropped.
+CAPABILITIES = ("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
 
 #: Processes of an account that machines have in any case, for the host may have an account of the same number.
 _FEW_PROCESSES = 4096

@@ -124,7 +124,8 @@ class Life:
                 source = folder_of(machinetype, configuration)
                 proxy = make_proxy(source, machinetype.name, machine.shutdown_time, folder, machinetype.legacy_proxy)
             values = user_data.values(machine, configuration, machinetype, content, PRODUCT, proxy=proxy)
-            user_data.write(os.path.join(folder, "user_data"), user_data.substitute(content.template, values))
+            mode = user_data.mode_of(content.template, values, configuration.engine)
+            user_data.write(os.path.join(folder, "user_data"), user_data.substitute(content.template, values), mode)
 
     def lower(self, machine: Machine, shutdown_time: int) -> Machine:
         """Tell a machine that runs of an earlier time limit."""

@@ -110,24 +110,36 @@ def substitute(template: bytes, filled: t.Mapping[str, str]) -> bytes:
     return _PATTERN.sub(value, template)
 
 
-def write(path: str, content: bytes) -> None:
+def mode_of(template: bytes, filled: t.Mapping[str, str], engine: str) -> int:
+    """The mode of a machine's user_data. Pure.
+
+    Docker's and Podman's machines run it as root, and it may start payloads as other accounts: what the site has filled
+    in may be a secret, the key of the pilot's proxy first of all, and is not for them. In an Apptainer machine all is
+    one account, which is not the file's owner.
+    """
+    names = {match[1].decode() for match in _PATTERN.finditer(template)}
+    may_be_secret = any(name.startswith(("option_", "file_")) for name in names & filled.keys())
+    return 0o700 if may_be_secret and engine != "apptainer" else 0o755
+
+
+def write(path: str, content: bytes, mode: int) -> None:
     """Write a machine's user_data, before the machine is made: it sees the file that is there then.
 
-    The file is 0755, because the machine's account, whichever it is, has to read and run it. It is the folder, 0700,
-    that keeps it from everybody else of this host: a machine does not go through the folder, for the file is mounted.
+    The file's mode is for the accounts of the machine. It is the folder, 0700, that keeps it from everybody else of
+    this host: a machine does not go through the folder, for the file is mounted.
 
     :raises RefusedError: if others may enter the folder.
     :raises GridboxError: if it cannot be written.
     """
     folder = os.path.dirname(path)
     try:
-        mode = os.stat(folder).st_mode & 0o777
-        if mode & 0o077:
+        entered = os.stat(folder).st_mode & 0o777
+        if entered & 0o077:
             raise RefusedError(
                 f"Writing {path}, which may hold secrets",
-                f"others may enter its folder, which has mode {mode:04o}",
+                f"others may enter its folder, which has mode {entered:04o}",
                 f"`chmod 0700 {folder}` helps.",
             )
-        write_atomically(path, content, 0o755)
+        write_atomically(path, content, mode)
     except OSError as exc:
         raise GridboxError(f"{path} could not be written ({exc.strerror}).") from exc

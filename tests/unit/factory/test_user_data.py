@@ -19,6 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data import (
     Content,
     Places,
+    mode_of,
     substitute,
     values,
     write,
@@ -149,17 +150,39 @@ def test_no_pattern_is_left(parts: list[tuple[bytes, str]], last: bytes, given_v
 # ---- the file ----------------------------------------------------------------------------------------------------
 
 
-def test_the_file_is_for_the_machine_and_its_folder_for_root(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_the_file_is_for_the_machine_and_its_folder_for_root(tmp_path: Path, mode: int) -> None:
     folder = tmp_path / "machine"
     folder.mkdir(0o700)
     before = os.umask(0o077)
     try:
-        write(str(folder / "user_data"), b"#!/bin/sh\n")
+        write(str(folder / "user_data"), b"#!/bin/sh\n", mode)
     finally:
         os.umask(before)
     assert (folder / "user_data").read_bytes() == b"#!/bin/sh\n"
-    assert stat.S_IMODE((folder / "user_data").stat().st_mode) == 0o755
+    assert stat.S_IMODE((folder / "user_data").stat().st_mode) == mode
     assert os.listdir(folder) == ["user_data"]
+
+
+@pytest.mark.parametrize(
+    ("template", "mode"),
+    [
+        (b"#!/bin/sh\n", 0o755),
+        (b"##user_data_uuid## ##user_data_space##", 0o755),
+        # What is not filled in is in nobody's hands, and neither is what there is not.
+        (b"##user_data_option_none## ##user_data_file_none##", 0o755),
+        (b"##user_data_uuid## ##user_data_option_x509_proxy##", 0o700),
+        (b"##user_data_file_hostkey##", 0o700),
+        (b"##user_data_option_hostkey##", 0o700),
+        (b"##user_data_option_password##", 0o700),
+    ],
+)
+def test_what_the_site_has_filled_in_is_for_root_in_the_machine(template: bytes, mode: int) -> None:
+    one = machinetype(user_data_options={"password": "p"}, user_data_files={"hostkey": "hostkey.pem"})
+    content = Content(template, "", {"hostkey": SECRET})
+    filled = values(machine(), configuration(), one, content, "v", proxy="a proxy")
+    assert {mode_of(template, filled, engine) for engine in ("auto", "docker", "podman")} == {mode}
+    assert mode_of(template, filled, "apptainer") == 0o755, "there it is read by the machines' account"
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o711, 0o710, 0o750])
@@ -168,11 +191,11 @@ def test_a_folder_that_others_may_enter_gets_none(tmp_path: Path, mode: int) -> 
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(RefusedError, match=f"mode {mode:04o}.*chmod 0700") as refused:
-        write(str(folder / "user_data"), SECRET.encode())
+        write(str(folder / "user_data"), SECRET.encode(), 0o700)
     assert "PRIVATE" not in str(refused.value)
     assert os.listdir(folder) == []
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(GridboxError, match=r"user_data could not be written \(No such file"):
-        write(str(tmp_path / "none" / "user_data"), b"")
+        write(str(tmp_path / "none" / "user_data"), b"", 0o755)
