@@ -57,16 +57,16 @@ def body(
     folder: str,
     image: str,
     limits_writes: bool = False,
+    most_processors: t.Optional[int] = None,
 ) -> dict[str, t.Any]:
     """The request that makes a machine's container.
-    most_processors: t.Optional[int] = None,
 
     :param folder: the machine's, on the host; its work space is mounted at ``mnt`` in it.
     :param limits_writes: whether the engine takes a limit for what is written to the root file system.
     :param image: what ``root_image`` stands for, by its id: a name may move between the decision and the start.
+    :param most_processors: of which the engine lets a container use as many at most; None: it takes any number.
     """
     processors = machine.processors
-    :param most_processors: of which the engine lets a container use as many at most; None: it takes any number.
     mounts = [
         _mount(f"{folder}/machinefeatures", MACHINEFEATURES, True),
         _mount(f"{folder}/jobfeatures", JOBFEATURES, True),
@@ -108,7 +108,10 @@ def body(
             "PidsLimit": processors * configuration.pids_per_processor,
             "CapDrop": ["ALL"],
             "CapAdd": list(CAPABILITIES),
-            "SecurityOpt": ["no-new-privileges"],
+            # SELinux would let a container at nothing of the host's that is not labelled for it, and what is mounted
+            # here is not: the state folder is var_lib_t, a new work space has no label, CVMFS is of its file system.
+            # To label it anew would be to label the host. Engines take this without SELinux as well.
+            "SecurityOpt": ["no-new-privileges", "label=disable"],
             # Said, for engines differ by a factor of a million in what machines would inherit (design 5).
             "Ulimits": [
                 {"Name": "nofile", "Soft": configuration.nofile, "Hard": configuration.nofile},

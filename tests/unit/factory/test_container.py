@@ -71,8 +71,8 @@ def test_limits_are_hard_and_nothing_is_inherited() -> None:
     assert host["Memory"] == host["MemorySwap"] == NEW.memory_bytes
     assert (host["NanoCpus"], host["PidsLimit"], host["NetworkMode"]) == (10**9, 100, "machines")
     assert host["CapDrop"] == ["ALL"]
-    assert "SYS_ADMIN" not in host["CapAdd"]
-    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert "SYS_ADMIN" not in host["CapAdd"] and "AUDIT_WRITE" in host["CapAdd"]
+    assert host["SecurityOpt"] == ["no-new-privileges", "label=disable"]
     assert host["Ulimits"][0] == {"Name": "nofile", "Soft": 1000, "Hard": 1000}
     assert host["Ulimits"][2] == {"Name": "nproc", "Soft": 4096, "Hard": 4096}
     many = made(pids_per_processor=100000)["HostConfig"]["Ulimits"][2]
