@@ -366,6 +366,28 @@ def test_what_is_in_no_machine_is_killed_on_sight(make: t.Callable[..., HostFact
     assert factory.of_the_account()
 
 
+def test_a_container_of_somebody_else_with_the_accounts_number_is_spared(make: t.Callable[..., HostFactory]) -> None:
+    """As Docker would start it. What the account puts into namespaces that it makes itself is killed all the same."""
+    factory = make()
+    factory.start()
+    factory.wait("a machine", factory.running)
+    become = ("setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups")
+    own = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
+    factory.machine.run("systemd-run", "--unit=redis", "unshare", "--pid", "--fork", *become, "sleep", "6161")
+    try:
+        factory.wait("the container", lambda: factory.processes("^sleep 6161"))
+        before = factory.processes("^sleep 6161")
+        factory.machine.run(*become, "setsid", "--fork", *own, "sleep", "6262")
+        factory.wait("the word", lambda: factory.events("stray_process_killed"))
+        factory.wait("it to go", lambda: not factory.processes("^sleep 6262"), seconds=20)
+        # It was there at each sweep since.
+        assert factory.processes("^sleep 6161") == before
+        assert "sleep" in {one["program"] for one in factory.events("stray_process_killed")}
+        assert not [one for one in factory.events("stray_process_killed") if one["pid"] in before]
+    finally:
+        factory.machine.run("systemctl", "stop", "redis")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_machines_outlive_the_daemon(make: t.Callable[..., HostFactory], number: int) -> None:
     factory = make(total_processors=2)

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The account of Apptainer machines. Its processes are the factory's: what is in no machine is killed on sight."""
+"""The account of Apptainer machines. Its processes are the factory's: what is in no machine is killed on sight.
+
+A container of somebody else on the host may have processes of the same number, for numbers of system accounts are those
+that images use too. They are not the account's, and are left alone.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +40,14 @@ class Process:
 
     :ivar uids: real, effective, saved and of the file system.
     :ivar groups: paths of its control groups.
+    :ivar contained: it is in a container that root has made.
     """
 
     pid: int
     name: str
     uids: frozenset[int]
     groups: tuple[str, ...]
+    contained: bool = False
 
 
 def find(name: str) -> Account:
@@ -102,20 +108,41 @@ def look(pid: int) -> t.Optional[Process]:
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
             groups = tuple(line.rstrip("\n").split(":", 2)[2] for line in file)
+        contained = _is_contained(pid, about)
     except (FileNotFoundError, ProcessLookupError):
         return None
     if about["State"].split()[0] in "ZX":
         return None
-    return Process(pid, about["Name"].strip(), frozenset(map(int, about["Uid"].split())), groups)
+    return Process(pid, about["Name"].strip(), frozenset(map(int, about["Uid"].split())), groups, contained)
+
+
+def _is_contained(pid: int, about: t.Mapping[str, str]) -> bool:
+    """Whether a process is in a namespace of process numbers below ours, and in our namespace of users.
+
+    Only root has put it there. To make or to enter one of process numbers takes CAP_SYS_ADMIN in the namespace of users
+    that it belongs to; who has that without being root has it in one that he has made, and does not come back out of
+    that (user_namespaces(7)). So nothing that the account does, in a machine or outside, leads there.
+    """
+    if len(about["NSpid"].split()) == 1:  # a number in each namespace (proc(5))
+        return False
+    try:
+        return os.path.samefile(f"/proc/{pid}/ns/user", "/proc/self/ns/user")
+    except PermissionError:  # without CAP_SYS_PTRACE: we are in a container ourselves, where nobody else has any
+        return False
 
 
 def is_astray(process: Process, uid: int, live: t.Collection[str]) -> bool:
     """Whether a process is the account's, and in no machine that lives. Pure.
 
+    In a container of somebody else's it is not the account's, though it has its number. What is in a group of ours, in
+    any hierarchy, is never that: with version 1 or 2, groups are root's files, so whoever was put into one stays in it.
+
     :param live: names of the machines' groups.
     """
-    where = [f"{path}/" for path in process.groups]
-    return uid in process.uids and not any(f"/{cgroups.OURS}/{name}/" in path for path in where for name in live)
+    ours = [f"{path}/" for path in process.groups if f"/{cgroups.OURS}/" in f"{path}/"]
+    if uid not in process.uids or (process.contained and not ours):
+        return False
+    return not any(f"/{cgroups.OURS}/{name}/" in path for path in ours for name in live)
 
 
 def sweep(uid: int, live: t.Callable[[], t.Collection[str]]) -> list[Process]:

@@ -4,8 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import signal
+import subprocess
+import time
+import typing as t
+from pathlib import Path
 
 import pytest
 
@@ -71,9 +77,62 @@ def test_who_is_in_no_machine(uids: set[int], groups: tuple[str, ...], astray: b
     assert is_astray(Process(7, "sleep", frozenset(uids), groups), 990, LIVE) == astray
 
 
+@pytest.mark.parametrize(
+    ("groups", "astray"),
+    [
+        # Docker's and Podman's, with control groups of version 1, of 2, and of both.
+        (("/docker/0123", "/docker/0123", "/"), False),
+        (("/system.slice/docker-0123.scope",), False),
+        (("/machine.slice/libpod-0123.scope", "/"), False),
+        (("/",), False),
+        # Of a machine that is over, in whichever hierarchy that is to be seen.
+        (("/hep.gridbox/f1-01.example.org_ffffffff",), True),
+        (("/", "/hep.gridbox/f1-01.example.org_ffffffff", "/"), True),
+        (("/lxc/f1/hep.gridbox/f1-01.example.org_ffffffff/own", "/"), True),
+        (("/hep.gridbox/f1-00.example.org_0123abcd", "/"), False),
+    ],
+)
+def test_a_container_of_somebody_else_may_have_the_same_number(groups: tuple[str, ...], astray: bool) -> None:
+    assert is_astray(Process(7, "redis-server", frozenset({990}), groups, contained=True), 990, LIVE) == astray
+
+
+@contextlib.contextmanager
+def grandchild(*argv: str) -> t.Iterator[int]:
+    """A process that a command starts, by its number here."""
+    child = subprocess.Popen([*argv, "sleep", "600"], stdin=subprocess.DEVNULL)
+    try:
+        found = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        deadline = time.monotonic() + 10
+        while "sleep" not in [Path(f"/proc/{one}/comm").read_text().strip() for one in found.read_text().split()]:
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        [pid] = map(int, found.read_text().split())
+        yield pid
+        os.kill(pid, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces")
+@pytest.mark.parametrize(
+    ("words", "contained"),
+    [
+        (("unshare", "--pid", "--fork"), True),
+        (("unshare", "--mount", "--fork"), False),
+        # Whoever has made his own namespace of users, as each account can, has made the others by that.
+        (("unshare", "--user", "--map-root-user", "--pid", "--fork"), False),
+    ],
+)
+def test_only_root_puts_a_process_into_a_container(words: tuple[str, ...], contained: bool) -> None:
+    with grandchild(*words) as pid:
+        found = look(pid)
+    assert found is not None and (found.name, found.contained) == ("sleep", contained)
+
+
 def test_a_process_as_the_kernel_has_it() -> None:
     own = look(os.getpid())
-    assert own is not None and own.uids == {os.getuid()} and own.groups
+    assert own is not None and own.uids == {os.getuid()} and own.groups and not own.contained
     assert look(2**22 + 1) is None
 
 
