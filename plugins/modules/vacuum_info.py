@@ -137,7 +137,9 @@ orders:
     slots:
       wn001-03.example.org: {state: drained, machinetype: '', since: 1795187335}
 slots:
-  description: The slots, as in M(hep.gridbox.vacuum_slot), RV(hep.gridbox.vacuum_slot#module:slots).
+  description:
+    - The slots, as in M(hep.gridbox.vacuum_slot), RV(hep.gridbox.vacuum_slot#module:slots).
+    - After those of the configuration come, by name, slots that it had before, in which a machine still runs.
   returned: success
   type: list
   elements: dict

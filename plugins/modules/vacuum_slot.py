@@ -25,6 +25,9 @@ options:
   slots:
     description:
       - Slots by name, with or without the domain, or by number, from 0. V(all) are all of the factory.
+      - A slot that the configuration had before, in which a machine still runs, belongs to them until that has ended, so it is
+        drained, stopped and emptied as the others. With O(state=running) it is passed over in V(all), and refused by name, for
+        nothing can be started there. Of a slot that is drained that way nothing is ordered; in RV(slots) it comes after the others.
     type: list
     elements: str
     default: [all]

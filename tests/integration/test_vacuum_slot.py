@@ -399,6 +399,71 @@ def test_without_a_daemon_a_drain_holds_until_it_is_taken_back(site: Site) -> No
     assert len(site.factory.running()) == 3
 
 
+def test_machines_in_slots_that_are_no_more_are_seen_and_stopped(site: Site) -> None:
+    """A host is given fewer slots while machines run: they go on, and who drains it has to wait for them."""
+    factory = site.factory
+    factory.start()
+    factory.wait("the machines", lambda: len(factory.running()) == 3)
+    factory.write(total_processors=1)
+    factory.wait("the daemon to read it", lambda: bool(factory.events("configuration_read")))
+    factory.wait("its answer", lambda: len(told_of(site)) == 3)
+    assert [one["machine"] for one in told_of(site)] == SLOTS
+    assert {one["num_machines"] for one in told_of(site)} == {3}
+    seen = site.info()
+    assert (states(seen), seen["factory"]["running_machines"]) == (["running"] * 3, 3)
+    factory.wait("its report", lambda: "(3/1 3/1)" in factory.run("check").stdout)
+    assert all(slot in factory.run("machines").stdout for slot in ("f1-00", "f1-01", "f1-02"))
+    # Nothing more is wanted of them by whoever fills slots; nor can anything be started there.
+    assert (actions(site.proved()), len(factory.running())) == ([], 3)
+    with pytest.raises(ModuleFailed) as refused:
+        site.slot(slots=["2"])
+    assert "slots: got '2', expected a slot of f1.example.org" in refused.value.result["msg"]
+
+    late = " ".join(playbook(site, "drain", "-e", "gridbox_timeout=1", status=2).split())
+    assert "It is drained, and 3 machines still run" in late
+    assert set(site.info()["orders"]["slots"]) == {SLOTS[0]}, "where nothing is started no order has to say so"
+    stopped = site.proved(slots=["1"], state="stopped")
+    assert (actions(stopped), states(stopped)) == ([("give_order", SLOTS[1])], ["empty"])
+    assert len(factory.running()) == 2
+    assert factory.run("drain", "1").stdout == f"By order, drained: {SLOTS[0]}.\n", "there is nothing to stop any more"
+    assert f"stopped: {SLOTS[2]}" in factory.run("stop", "2").stdout
+    factory.wait("its end", lambda: len(factory.running()) == 1)
+    assert "nothing runs any more" in playbook(site, "drain", "-e", "gridbox_stop=true")
+    assert factory.running() == []
+    assert [one["slot"] for one in site.info()["slots"]] == SLOTS[:1]
+    playbook(site, "drain", "-e", "undo=true")
+    assert site.info()["orders"]["slots"] == {}
+    factory.wait("a machine in the slot that there is", lambda: len(factory.running()) == 1)
+
+
+def told_of(site: Site) -> list[dict[str, t.Any]]:
+    """What the factory says of its machines when it is asked."""
+    machines = site.info(space=True)["space"]["factories"]["f1.example.org"]["machines"]
+    return sorted(machines, key=lambda one: str(one["machine"]))
+
+
+def test_without_a_daemon_machines_in_slots_that_are_no_more_are_seen_and_stopped(site: Site) -> None:
+    site.slot()
+    site.factory.write(total_processors=1)
+    seen = site.info()
+    assert (states(seen), seen["factory"]["running_machines"]) == (["running"] * 3, 3)
+    for state in ("running", "ordered"):
+        assert (actions(site.proved(state=state)), len(site.factory.running())) == ([], 3)
+    drained = site.slot(state="drained", wait=False)
+    assert (actions(drained), states(drained)) == ([("give_order", SLOTS[0])], ["running"] * 3)
+    stopped = site.proved(slots=["f1-02"], state="stopped")
+    assert actions(stopped) == [("give_order", SLOTS[2]), ("stop_machine", SLOTS[2])]
+    # One that ends by itself leaves no slot behind.
+    [second] = [one for one in site.factory.running() if one["Config"]["Hostname"] == SLOTS[1]]
+    site.factory.lab.docker("kill", "--signal", "TERM", second["Id"])
+    site.factory.wait("its end", lambda: len(site.factory.running()) == 1)
+    assert [one["slot"] for one in site.info()["slots"]] == SLOTS[:1]
+    site.slot()
+    assert site.info()["orders"]["slots"] == {}
+    site.proved(state="absent")
+    assert site.factory.running() == []
+
+
 def test_without_a_daemon_a_dead_pipe_is_told(site: Site) -> None:
     """The slots are full of the site's own, so nothing else shows it."""
     pipe = {"vacuum_pipe_url": "http://127.0.0.1:9/lhcb.pipe", "target_share": 3}

@@ -366,12 +366,10 @@ class Daemon:
     def _tell_end(self, machine: Machine) -> None:
         if not self.configuration.vacmon or machine.started is None:
             return
-        snapshot = self._snapshot()
-        status = next((one for one in snapshot.machines if one.machine == machine.slot), None)
-        if status is not None:
-            ended = float(machine.ended or time.time())
-            data = end_message(snapshot, status, machine.shutdown_message, ended, time.time())
-            self.factory.spawn(self.monitors.send([data]))
+        status = state.machine_status(machine.slot, machine)
+        ended = float(machine.ended or time.time())
+        data = end_message(self._snapshot(), status, machine.shutdown_message, ended, time.time())
+        self.factory.spawn(self.monitors.send([data]))
 
     # ---- whoever wants to know -----------------------------------------------------------------------------------
 

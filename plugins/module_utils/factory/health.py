@@ -214,7 +214,7 @@ def _stays_empty(report: Report) -> bool:
     """Whether there is no machinetype of which machines could ever be started, though nobody wants it to be empty."""
     if report.decision is None or report.decision.get("veto") in ("draining", "shutdown_time"):
         return False
-    if report.slots and all(report.orders.of(str(slot.get("slot"))).state for slot in report.slots):
+    if report.slots and all(report.orders.of(slot).state for slot in report.configured):
         return False
     if any(pipe.fetched_at is None for pipe in report.pipes.values()):
         return False  # which is told, and nobody knows what is in it

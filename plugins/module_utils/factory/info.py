@@ -23,7 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, load
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, with_former
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import DROPPED, NOT_BROUGHT
@@ -46,7 +46,7 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     given = orders.load(configuration.state_folder)
     is_taken = not at_work(configuration.state_folder).is_held() or (told is not None and told.orders == given)
     # Read after the report: what that says is begun is written down by now, or may come to run yet.
-    last, unread = Store(configuration.state_folder).last(configuration.settings.slots)
+    last, unread = Store(configuration.state_folder).last()
     begun = told.begun if told is not None and works else {}
     is_taken = is_taken and all(slot in last and last[slot].uuid == uuid for slot, uuid in begun.items())
     problem = (told.engine_problem if told is not None else "") if works else _without_daemon(configuration, last)
@@ -54,7 +54,7 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         slots.facts(
             one, last.get(one), given.of(one), told.waits(one) if told is not None and works else "", unread.get(one)
         )
-        for one in configuration.settings.slots
+        for one in with_former(configuration.settings.slots, last.values(), unread)
     ]
     unsure = "The engine does not answer, so nobody can tell what runs: the slots are as they were written down last."
     return {

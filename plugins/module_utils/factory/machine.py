@@ -138,6 +138,17 @@ def last_in_slots(machines: t.Iterable[Machine]) -> dict[str, Machine]:
     return last
 
 
+def with_former(slots: t.Sequence[str], machines: t.Iterable[Machine], others: t.Iterable[str] = ()) -> tuple[str, ...]:
+    """The slots that a factory has, in its order; and after them, by name, those that it had before its configuration
+    was changed, whose machines have not ended: they go on, and who drains the host, stops it or looks at it means them.
+
+    :param slots: that are configured.
+    :param others: where something else is that has to do with a slot: a record that cannot be read, or an order.
+    """
+    former = {one.slot for one in machines if one.state != ENDED}.union(others)
+    return (*slots, *sorted(former.difference(slots)))
+
+
 def last_ended(machines: t.Iterable[Machine], now: float) -> dict[str, Machine]:
     """By machinetype, the machine that ended last: what others are told of, and back off from (spec 7.3).
 

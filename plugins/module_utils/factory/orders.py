@@ -21,7 +21,10 @@ import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.json_types import read
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import with_former
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import remove_neighbours, write_atomically
 from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, Forced
@@ -52,6 +55,12 @@ class SlotOrder:
     def text(self) -> str:
         """For people: one or two words."""
         return self.state or (f"only {self.machinetype}" if self.machinetype else "")
+
+    @property
+    def of_former(self) -> SlotOrder:
+        """What of it is ordered of a slot that the factory has no more. Nothing is started there anyway, and who
+        configures the slot again is not to find it drained by what was meant for the last machine in it."""
+        return self if self.state == STOPPED else NONE
 
 
 #: What a slot has of which nothing was ordered.
@@ -212,26 +221,49 @@ def _alone(state_folder: str, seconds: float) -> Lock:
     return Lock(f"the orders to the factory in {os.path.realpath(state_folder)}", seconds)
 
 
-def slots_of(settings: FactorySettings, given: t.Sequence[str], option: str = "slots") -> tuple[str, ...]:
+def former_slots(configuration: Configuration) -> tuple[str, ...]:
+    """Slots that the factory has no more, in which a machine has not ended, by its record, or of which something is
+    ordered.
+
+    :raises GridboxError: if what is ordered cannot be read.
+    """
+    slots = configuration.settings.slots
+    last, unread = Store(configuration.state_folder).last()
+    return with_former(slots, last.values(), {*unread, *load(configuration.state_folder).slots})[len(slots) :]
+
+
+def slots_of(
+    settings: FactorySettings, given: t.Sequence[str], option: str = "slots", former: t.Sequence[str] = ()
+) -> tuple[str, ...]:
     """The slots that are meant, in the factory's order.
 
     :param given: names, names without the domain, or numbers; or ``all``, alone.
     :param option: where they are from, for the error.
+    :param former: that the factory has no more, and that may be meant too. Where it has a slot of the same number, that
+        is meant by it.
     :raises InputError: for one that the factory has not, or if none is named.
     """
+    slots = (*settings.slots, *former)
     if list(given) == ["all"]:
-        return settings.slots
+        return slots
     known: dict[str, str] = {}
-    for number, slot in enumerate(settings.slots):
-        known.update({slot: slot, slot.partition(".")[0]: slot, str(number): slot})
+    for slot in slots:
+        short = slot.partition(".")[0]
+        for name in (slot, short, _plain(short.rpartition("-")[2])):
+            known.setdefault(name, slot)
     meant = set()
     for one in given:
         # A number as people write it: f1-03 is slot 3, and 03 too.
-        plain = one.lstrip("0") or "0" if one.isdigit() else one.lower()
+        plain = _plain(one) if one.isdigit() else one.lower()
         if plain not in known:
             some = f"{settings.slots[0]} to {settings.slots[-1]}, or 0 to {len(settings.slots) - 1}"
-            raise InputError(option, one, f"a slot of {settings.name}: {some}; or all, alone")
+            more = f"; {', '.join(former)}, which it has no more" if former else ""
+            raise InputError(option, one, f"a slot of {settings.name}: {some}{more}; or all, alone")
         meant.add(known[plain])
     if not meant:
         raise InputError(option, list(given), "slots of the factory; or all")
-    return tuple(slot for slot in settings.slots if slot in meant)
+    return tuple(slot for slot in slots if slot in meant)
+
+
+def _plain(number: str) -> str:
+    return number.lstrip("0") or "0"

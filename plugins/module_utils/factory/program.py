@@ -193,11 +193,16 @@ def _stop(asked: argparse.Namespace) -> int:
 
 
 def _order(asked: argparse.Namespace, what: str) -> int:
-    slots = orders.slots_of(load(asked.configuration).settings, asked.slot, "SLOT") if asked.slot else ()
     order = orders.NONE if asked.undo else orders.SlotOrder(what, since=int(time.time()))
+    wanted: dict[str, orders.SlotOrder] = {}
+    if asked.slot:
+        configuration = load(asked.configuration)
+        former = orders.former_slots(configuration)
+        slots = orders.slots_of(configuration.settings, asked.slot, "SLOT", former)
+        wanted = {slot: order.of_former if slot in former else order for slot in slots}
 
     def change(given: orders.Orders) -> orders.Orders:
-        return given.with_slots(slots, order) if slots else replace(given, draining=not asked.undo)
+        return given.changed(wanted) if wanted else replace(given, draining=not asked.undo)
 
     return _give(_state_folder(asked), change)
 

@@ -23,6 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     STARTING,
     Machine,
     last_in_slots,
+    with_former,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
@@ -215,6 +216,11 @@ class Report:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @property
+    def configured(self) -> tuple[str, ...]:
+        """The slots in which something may be started: without those that the factory has no more."""
+        return tuple(str(one.get("slot")) for one in self.slots[: self.counts.slots])
+
+    @property
     def begun(self) -> dict[str, t.Any]:
         """By slot, the uuid of the machine that is being made there: it need not be written down yet."""
         return {one["slot"]: one.get("uuid") for one in self.slots if one.get("state") == STARTING}
@@ -246,14 +252,16 @@ def stamp(path: str) -> str:
     return f"{found.st_ino}:{found.st_mtime_ns}:{found.st_size}"
 
 
-def of_slots(slots: t.Iterable[str], machines: t.Iterable[Machine]) -> tuple[dict[str, t.Any], ...]:
+def of_slots(slots: t.Sequence[str], machines: t.Iterable[Machine]) -> tuple[dict[str, t.Any], ...]:
     """What a report says of each slot, by the machine that is or was last in it.
 
-    :param slots: names, in the factory's order. Of one that was never used all but the name is missing.
+    :param slots: that are configured, in the factory's order; those of machines that go on elsewhere come after them.
+        Of one that was never used all but the name is missing.
     """
     last = last_in_slots(machines)
     return tuple(
-        {key: getattr(last[slot], key) for key in _OF_A_MACHINE} if slot in last else {"slot": slot} for slot in slots
+        {key: getattr(last[slot], key) for key in _OF_A_MACHINE} if slot in last else {"slot": slot}
+        for slot in with_former(slots, last.values())
     )
 
 

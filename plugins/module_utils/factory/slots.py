@@ -54,13 +54,15 @@ class Wish:
     :ivar slots: their names, in the factory's order.
     :ivar state: ``running``, ``drained``, ``stopped``, ``absent``, or ``ordered``: as was ordered of each slot.
     :ivar machinetype: the one that is to run; empty: the factory chooses.
+    :ivar former: those of the slots that the factory has no more: a machine may end there, none is started.
     """
 
     slots: tuple[str, ...]
     state: str
     machinetype: str = ""
+    former: tuple[str, ...] = ()
 
-    def order(self, given: SlotOrder, now: int) -> SlotOrder:
+    def order(self, slot: str, given: SlotOrder, now: int) -> SlotOrder:
         """What has to be ordered of a slot.
 
         :param given: what is; it stays as it is if it says the same.
@@ -68,24 +70,33 @@ class Wish:
         if self.state == ORDERED:
             return given
         state = {DRAINED: DRAINED, STOPPED: STOPPED, ABSENT: STOPPED}.get(self.state, "")
-        if (given.state, given.machinetype) == (state, self.machinetype):
-            return given
-        return SlotOrder(state, self.machinetype, now) if state or self.machinetype else NONE
+        wanted = SlotOrder(state, self.machinetype, now) if state or self.machinetype else NONE
+        wanted = wanted.of_former if slot in self.former else wanted
+        return given if (given.state, given.machinetype) == (wanted.state, wanted.machinetype) else wanted
 
-    def state_of(self, given: SlotOrder) -> str:
+    def state_of(self, slot: str, given: SlotOrder) -> str:
         """The state that is wanted of a slot.
 
         :param given: what is ordered of it.
         """
-        return given.state or RUNNING if self.state == ORDERED else self.state
+        state = given.state or RUNNING if self.state == ORDERED else self.state
+        return DRAINED if state == RUNNING and slot in self.former else state
 
-    def content_with(self, machine: t.Optional[Machine], given: SlotOrder) -> bool:
+    def waits_for(self, slot: str, given: SlotOrder) -> bool:
+        """Whether the wish is fulfilled only when what runs in a slot has ended. Of one that is drained by an order, or
+        that is no more, that is so for who drains it now.
+
+        :param given: what is ordered of the slot.
+        """
+        return self.state == DRAINED or self.state_of(slot, given) != DRAINED
+
+    def content_with(self, slot: str, machine: t.Optional[Machine], given: SlotOrder) -> bool:
         """Whether what is in a slot, or nothing, is what is wanted.
 
         :param machine: that runs or starts there; None: none does.
         :param given: what is ordered of the slot.
         """
-        state = self.state_of(given)
+        state = self.state_of(slot, given)
         if state == RUNNING:
             return machine is not None and self.machinetype in ("", machine.machinetype)
         return machine is None or state == DRAINED
@@ -202,7 +213,10 @@ def ending(wish: Wish, configuration: Configuration, observed: Observed) -> dict
     found = {
         slot: replaced(live[slot], wish.machinetype)
         for slot in wish.slots
-        if slot in live and live[slot].state == RUNNING and wish.machinetype not in ("", live[slot].machinetype)
+        if slot in live
+        and live[slot].state == RUNNING
+        and wish.machinetype not in ("", live[slot].machinetype)
+        and slot not in wish.former
     }
     timely = ends(settings, live.values(), observed.mending.heartbeats, observed.now, 0)
     return {**{one.slot: one for one in timely}, **found}
@@ -211,11 +225,11 @@ def ending(wish: Wish, configuration: Configuration, observed: Observed) -> dict
 def to_fill(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> set[str]:
     """Slots that are wanted running, and in which nothing runs that may stay."""
     given = observed.orders
-    wanted = {one for one in wish.slots if wish.state_of(given.of(one)) == RUNNING and one not in tried.started}
+    wanted = {one for one in wish.slots if wish.state_of(one, given.of(one)) == RUNNING and one not in tried.started}
     if not wanted:
         return set()
     live, over = observed.live(), ending(wish, configuration, observed)
-    return {slot for slot in wanted if slot in over or not wish.content_with(live.get(slot), given.of(slot))}
+    return {slot for slot in wanted if slot in over or not wish.content_with(slot, live.get(slot), given.of(slot))}
 
 
 def filling(wish: Wish, configuration: Configuration, observed: Observed, tried: Tried = Tried()) -> Filling:
@@ -280,7 +294,7 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
     steps += [
         Step("start_machine", slot, "it is not running")
         for slot in wish.slots
-        if wish.state_of(observed.orders.of(slot)) == RUNNING and slot in tried.troubles and slot not in told
+        if wish.state_of(slot, observed.orders.of(slot)) == RUNNING and slot in tried.troubles and slot not in told
     ]
     steps = [_with_trouble(step, tried) for step in steps]
     before = {slot: _shown(last.get(slot), observed.orders.of(slot)) for slot in wish.slots}
@@ -293,7 +307,7 @@ def plan(wish: Wish, configuration: Configuration, observed: Observed, tried: Tr
 def ordered(wish: Wish, observed: Observed) -> Orders:
     """All orders, as they are wanted."""
     given = observed.orders
-    return given.changed({slot: wish.order(given.of(slot), observed.now) for slot in wish.slots})
+    return given.changed({slot: wish.order(slot, given.of(slot), observed.now) for slot in wish.slots})
 
 
 def _mend(mending: Mending, configuration: Configuration) -> list[Step]:
@@ -331,9 +345,10 @@ def _order(wish: Wish, observed: Observed, live: t.Mapping[str, Machine]) -> lis
         if given == order:
             continue
         text = f"it is to be {order.text}" if order.state else f"it is to run {order.machinetype or 'what is next'}"
+        text = "the factory has it no more" if order == NONE and slot in wish.former else text
         reason = f"{text}, and was {given.text}" if given.text else text
         machine, cost = live.get(slot), Disruption.none
-        if observed.mending is None and machine is not None and not wish.content_with(machine, given):
+        if observed.mending is None and machine is not None and not wish.content_with(slot, machine, given):
             reason, cost = f"{reason}; the daemon ends {_name(machine)}", Disruption.container
         steps.append(Step("give_order", slot, reason, cost, {"wanted": {one: wanted.of(one) for one in wish.slots}}))
     return steps
@@ -434,9 +449,9 @@ def _after(wish: Wish, configuration: Configuration, observed: Observed, filled:
     after, over = {}, ending(wish, configuration, observed)
     for slot in wish.slots:
         given = observed.orders.of(slot)
-        kept = slot in live and slot not in over and wish.content_with(live[slot], given)
+        kept = slot in live and slot not in over and wish.content_with(slot, live[slot], given)
         machine = live[slot].machinetype if kept else starts.get(slot, "empty")
-        if wish.state_of(given) == RUNNING and observed.mending is None and not kept:
+        if wish.state_of(slot, given) == RUNNING and observed.mending is None and not kept:
             machine = wish.machinetype or "what the daemon starts"
         after[slot] = {"machine": machine, "order": orders.of(slot).text}
     return after

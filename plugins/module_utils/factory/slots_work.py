@@ -131,7 +131,11 @@ class SlotsWork:
             raise
         except GridboxError as exc:
             raise RefusedError("configuration", str(exc).rstrip("."), "Configure the factory first.") from exc
-        wish = Wish(orders.slots_of(configuration.settings, params["slots"]), state, machinetype)
+        former = orders.former_slots(configuration)
+        # Nobody can have one of these filled; of all slots, what was ordered of them is taken back.
+        can_be_meant = former if state != RUNNING or params["slots"] == ["all"] else ()
+        meant = orders.slots_of(configuration.settings, params["slots"], former=can_be_meant)
+        wish = Wish(meant, state, machinetype, tuple(slot for slot in meant if slot in former))
         patience = Patience(params["wait"], params["wait_timeout"])
         return cls(wish, patience, configuration, params["configuration"], check_mode, held)
 
@@ -405,13 +409,15 @@ class SlotsWork:
             if machine is not None and (machine.state == ENDED or (alive is not None and machine.uuid not in alive)):
                 machine = None
             order = given.of(slot)
-            state = self.wish.state_of(order)
+            state = self.wish.state_of(slot, order)
+            if slot in self.wish.former and not self.wish.waits_for(slot, order):
+                continue
             if slot in unread:
                 # It is somebody's to put right: whoever wants the others filled does not wait for that.
                 (why if state == RUNNING else left)[slot] = unread[slot].problem
                 continue
             if state == RUNNING:
-                if machine is not None and machine.state == RUNNING and self.wish.content_with(machine, order):
+                if machine is not None and machine.state == RUNNING and self.wish.content_with(slot, machine, order):
                     continue
                 reason = _why(told, slot) if machine is None else ""
                 if settled and machine is None and not self.wish.machinetype:
@@ -421,8 +427,8 @@ class SlotsWork:
                     runs = f"{machine.machinetype} is {machine.state}" if machine is not None else "it is empty"
                     left[slot] = reason or kept or runs
             elif machine is not None:
-                if self.wish.state == ORDERED and state == orders.DRAINED:
-                    continue  # who has drained the slot waits for its end
+                if not self.wish.waits_for(slot, order):
+                    continue
                 left[slot] = f"{machine.machinetype} runs, until {utc(machine.shutdown_time)} at the latest"
             elif not obeyed:
                 left[slot] = "the daemon has not read the order"

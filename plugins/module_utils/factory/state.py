@@ -10,7 +10,12 @@ import typing as t
 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.host_facts import HostFacts
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
+    ENDED,
+    RUNNING,
+    Machine,
+    with_former,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import (
     RUNNING as SAYS_RUNNING,
@@ -78,7 +83,7 @@ def snapshot(
         version,
         status,
         tuple(_machinetype(configuration, one, machines, newest.get(one.name), now) for one in machinetypes),
-        tuple(_machine(slot, slots.get(slot)) for slot in settings.slots),
+        tuple(machine_status(slot, slots.get(slot)) for slot in with_former(settings.slots, machines)),
     )
 
 
@@ -108,7 +113,11 @@ def _machinetype(
     )
 
 
-def _machine(slot: str, machine: t.Optional[Machine]) -> MachineStatus:
+def machine_status(slot: str, machine: t.Optional[Machine]) -> MachineStatus:
+    """What is told of a slot.
+
+    :param machine: that is or was last in it; None: there was none.
+    """
     if machine is None:
         return MachineStatus(machine=slot)
     over = machine.state == ENDED

@@ -108,16 +108,18 @@ class Store:
                 unread.append(unreadable(folder, str(exc)))
         return machines, unread
 
-    def last(self, slots: t.Collection[str]) -> tuple[dict[str, Machine], dict[str, Unreadable]]:
+    def last(self, slots: t.Optional[t.Collection[str]] = None) -> tuple[dict[str, Machine], dict[str, Unreadable]]:
         """By slot, the machine that is in it or was last in it; of thousands of records few are read. What was made
         later than now, before the clock was set back, does not hide what was made since. And by slot, one that cannot
         be read: nobody can tell whether that machine is in it.
+
+        :param slots: None: all that there are records of, those among them that the factory has no more.
         """
         newest: dict[tuple[str, bool], tuple[int, list[str]]] = {}
         now = time.time()
         for name in os.listdir(self.root) if os.path.isdir(self.root) else []:
             parts = name.split("_")
-            if len(parts) != 4 or parts[2] not in slots or not parts[0].isdigit():
+            if len(parts) != 4 or (slots is not None and parts[2] not in slots) or not parts[0].isdigit():
                 continue
             created = int(parts[0])
             key = (parts[2], created > now)

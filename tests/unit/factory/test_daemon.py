@@ -121,6 +121,28 @@ def daemon_of(tmp_path: Path, **options: object) -> Daemon:
     return Daemon(str(path))
 
 
+def test_monitors_are_told_of_an_end_in_a_slot_that_is_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    async def send(messages: t.Sequence[bytes]) -> None:
+        sent.extend(messages)
+
+    async def test() -> None:
+        daemon = daemon_of(tmp_path, vacmon_hostport="127.0.0.1:8884")
+        daemon.factory = Factory(daemon.configuration, lambda _event, **_facts: None)
+        daemon.monitors = Sender((), Resolver())
+        monkeypatch.setattr(daemon.monitors, "send", send)
+        daemon._host = host_facts.facts("/")
+        over = replace(LIVE, slot="f1-07.example.org", state="ended", ended=9_950, shutdown_message="200 Success")
+        daemon.factory.machines[over.uuid] = over
+        daemon._tell_end(over)
+        await daemon.factory.close()
+
+    asyncio.run(test())
+    [told] = map(json.loads, sent)
+    assert (told["machine"], told["shutdown_message"], told["num_machines"]) == ("f1-07.example.org", "200 Success", 2)
+
+
 def test_what_the_last_other_factory_had_counts_no_more_when_it_has_left_the_space(tmp_path: Path) -> None:
     async def test() -> None:
         daemon = daemon_of(tmp_path)

@@ -26,8 +26,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import 
     ImageStatus,
     PipeStatus,
     Report,
+    of_slots,
 )
-from tests.unit.factory.reports import DECISION, NOW, REPORT, SLOTS
+from tests.unit.factory.reports import DECISION, NOW, REPORT, RUNNING_MACHINE, SLOTS
 
 #: As the plugin interface wants it: text without |, then figures 'label'=value[unit];[warn];[crit];[min];[max].
 _FIGURE = r"[a-z]+=[0-9]+s?;[0-9]*;[0-9]*;[0-9]*;[0-9]*"
@@ -205,6 +206,13 @@ def test_a_file_system_that_is_full_is_told_before_what_an_old_report_says() -> 
     told = "4 KiB are left on the file system of the factory's state: it can write nothing down"
     assert full.text.startswith(f"{told}; No heartbeat")
     assert health(REPORT, NOW, room=1 << 20).status == OK
+
+
+def test_a_factory_of_which_all_slots_are_drained_may_be_empty_whatever_goes_on_in_a_slot_that_is_no_more() -> None:
+    former = of_slots(SLOTS, [replace(RUNNING_MACHINE, slot="factory1-07.example.com")])
+    told = replace(REPORT, slots=former, decision=candidates("no_share"), orders=ordered("drained", *SLOTS))
+    assert health(told, NOW).status == OK
+    assert health(replace(told, orders=Orders()), NOW).status == CRITICAL
 
 
 def test_no_report_and_one_that_cannot_be_read() -> None:

@@ -99,6 +99,24 @@ def test_a_record_that_cannot_be_read_costs_its_own_slot_only(params: dict[str, 
     assert "machine.json" in warning and "Its machine may run" in warning
 
 
+def test_machines_in_slots_that_are_no_more_are_told_until_they_have_ended(
+    params: dict[str, t.Any], tmp_path: Path
+) -> None:
+    """Who reboots the host when nothing runs any more would end them."""
+    for number, changes in ((2, {}), (3, {"state": ENDED, "ended": 9_950}), (4, {})):
+        Store(str(tmp_path)).create(replace(LIVE, slot=f"f1-0{number}.example.org", **changes))
+    [broken] = tmp_path.glob("machines/*_f1-04*")
+    (broken / "machine.json").write_text("{")
+    report.write(str(tmp_path), replace(REPORT, written=time.time(), decided=time.time(), pid=os.getpid()))
+    found = collect(params)
+    assert [(one["slot"].partition(".")[0], one["state"]) for one in found["slots"]] == [
+        ("f1-00", "empty"), ("f1-01", "empty"), ("f1-02", "running"), ("f1-04", "unknown"),
+    ]  # fmt: skip
+    assert found["factory"]["running_machines"] == 2
+    assert "Its machine may run" in found["warnings"][0]
+    assert {one["name"]: one["running_machines"] for one in found["machinetypes"]}["a"] == 2
+
+
 def test_with_a_daemon_its_report_counts_and_the_engine_is_not_asked(params: dict[str, t.Any], tmp_path: Path) -> None:
     Store(str(tmp_path)).create(replace(LIVE, slot="f1-01.example.org"))
     Store(str(tmp_path)).create(replace(LIVE, state=ENDED, ended=9_950, shutdown_message="200 Success"))

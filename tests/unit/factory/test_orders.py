@@ -15,10 +15,13 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, program
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import NONE, Orders, SlotOrder, slots_of
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import Forced
 from tests.unit.factory.reports import SETTINGS, SLOTS
 from tests.unit.factory.test_configuration import SMALL
+from tests.unit.factory.test_mend import LIVE
 
 FIRST, SECOND, THIRD = SLOTS
 SOME = Orders(
@@ -105,6 +108,18 @@ def test_slots_that_are_none(given: list[str]) -> None:
         slots_of(SETTINGS, given)
 
 
+def test_slots_that_the_factory_has_no_more() -> None:
+    """They come after those that it has, and one that it has is meant by a number before them."""
+    former = ["factory1-0001.example.com", "factory1-05.example.com"]
+    assert slots_of(SETTINGS, ["all"], former=former) == (*SLOTS, *former)
+    assert slots_of(SETTINGS, ["5", "1"], former=former) == (SECOND, former[1])
+    assert slots_of(SETTINGS, ["factory1-0001"], former=former) == (former[0],)
+    with pytest.raises(
+        InputError, match=r"or 0 to 2; factory1-0001\.example\.com, factory1-05\.example\.com, which it"
+    ):
+        slots_of(SETTINGS, ["4"], former=former)
+
+
 # --- the commands
 
 
@@ -141,6 +156,24 @@ def test_a_shutdown_time_is_still_to_come(run: t.Callable[..., t.Any], tmp_path:
         assert status == 1
         assert told.startswith(f"TIME: got {wrong!r}, expected none, Unix seconds, or a time")
     assert run("shutdown-time", "none") == (0, "Nothing is ordered.\n")
+
+
+def test_of_a_slot_that_is_no_more_an_end_can_be_ordered_and_nothing_else(
+    run: t.Callable[..., t.Any], tmp_path: Path
+) -> None:
+    """Nothing is started there anyway; an order would only lie in wait until there is such a slot again."""
+    store = Store(str(tmp_path / "state"))
+    for number, changes in ((3, {}), (4, {"state": ENDED}), (5, {})):
+        store.create(replace(LIVE, uuid=f"u{number}", slot=f"f1-0{number}.example.org", **changes))
+    [broken] = (tmp_path / "state/machines").glob("*_f1-05*")
+    (broken / "machine.json").write_text("{")
+    assert run("drain", "all")[1] == "By order, drained: f1-00.example.org, f1-01.example.org.\n"
+    assert run("drain", "4")[1].startswith("SLOT: got '4'")
+    told = "f1-00.example.org, f1-01.example.org, f1-03.example.org, f1-05.example.org"
+    assert run("stop", "all")[1] == f"By order, stopped: {told}.\n", "one whose record cannot be read may run"
+    store.save(replace(LIVE, uuid="u3", slot="f1-03.example.org", state=ENDED))
+    assert run("drain", "3")[1] == f"By order, stopped: {told.replace(' f1-03.example.org,', '')}.\n"
+    assert run("stop", "all", "--undo") == (0, "Nothing is ordered.\n")
 
 
 def test_a_slot_that_is_none_is_refused(run: t.Callable[..., t.Any]) -> None:

@@ -136,6 +136,14 @@ def test_a_slot_tells_of_the_machine_in_it_else_of_the_last() -> None:
     assert "root_image" not in told[0]
 
 
+def test_slots_that_are_no_more_come_after_the_others_while_their_machines_go_on() -> None:
+    former = replace(RUNNING_MACHINE, uuid="former", slot="factory1-0001.example.com")
+    told = of_slots(SLOTS, [replace(former, slot="z", state="ended"), former, ENDED_MACHINE])
+    assert [one["slot"] for one in told] == [*SLOTS, former.slot]
+    assert told[3]["uuid"] == "former"
+    assert replace(REPORT, slots=told).configured == SLOTS
+
+
 def test_counts_are_of_what_runs() -> None:
     starting = replace(RUNNING_MACHINE, state="starting", slot=SLOTS[2])
     assert Counts.of(SETTINGS, [ENDED_MACHINE, RUNNING_MACHINE, starting]) == Counts(1, 3, 2, 8)

@@ -200,6 +200,43 @@ def test_slots_are_emptied(state: str, expected: list[tuple[str, str]], cost: st
     assert asked.disruption.name == cost
 
 
+#: Slots that the factory has no more.
+FORMER, OTHER = "f1-07.example.org", "f1-08.example.org"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (wish("running", FIRST, FORMER, OTHER, machinetype="a"), [("give_order", FIRST), ("give_order", OTHER)]),
+        (wish("ordered", FIRST, FORMER, OTHER), [("stop_machine", OTHER)]),
+        (wish("drained", FIRST, FORMER, OTHER), [("give_order", FIRST), ("give_order", OTHER)]),
+        (
+            wish("stopped", FORMER, OTHER),
+            [("give_order", FORMER), ("stop_machine", FORMER), ("stop_machine", OTHER)],
+        ),
+    ],
+)
+def test_in_a_slot_that_is_no_more_a_machine_is_ended_by_order_and_none_is_started(
+    wanted: Wish, expected: list[tuple[str, str]]
+) -> None:
+    """Nor is one ended for another machinetype: it could not be started there. No order but an end says anything."""
+    given = Orders(slots={OTHER: SlotOrder("stopped", since=5)})
+    machines = [live(FIRST), live(FORMER, "b"), live(OTHER, "b")]
+    observed = seen(*machines, orders=given, chances=replace(CHANCES, images={"image:a": "1", "image:b": "2"}))
+    wanted = replace(wanted, former=(FORMER, OTHER))
+    made = plan(wanted, CONFIGURATION, observed)
+    assert sorted(steps(made)) == sorted(expected)
+    asked = plan(wanted, CONFIGURATION, replace(observed, mending=None, chances=None))
+    assert sorted(steps(asked)) == sorted(one for one in expected if one[0] == "give_order")
+    given = Orders().changed(
+        {one: order for step in made.steps for one, order in step.details.get("wanted", {}).items()}
+    )
+    assert given.slots.get(FORMER) in (None, SlotOrder("stopped", since=NOW))
+    # When they have ended there is nothing to fill.
+    gone = plan(wanted, CONFIGURATION, seen(live(FIRST), orders=given, chances=CHANCES))
+    assert [one for one in steps(gone) if one[0] == "start_machine"] == []
+
+
 def test_an_order_that_is_given_stays_as_it_is() -> None:
     given = Orders(slots={FIRST: SlotOrder("stopped", since=5), SECOND: SlotOrder("", "a", 5)})
     made = plan(wish("stopped"), CONFIGURATION, seen(orders=given))
@@ -398,6 +435,30 @@ def test_whoever_orders_nothing_does_not_wait_for_what_runs_in_drained_slots(
         assert work._left([LIVE.slot, SECOND]) == ({SECOND: "it is empty"}, {})
         orders.save(str(tmp_path / "state"), Orders(slots={LIVE.slot: SlotOrder("stopped", since=5)}))
         assert f"{LIVE.machinetype} runs, until" in work._left([LIVE.slot])[0][LIVE.slot]
+
+
+def test_a_slot_that_is_no_more_is_meant_where_its_machine_can_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    Store(str(tmp_path / "state")).create(replace(LIVE, slot=FORMER))
+
+    def work(**changes: t.Any) -> SlotsWork:
+        made = SlotsWork.from_params(params(tmp_path, **changes), False, contextlib.ExitStack())
+        made._looked = True  # a daemon works
+        return made
+
+    for state in ("drained", "stopped", "absent", "ordered"):
+        assert work(slots=["7"], state=state).wish == Wish((FORMER,), state, "", (FORMER,))
+    with pytest.raises(InputError, match=r"slots: got '7', expected a slot of f1\.example\.org: .* or 0 to 1; or all"):
+        work(slots=["7"])
+    everything = (FIRST, SECOND, FORMER)
+    assert work().wish == Wish(everything, "running", "", (FORMER,))
+    # Only who wants it to end waits for that.
+    assert FORMER not in work()._left(everything)[0]
+    assert FORMER not in work(state="ordered")._left(everything)[0]
+    assert FORMER in work(state="drained")._left(everything)[0]
+    assert FORMER in work(state="stopped")._left(everything)[0]
 
 
 def test_a_record_that_cannot_be_read_keeps_nobody_from_ordering(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,11 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import host_fa
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine, last_ended
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.state import snapshot
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import LOOPBACK, Access
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import Reply
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.messages import Reply, Request
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.poll import Outcome
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Snapshot
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.responder import Responder, Snapshot
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, NEW, NOW
 
@@ -64,6 +66,20 @@ def test_a_machine_that_starts_is_its_machinetypes_and_no_running_one_of_the_fac
     status = made.status
     assert (status.running_machines, status.running_processors, status.running_hs06) == (1, 1, 10.0)
     assert [one.state for one in made.machines] == ["Running", "Starting"]
+
+
+def test_a_machine_in_a_slot_that_is_no_more_is_told_until_it_has_ended() -> None:
+    """The factory's machines are those that run and those that can: Vac counts the messages."""
+    former = replace(LIVE, uuid="u2", slot="f1-07.example.org")
+    made = told(former, replace(LIVE, uuid="u3", slot="f1-06.example.org", state=ENDED, ended=9_950))
+    assert [one.machine for one in made.machines] == ["f1-00.example.org", "f1-01.example.org", "f1-07.example.org"]
+    assert (made.machines[2].state, made.machines[2].uuid) == ("Running", "u2")
+    assert (made.status.running_machines, made.status.max_machines) == (1, 2)
+    responder = Responder(Access(networks=LOOPBACK))
+    responder.snapshot = made
+    asked = json.dumps(Request("machines_query", made.space, "c").as_data()).encode()
+    answers = [json.loads(one) for one in responder.answer(asked, "127.0.0.1")]
+    assert [one["num_machines"] for one in answers] == [3, 3, 3]
 
 
 @pytest.mark.parametrize(
