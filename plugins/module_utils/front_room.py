@@ -183,6 +183,7 @@ def _apply(module: AnsibleModule, work: Work, plan: Plan, lock: Lock) -> list[di
                 done.append(step.as_result())
         except (Exception, _Terminated) as exc:  # noqa: BLE001  whatever went wrong, what was done is undone and told
             signals.ignore()
+            done += [other.as_result() for other in journal.beside]
             rollback = journal.roll_back()
             failure: dict[str, t.Any] = {
                 "changed": True,

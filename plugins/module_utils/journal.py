@@ -23,6 +23,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command
+from ansible_collections.hep.gridbox.plugins.module_utils.plan import Step
 
 #: Seconds that the guard waits for a command of the process that was killed: longer than what takes effect at once.
 COMMAND_SECONDS = 60
@@ -60,6 +61,9 @@ class Journal:
         with the process that died.
     :param after_guard: called once in the guard of a process that was killed, when it is through.
 
+    :ivar beside: steps that have come through while the one that fails was at work, where a concern does several at a
+        time. It adds them before it raises.
+
     Use as a context manager: the guard lives inside the ``with`` block. Leaving the block normally, or after
     :meth:`roll_back`, dismisses it; otherwise it undoes what is written down.
     """
@@ -67,6 +71,7 @@ class Journal:
     def __init__(
         self, undo: Undo, before_guard_undo: t.Callable[[], None], after_guard: t.Callable[[], None] = lambda: None
     ) -> None:
+        self.beside: list[Step] = []
         self._undo = undo
         self._before_guard_undo = before_guard_undo
         self._after_guard = after_guard

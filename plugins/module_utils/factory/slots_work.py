@@ -11,6 +11,7 @@ daemon starts meanwhile. Another run without a daemon is waited for first.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import time
@@ -291,19 +292,19 @@ class SlotsWork:
             # Those of all slots, with the first of them.
             orders.change(self.configuration.state_folder, lambda given: given.changed(wanted))
             return
-        if id(step) not in self._doing:
-            self._begin(step.action)
         try:
+            if id(step) not in self._doing:
+                self._begin(step.action)
             self._doing[id(step)].result()
         except GridboxError as exc:
             if _silent(exc):
-                self._end_all()
+                self._end_all(step, journal)
                 raise
             if step.action == "pull_image" and self.wish.machinetype:
                 raise GridboxError(f"{exc} Nothing was touched.") from exc
             self._troubles[step.target] = str(exc)
         except BaseException:
-            self._end_all()
+            self._end_all(step, journal)
             raise
 
     def _begin(self, action: str) -> None:
@@ -321,10 +322,17 @@ class SlotsWork:
         for step in steps:
             self._doing[id(step)] = self._pool.submit(self._carry_out, step)
 
-    def _end_all(self) -> None:
-        """What is begun is finished, and nothing else begun."""
+    def _end_all(self, step: Step, journal: Journal) -> None:
+        """What is begun is finished, and nothing else begun.
+
+        :param step: the one that is waited for: those before it are told of, those after it may have come through.
+        """
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        for one in itertools.dropwhile(lambda other: other is not step, self._plan.steps):
+            doing = self._doing.get(id(one))
+            if doing is not None and not doing.cancelled() and doing.exception() is None:
+                journal.beside.append(one)
 
     def _carry_out(self, step: Step) -> None:
         try:

@@ -64,6 +64,7 @@ class Wall:
         if step is VARNISH:
             if self.faults.get("signal"):
                 os.kill(os.getpid(), signal.SIGTERM)
+            journal.beside.extend(self.faults.get("beside", ()))
             if self.faults.get("error"):
                 raise self.faults["error"]
             if not self.faults.get("lazy"):
@@ -187,6 +188,17 @@ def test_a_failing_step_is_undone_and_the_result_says_so(
     assert result["not_rolled_back"] == []
     assert "Put back: unvarnish the wall; unpaint the wall." in result["msg"]
     assert "exception" not in result
+
+
+def test_what_was_done_beside_the_step_that_failed_is_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = Step("varnish", "door", "coat is missing")
+    result = run(Wall(error=EngineError("Varnishing", "no varnish"), beside=[other]), monkeypatch, capfd)
+    assert [(action["action"], action["target"]) for action in result["actions"]] == [
+        ("paint", "wall"), ("varnish", "door"),
+    ]  # fmt: skip
+    assert result["failed_action"]["target"] == "wall"
 
 
 def test_a_failing_undo_is_told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

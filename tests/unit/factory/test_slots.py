@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import threading
 import time
 import typing as t
 from dataclasses import replace
@@ -38,6 +40,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots_work import SlotsWork
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import Heartbeat
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
@@ -338,13 +341,48 @@ def test_one_that_fails_does_not_keep_the_others_from_being_done(
     monkeypatch.setattr(work, "_one", carry_out)
     made = [Step("clean_machine", target, "") for target in ("one", "two", "three")] + [Step("end_machine", "four", "")]
     work._plan = Plan(tuple(made))
-    journal: t.Any = None
-    for step in made[:3]:
-        work.do(step, journal)
-    assert sorted(done) == ["one", "three"]
-    assert work._troubles == {"two": "It is in use."}
-    with pytest.raises(EngineError):
-        work.do(made[3], journal)
+    with Journal(lambda _name, _data: None, lambda: None) as journal:
+        for step in made[:3]:
+            work.do(step, journal)
+        assert sorted(done) == ["one", "three"]
+        assert work._troubles == {"two": "It is in use."}
+        with pytest.raises(EngineError):
+            work.do(made[3], journal)
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_what_was_finished_when_the_engine_fell_silent_is_told(
+    cut_short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines are ended several at a time: others are through when one fails, or when the run is told to end while it
+    waits for that one."""
+    work = SlotsWork.from_params(params(tmp_path), False, contextlib.ExitStack())
+    begun = threading.Semaphore(0)
+
+    def carry_out(step: Step) -> None:
+        begun.release()
+        if step.target == "two":
+            raise GridboxError("It is in use.")
+        if step.target == "one":
+            for _ in range(3):  # the others are at work by then
+                assert begun.acquire(timeout=30)
+            time.sleep(0.2)
+            if not cut_short:
+                raise EngineError("Asking", "no answer")
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.2)
+
+    monkeypatch.setattr(work, "_one", carry_out)
+    made = tuple(Step("stop_machine", target, "") for target in ("one", "two", "three"))
+    work._plan = Plan((*made, Step("start_machine", "four", "")))
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        expected = pytest.raises(KeyboardInterrupt if cut_short else EngineError)
+        with Journal(lambda _name, _data: None, lambda: None) as journal, expected:
+            work.do(made[0], journal)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [one.target for one in journal.beside] == (["one", "three"] if cut_short else ["three"])
 
 
 def test_a_pull_that_fails_ends_the_run_for_one_machinetype_only(
