@@ -96,6 +96,8 @@ options:
   wait_timeout:
     description:
       - Seconds for that; with O(state=absent) for the daemon to end, and for a run of M(hep.gridbox.vacuum_slot) that is at work.
+      - A daemon that has not ended by then is waited for once more as long, and started again. If it still runs after that the
+        module says that it was told to end, and that nothing was started again.
     type: int
     default: 60
   remove_machines:

@@ -45,6 +45,34 @@ def start_again(unit: str, argv: t.Sequence[str], log_file: str) -> None:
         background.start(argv, log_file)
 
 
+def undo_data(daemon: Running, way_in: t.Sequence[str] = ()) -> dict[str, t.Any]:
+    """What :func:`run_again` has to know of a daemon that is about to be stopped; JSON types.
+
+    :param way_in: command before its own: into its network namespace.
+    """
+    return {"pid": daemon.pid, "start": daemon.start, "unit": daemon.unit, "argv": [*way_in, *daemon.argv]}
+
+
+def run_again(daemon: t.Optional[Running], stopped: t.Mapping[str, t.Any], log_file: str, seconds: float) -> None:
+    """Have a daemon work again that was stopped, or was about to be.
+
+    :param daemon: that runs now. If it is still the same, it may have been told to end, and do so later, when nobody
+        looks: so its end comes first. To be told twice is nothing to it.
+    :param stopped: its :func:`undo_data`.
+    :param seconds: for its end.
+    :raises GridboxError: if it has not ended by then; nothing was started.
+    """
+    if daemon is not None and (daemon.pid, daemon.start) != (stopped["pid"], stopped["start"]):
+        return
+    if daemon is not None and not stopped["unit"]:  # systemd starts a unit when its stop is through
+        try:
+            stop(daemon, seconds)
+        except WaitError as exc:
+            left = "It was told to end, and nothing was started again: start it when it has ended"
+            raise GridboxError(f"{exc} {left}.") from exc
+    start_again(stopped["unit"], stopped["argv"], log_file)
+
+
 @dataclass(frozen=True)
 class Wish:
     """The daemon as it is wanted.
@@ -140,8 +168,8 @@ class ServiceWork:
         if step.action == "stop":
             daemon = self.observe()
             if daemon is not None:
-                data = {"unit": daemon.unit, "argv": [*netns.way_in(wish.netns), *daemon.argv]}
-                journal.will_do("started the daemon again", "start_again", log_file=wish.log_file, **data)
+                data = undo_data(daemon, netns.way_in(wish.netns))
+                journal.will_do("started the daemon again", "start_again", **data)
                 stop(daemon, wish.wait_timeout)
             return
         os.makedirs(os.path.dirname(wish.log_file), mode=0o755, exist_ok=True)
@@ -165,8 +193,8 @@ class ServiceWork:
         daemon = self.observe()
         if name == "stop_started" and daemon is not None:
             stop(daemon, self.wish.wait_timeout)
-        elif name == "start_again" and daemon is None:
-            start_again(data["unit"], data["argv"], data["log_file"])
+        elif name == "start_again":
+            run_again(daemon, data, self.wish.log_file, self.wish.wait_timeout)
 
     def before_guard_undo(self) -> None:
         """Nothing is shared with the process that died."""

@@ -189,7 +189,7 @@ class TakeAwayWork:
         if step.action == "stop_daemon":
             daemon = running.find(wish.program, wish.path, ())
             if daemon is not None:
-                journal.will_do("started the daemon again", "start_again", unit=daemon.unit, argv=list(daemon.argv))
+                journal.will_do("started the daemon again", "start_again", **service.undo_data(daemon))
                 service.stop(daemon, wish.wait_timeout)
         self._take_the_daemons_place()
         if step.action == "stop_daemon":
@@ -268,8 +268,8 @@ class TakeAwayWork:
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
         self._held.close()  # the daemon wants the lock
-        if running.find(self.wish.program, self.wish.path, ()) is None:
-            service.start_again(data["unit"], data["argv"], os.devnull)
+        daemon = running.find(self.wish.program, self.wish.path, ())
+        service.run_again(daemon, data, os.devnull, self.wish.wait_timeout)
 
     def before_guard_undo(self) -> None:
         """Nothing is shared with the process that died: each step has an engine's connection of its own."""

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import sys
 import threading
 import time
 import types
@@ -15,7 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    GridboxError,
+    InputError,
+    RefusedError,
+    WaitError,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, running, service
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
@@ -28,6 +36,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.take_away impo
     plan,
     refuse_live,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.host import background
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Step
 from tests.unit.factory.reports import CONFIGURATION, ENDED_MACHINE, RUNNING_MACHINE
@@ -216,3 +225,76 @@ def test_the_daemon_that_is_started_again_finds_its_lock_free(
         work.do(Step("stop_daemon", path, ""), NO_JOURNAL)
         work.undo("start_again", {"unit": "gridbox-factory.service", "argv": []})
     assert started == ["gridbox-factory.service"]
+
+
+#: A daemon that takes its time to end, or never does.
+_SLOW = """#!{python} -I
+import os, signal, sys, time
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(time.monotonic()))
+open({log!r}, "a").write(f"{{os.getpid()}}\\n")
+while not told or time.monotonic() < told[0] + {seconds}:
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture()
+def slow(tmp_path: Path, configured: tuple[str, str]) -> t.Iterator[t.Callable[[float], t.Callable[[], list[int]]]]:
+    """Starts one as its argument says, at ``program``; the processes that it has been until now."""
+    log = tmp_path / "pids"
+
+    def started() -> list[int]:
+        return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def start(seconds: float) -> t.Callable[[], list[int]]:
+        program = tmp_path / "program"
+        program.write_text(_SLOW.format(python=sys.executable, log=str(log), seconds=seconds))
+        program.chmod(0o755)
+        background.start(running.arguments(str(program), configured[0]), os.devnull)
+        until(lambda: len(started()) == 1)
+        return started
+
+    yield start
+    for pid in started():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def until(good: t.Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not good():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("goes", [False, True])
+@pytest.mark.parametrize("seconds", [1.6, 3600])
+def test_a_daemon_that_ends_late_is_started_again_when_it_has_ended(
+    goes: bool, seconds: float, slow: t.Callable[[float], t.Callable[[], list[int]]], configured: tuple[str, str]
+) -> None:
+    """It still runs when the run gives up: left alone it would end a moment later, and nothing work on the host."""
+    started, path = slow(seconds), configured[0]
+    program = str(Path(path).parent / "program")
+    written: list[tuple[str, dict[str, t.Any]]] = []
+    journal = types.SimpleNamespace(will_do=lambda _title, name, **data: written.append((name, data)))
+    with contextlib.ExitStack() as held:
+        work: t.Any
+        if goes:
+            work = TakeAwayWork(Wish(path, program=program, wait_timeout=1), held)
+        else:
+            work = service.ServiceWork(service.Wish("stopped", program, path, os.devnull, 1))
+        with pytest.raises(WaitError, match="to end after SIGTERM"):
+            work.do(Step("stop_daemon" if goes else "stop", path, ""), t.cast(Journal, journal))
+        [(name, data)] = json.loads(json.dumps(written))
+        if seconds < 60:
+            work.undo(name, data)
+            until(lambda: len(started()) == 2)
+            work.undo(name, data)
+        else:
+            with pytest.raises(
+                GridboxError, match=r"it still runs\. It was told to end, and nothing was started again"
+            ):
+                work.undo(name, data)
+    assert len(started()) == (2 if seconds < 60 else 1)
