@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns as namespaces
 
-from tests.gate.tools import ROOT
 from tests.integration.conftest import Lab
 from tests.integration.test_factory import WORKS, ended
 from tests.lab.factory import KIND, LabFactory
+from tests.lab.hung_mount import hung_at
 from tests.lab.lab import make_lab, remove_lab
 from tests.lab.lan import add_netns, delete_netns, in_netns
 from tests.lab.mounts import Mounts
@@ -262,13 +262,10 @@ def hung_cvmfs() -> t.Iterator[list[str]]:
         pytest.skip("needs /dev/fuse")
     was_there = os.path.isdir("/cvmfs")
     os.makedirs("/cvmfs", exist_ok=True)
-    argv = ["unshare", "--mount", "--propagation=slave", sys.executable, "-m", "tests.lab.hung_mount", "hung.cern.ch"]
-    holder = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT)
-    assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
-    yield ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt"]
-    holder.kill()  # with it the mount's server, which lets go of who waits
-    holder.wait(30)
-    holder.stdout.close()
+    # The folder itself is everybody's: where there is no /cvmfs, there is nothing to mount over.
+    script = 'mount -t tmpfs tmpfs /cvmfs && mkdir /cvmfs/hung.cern.ch && exec "$@"'
+    with hung_at("/cvmfs/hung.cern.ch", "unshare", "--mount", "--propagation=slave", "sh", "-c", script, "sh") as pid:
+        yield ["nsenter", f"--mount=/proc/{pid}/ns/mnt"]
     if not was_there:
         with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
             os.rmdir("/cvmfs")

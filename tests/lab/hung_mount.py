@@ -4,18 +4,20 @@
 
 """A mount whose FUSE server takes requests and does not answer, as CernVM-FS does when it hangs.
 
-Run as a program, it is a mount namespace with that mount at ``/cvmfs/NAME``, which lives as long as the program::
+Run as a program, it mounts it at a folder, and serves it for as long as the program lives::
 
-    unshare --mount --propagation slave python3 -m tests.lab.hung_mount NAME
+    python3 tests/lab/hung_mount.py FOLDER
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 FUSE_INIT = 26
@@ -45,12 +47,28 @@ def serve_nothing(device: int) -> None:
             os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
 
 
+@contextlib.contextmanager
+def hung_at(point: Path | str, *enter: str) -> t.Iterator[int]:
+    """One that a process of its own serves; the process.
+
+    When that is killed, the kernel lets go of who waits.
+
+    :param enter: a command before it: it enters a mount namespace.
+    """
+    argv = [*enter, sys.executable, __file__, str(point)]
+    holder = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == b"ready\n"
+        yield holder.pid
+    finally:
+        holder.kill()
+        holder.wait(30)
+        holder.stdout.close()
+
+
 if __name__ == "__main__":
-    # The folder itself is the caller's: where there is no /cvmfs, there is nothing to mount over.
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/cvmfs"], check=True, timeout=30)
-    where = Path("/cvmfs") / sys.argv[1]
-    where.mkdir()
-    opened = mount_hung(where)
+    opened = mount_hung(Path(sys.argv[1]))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     serve_nothing(opened)

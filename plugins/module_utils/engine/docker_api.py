@@ -335,9 +335,11 @@ class DockerApi:
             f"Restarting container {name}", "POST", f"/containers/{name}/restart", timeout=self.timeout + grace, t=grace
         )
 
-    def signal_container(self, name: str, signal: str) -> None:
-        """Send a signal, for instance ``SIGHUP``, to PID 1 of a running container."""
-        self.call(f"Sending {signal} to container {name}", "POST", f"/containers/{name}/kill", signal=signal)
+    def signal_container(self, name: str, signal: str, timeout: t.Optional[float] = None) -> None:
+        """Send a signal, for instance ``SIGHUP``, to PID 1 of a running container. After ``SIGKILL`` the answer comes
+        when the container has ended, or the engine has waited for that."""
+        request = f"Sending {signal} to container {name}"
+        self.call(request, "POST", f"/containers/{name}/kill", timeout=timeout, signal=signal)
 
     def execute(self, name: str, argv: t.Sequence[str], timeout: float) -> tuple[int, str]:
         """Run a command in a running container and return its exit status and output. No shell is involved.

@@ -460,7 +460,7 @@ class Daemon:
             factories=(space.own(self.configuration), *self.configuration.others),
             metrics_file=self._metrics_file, metrics_problem=self._metrics_problem,
             records_unreadable=tuple(one.sentence for one in factory.unreadable), unmeasured=factory.unmeasured,
-            fixed=self.configuration.fixed,
+            outliving=factory.outliving, fixed=self.configuration.fixed,
             configuration_stamp=self._stamp, program_stamp=self._program, key_stamp=self._key_stamp,
         )  # fmt: skip
 

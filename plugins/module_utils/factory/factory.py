@@ -88,6 +88,8 @@ WORKERS, CLEANERS = 12, 12
 #: measurements of what machines have written; until a machine that outlives KILL, or that nothing could be done with,
 #: has its turn.
 LOOK, DECIDE, WEIGH, AGAIN = 60, 5, 60, 5
+#: Seconds after the first KILL from which on it is told that a machine outlives it; and between two of the later ones.
+OUTLIVES, KILL_AGAIN = 30, 60
 #: Seconds between two looks for a machine's heartbeat.
 BEAT = 5
 #: Seconds that pipes have for an answer before the first decision.
@@ -151,6 +153,8 @@ class Factory:
         self._beat_looks: dict[str, asyncio.Task[None]] = {}
         # Machines for which the engine has taken TERM, or refused it, since this process was.
         self._had_term: set[str] = set()
+        # By machine, when it was first sent KILL, Unix seconds.
+        self._killed: dict[str, float] = {}
         # When nobody heard the engine.
         self._deaf: deque[tuple[float, float]] = deque(maxlen=16)
         # By machine, how it has ended, until that is written down.
@@ -472,6 +476,7 @@ class Factory:
         self._used.pop(machine.uuid, None)
         self._signals.pop(machine.uuid, None)
         self._had_term.discard(machine.uuid)
+        self._killed.pop(machine.uuid, None)
         self._beats.pop(machine.uuid, None)
         self._resting.pop(machine.uuid, None)
         self._count_failure(machine)
@@ -709,9 +714,25 @@ class Factory:
     async def _kill(self, machine: Machine) -> None:
         if self._is_done_with(machine):
             return
-        self.say("machine_killed", slot=machine.slot, machine=machine.uuid, grace=self.configuration.grace_seconds)
+        if machine.uuid not in self._killed:
+            self._killed[machine.uuid] = time.time()
+            self.say("machine_killed", slot=machine.slot, machine=machine.uuid, grace=self.configuration.grace_seconds)
+        elif self._outlives(machine.uuid):
+            seconds = int(time.time() - self._killed[machine.uuid])
+            self.say("machine_outlives_kill", slot=machine.slot, machine=machine.uuid, seconds=seconds)
         self._rest(machine)
         await self._at_work(machine, self._send_kill, machine)
+
+    def _outlives(self, identity: str) -> bool:
+        """Whether a machine has been sent KILL, and is there still: a process of it waits for a file system that does
+        not answer, and nobody can end it. It keeps its slot, for what it has is not free."""
+        return time.time() - self._killed.get(identity, math.inf) >= OUTLIVES
+
+    @property
+    def outliving(self) -> dict[str, float]:
+        """By slot, since when a machine there outlives KILL, Unix seconds."""
+        live = [one for one in self.machines.values() if one.state == RUNNING and self._outlives(one.uuid)]
+        return {one.slot: self._killed[one.uuid] for one in live}
 
     def _send_kill(self, machine: Machine) -> Machine:
         self.engine.signal(machine.container, "SIGKILL")
@@ -719,7 +740,7 @@ class Factory:
 
     def _rest(self, machine: Machine) -> None:
         """Do nothing with a machine for some time: each end of a task is a turn, so that would be without a pause."""
-        self._resting[machine.uuid] = time.monotonic() + AGAIN
+        self._resting[machine.uuid] = time.monotonic() + (KILL_AGAIN if self._outlives(machine.uuid) else AGAIN)
 
     def _rests(self, machine: Machine) -> bool:
         return time.monotonic() < self._resting.get(machine.uuid, -math.inf)

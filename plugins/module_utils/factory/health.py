@@ -167,6 +167,12 @@ def _findings(report: Report, now: float, limit: float) -> t.Iterator[_Finding]:
         yield from _pipe(prefix, pipe, report, now, limit)
     if _stays_empty(report):
         yield _Finding(CRITICAL, f"Nothing can be started here, and the factory is not drained: {_why_none(report)}")
+    for slot, since in sorted(report.outliving.items()):
+        yield _Finding(
+            WARNING,
+            f"The machine in slot {slot} outlives KILL{_since(since, now)}, and keeps its slot: a process of it waits"
+            " for a file system that does not answer",
+        )
     if report.metrics_problem:
         yield _Finding(WARNING, report.metrics_problem)
     if _all_back_off(report.decision):

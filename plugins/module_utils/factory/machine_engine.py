@@ -32,19 +32,24 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.container impo
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import Outside
-from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table, processes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
 #: Seconds without an answer after which a request has failed.
 TIMEOUT = 60
 #: Seconds that a pull may be silent.
 PULL_SILENCE = 300
+#: Seconds after KILL in which a machine has usually ended; engines answer then.
+KILL_SILENCE = 5
 #: States of a container in which its first process is there, or may be. "stopping" is Podman's word while a process
 #: that was told to end has its grace, "unknown" the one for a container that it cannot look at: nobody can tell.
-_ALIVE = ("running", "paused", "restarting", "stopping", "unknown")
+_UNKNOWN = "unknown"
+_ALIVE = ("running", "paused", "restarting", "stopping", _UNKNOWN)
 #: Those after its process has ended: Podman cleans up after one that is "stopped", and "removing" is on its way out.
 #: All others come before it has one: "created", and Podman's "initialized".
 _OVER = ("exited", "dead", "stopped", "removing")
+#: Podman's exit code of a container of which it does not know how it has ended.
+_NOT_KNOWN = -1
 #: Signals that are sent to end a machine. Others tell it something: it may go on, and end for another reason.
 FATAL = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM))
 #: Some signal: Podman does not say which one.
@@ -163,9 +168,10 @@ class MachineEngine:
         if seen is None:
             return None
         state = seen["State"]
+        status = _UNKNOWN if state["Status"] in _OVER and _is_there(state) else state["Status"]
         return Container(
             seen["Id"], seen["Name"].lstrip("/"), (seen["Config"].get("Labels") or {}).get(MACHINE, ""),
-            state["Status"], _seconds(state.get("StartedAt")), _seconds(state.get("FinishedAt")),
+            status, _seconds(state.get("StartedAt")), _seconds(state.get("FinishedAt")),
             state.get("ExitCode"), int(state.get("Pid") or 0), bool(state.get("OOMKilled")),
         )  # fmt: skip
 
@@ -184,13 +190,21 @@ class MachineEngine:
         self.api.start_container(container)
 
     def signal(self, container: str, signal: str) -> bool:
-        """Send a signal to its first process; False if there is none any more."""
+        """Send a signal to its first process; False if there is none any more.
+
+        Engines answer a KILL when the container has ended, or when they have waited for that: Docker for ten seconds,
+        or until it has (older ones). A process that waits for a file system which does not answer survives it. So
+        silence then is none of the engine's, and whether the machine has ended, or the engine is gone, is seen by
+        whoever looks.
+        """
+        killing = signal == "SIGKILL"
         try:
-            self.api.signal_container(container, signal)
+            self.api.signal_container(container, signal, min(KILL_SILENCE, self.timeout) if killing else None)
         except EngineError as exc:
             if exc.status in (404, 409):
                 return False
-            raise
+            if not killing or exc.status is not None:
+                raise
         return True
 
     def folder(self, container: str) -> str:
@@ -389,6 +403,17 @@ def cpu_seconds(pid: int, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") 
     except (OSError, ValueError, KeyError):
         return None
     return None
+
+
+def _is_there(state: t.Mapping[str, t.Any]) -> bool:
+    """Whether the first process of a container is there that has ended, says an engine that does not know how.
+
+    Podman waits five seconds after KILL, and takes the container for ended then, whatever has become of it (seen with
+    4.3.1). Its first process is there until the last one has ended, as one that waits for a file system has not.
+    """
+    about = processes.status(int(state.get("Pid") or 0)) if state.get("ExitCode") == _NOT_KNOWN else None
+    # A first process is number one in a namespace of its own; another one of that number is hardly that, too.
+    return about is not None and "Z" not in about["State"] and about["NSpid"].split()[1:][-1:] == ["1"]
 
 
 def _private(path: str, flags: int) -> int:

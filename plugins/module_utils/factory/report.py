@@ -169,6 +169,7 @@ class Report:
     :ivar metrics_problem: why it cannot be written, in a sentence; empty: it can, or there is to be none.
     :ivar records_unreadable: a sentence for each machine's record that cannot be read.
     :ivar unmeasured: by slot, how often in a row what its machine has written took too long to measure.
+    :ivar outliving: by slot, since when a machine there outlives KILL, Unix s.
     :ivar fixed: the options that take a restart of the daemon, as it has them.
     :ivar configuration_stamp: of the file that was last read, whether it is in use or refused; see :func:`stamp`.
     :ivar program_stamp: of the program that the daemon was started from.
@@ -206,6 +207,7 @@ class Report:
     metrics_problem: str = ""
     records_unreadable: tuple[str, ...] = ()
     unmeasured: t.Mapping[str, int] = field(default_factory=dict)
+    outliving: t.Mapping[str, float] = field(default_factory=dict)
     fixed: t.Mapping[str, t.Any] = field(default_factory=dict)
     configuration_stamp: str = ""
     program_stamp: str = ""

@@ -290,6 +290,11 @@ def explain(report: Report) -> str:
             f"{slot}: what its machine has written outside its work space could not be measured in time, {times} in a"
             f" row. After {UNMEASURED} it has to end."
         )
+    for slot, since in sorted(report.outliving.items()):
+        lines.append(
+            f"{slot}: its machine outlives KILL since {_utc(since)}, for a process of it waits for a file system that"
+            " does not answer. It keeps its slot until then."
+        )
     if report.decision is None:
         lines += ["", "Nothing has been decided yet."]
         for pipe in report.pipes.values():

@@ -14,6 +14,7 @@ import time
 import typing as t
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -1250,6 +1251,42 @@ def test_what_cannot_be_ended_is_no_loop_without_a_pause(
         await factory.close()
         assert said.count("machine_killed" if told else "machine_told_to_end") == 1
         assert factory.machines[live.uuid].told is not None, "after its grace it is killed"
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_outlives_kill_is_told_of_and_gets_it_each_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    now = int(time.time())
+    live = replace(LIVE, seen=now, shutdown_time=now - 100, told=now - 100, end_code="time_limit")
+    later, there = [0.0], [True]
+    times = SimpleNamespace(time=lambda: now + later[0], monotonic=lambda: 1000 + later[0])
+
+    async def test() -> None:
+        factory = made(tmp_path, said)
+        factory.store.create(live)
+        factory.engine_problem, factory.machines, factory._had_term = "", {live.uuid: live}, {live.uuid}
+        monkeypatch.setattr(factory.engine, "signal", lambda *_arguments: True)
+        monkeypatch.setattr(factory.engine, "container", lambda _name: RUNS if there[0] else None)
+        monkeypatch.setattr(factories, "time", times)
+        found = {}
+        for later[0] in range(180):
+            factory._limits(int(now + later[0]))
+            while factory._tasks:
+                await asyncio.wait(list(factory._tasks))
+            found[later[0]] = factory.outliving
+        assert said.count("machine_killed") == 1
+        assert said.count("machine_outlives_kill") == 3, "after half a minute, and then each minute"
+        assert found[29] == {} and found[30] == found[179] == {live.slot: now}
+        assert factory.machines[live.uuid].state == RUNNING, "its slot is taken"
+        there[0] = False
+        await factory._look_at(live.uuid)
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
+        assert factory.outliving == {}
+        await factory.close()
 
     asyncio.run(test())
 

@@ -73,6 +73,11 @@ def test_a_factory_that_is_well() -> None:
             "The configuration is refused for 2.00 hours, the one before is in use: space: got ''",
         ),
         (
+            {"outliving": {"f1-01.example.org": NOW - 300}},
+            WARNING,
+            "The machine in slot f1-01.example.org outlives KILL for 5 min, and keeps its slot: a process of it waits ",
+        ),
+        (
             {"metrics_problem": "metrics_file: /n/g.prom cannot be written (No such file)."},
             WARNING,
             "metrics_file: /n/g.prom cannot be written (No such file) (",

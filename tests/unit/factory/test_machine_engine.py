@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +16,7 @@ import pytest
 from ansible_collections.hep.gridbox.plugins.module_utils.engine import find
 from ansible_collections.hep.gridbox.plugins.module_utils.engine.docker_api import DockerApi, Platform
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import chosen_engine
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import chosen_engine, machine_engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED
@@ -26,6 +28,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine
     event,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.host import processes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_mend import LIVE, NEW
@@ -153,6 +156,54 @@ def test_a_record_that_cannot_be_read_may_be_of_a_machine_that_runs(
     sockets["podman"].touch()
     with pytest.raises(EngineError, match="no socket"):
         auto(tmp_path).listed()
+
+
+@pytest.fixture()
+def mute(tmp_path: Path) -> t.Iterator[str]:
+    """The URL of an engine that takes requests and answers none."""
+    with socket.socket(socket.AF_UNIX) as listens:
+        listens.bind(str(tmp_path / "mute.sock"))
+        listens.listen()
+        yield f"unix://{tmp_path}/mute.sock"
+
+
+def test_an_engine_that_waits_for_the_end_after_kill_does_not_count_as_silent(
+    mute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as a process waits for a file system that does not answer."""
+    monkeypatch.setattr(DockerApi, "api_version", "1.41")
+    monkeypatch.setattr(machine_engine, "KILL_SILENCE", 0.2)
+    engine = MachineEngine(mute, "f", timeout=1)
+    began = time.monotonic()
+    assert engine.signal("c1", "SIGKILL")
+    assert time.monotonic() - began < 0.9
+    with pytest.raises(EngineError, match="timed out") as silent:
+        engine.signal("c1", "SIGTERM")
+    assert silent.value.status is None
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "about", "alive"),
+    [
+        (-1, {"State": "\tS (sleeping)", "NSpid": "\t4711\t1"}, True),
+        (-1, {"State": "\tZ (zombie)", "NSpid": "\t4711\t1"}, False),
+        (-1, {"State": "\tS (sleeping)", "NSpid": "\t4711"}, False),
+        (-1, {"State": "\tS (sleeping)", "NSpid": "\t4711\t17"}, False),
+        (-1, None, False),
+        (137, {"State": "\tS (sleeping)", "NSpid": "\t4711\t1"}, False),
+    ],
+)
+def test_a_machine_that_is_there_has_not_ended_whatever_podman_says(
+    mute: str, monkeypatch: pytest.MonkeyPatch, exit_code: int, about: t.Optional[dict[str, str]], alive: bool
+) -> None:
+    """Five seconds after KILL it takes a container for ended."""
+    state = {"Status": "stopped", "ExitCode": exit_code, "Pid": 4711, "StartedAt": "2026-11-30T19:39:31.7Z"}
+    seen = {"Id": "c1", "Name": "f1-00", "Config": {}, "State": state}
+    monkeypatch.setattr(DockerApi, "container", lambda *_arguments: seen)
+    monkeypatch.setattr(processes, "status", {4711: about}.get)
+    found = MachineEngine(mute, "f").container("c1")
+    assert found is not None
+    assert (found.alive, found.over) == (alive, not alive)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\0\0", b"\xff"])

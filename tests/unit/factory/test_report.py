@@ -40,7 +40,7 @@ def test_a_report_is_written_and_read_again_the_same() -> None:
 
 def test_the_report_of_the_tests_says_something_in_every_field_that_is_not_trouble() -> None:
     trouble = {"engine_problem", "engine_since", "configuration_problem", "configuration_since", "orders_problem"}
-    trouble |= {"host_problem", "metrics_problem", "records_unreadable", "unmeasured"}
+    trouble |= {"host_problem", "metrics_problem", "records_unreadable", "unmeasured", "outliving"}
     empty = {one.name for one in fields(Report) if not getattr(REPORT, one.name)}
     assert empty == trouble
 

@@ -240,3 +240,9 @@ def test_what_cannot_be_measured_is_explained_before_it_has_to_end() -> None:
     told = explain(replace(REPORT, unmeasured={"f1-00": 3}))
     assert "f1-00: what its machine has written outside its work space could not be measured in time, 3 in" in told
     assert "After 5 it has to end." in told
+
+
+def test_a_machine_that_outlives_kill_is_explained() -> None:
+    told = explain(replace(REPORT, outliving={"f1-00": NOW}))
+    assert "f1-00: its machine outlives KILL since 20" in told
+    assert "It keeps its slot until then." in told
