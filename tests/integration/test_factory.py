@@ -210,19 +210,31 @@ def test_a_slot_fills_itself_again_and_again(make: t.Callable[..., LabFactory]) 
         assert (folder / "joboutputs/shutdown_message").read_text() == "200 Success\n"
         assert not (folder / "user_data").exists(), "it may hold secrets"
     assert len(list(factory.state.glob("apel-outgoing/*/*"))) >= 2
-    assert "200 Success" in factory.run("explain").stdout or factory.run("explain").returncode == 0
+    # One after the other, and each ended well: so nothing is held back, which the last report says without a daemon.
+    told = [one["event"] for one in factory.events("machine_started", "machine_ended")]
+    assert told[:6] == ["machine_started", "machine_ended"] * 3
+    assert {(one["message"], one["code"]) for one in factory.events("machine_ended")} == {("200 Success", "by_itself")}
+    explained = factory.run("explain", "--json")
+    assert explained.returncode == 0
+    assert {one["machinetype"]: one["refusal"] for one in json.loads(explained.stdout)["machinetypes"]} == {"a": None}
+    checked = factory.run("check")
+    assert (checked.returncode, checked.stdout.partition(" (")[0]) == (0, "OK: Factory ok")
 
 
 def test_the_contract_inside(make: t.Callable[..., LabFactory]) -> None:
     script = (
-        "#!/bin/sh\nexec >$JOBOUTPUTS/seen\nhostname\necho $MACHINEFEATURES $JOBFEATURES $JOBOUTPUTS\n"
+        "#!/bin/sh\nfind $MACHINEFEATURES $JOBFEATURES -type f | while read one; do echo $one $(cat $one; echo .); done"
+        " >$JOBOUTPUTS/features\nexec >$JOBOUTPUTS/seen\nhostname\necho $MACHINEFEATURES $JOBFEATURES $JOBOUTPUTS\n"
         "cat /etc/machinefeatures/total_cpu; echo; cat /etc/jobfeatures/job_id; echo; echo ##user_data_uuid##\n"
         "touch /etc/machinefeatures/x 2>/dev/null || echo read-only\n"
         "touch /scratch/x && echo writable\n"
         "grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status\n"
         "cat /proc/1/comm\ntest -e /cvmfs && echo cvmfs\nmv $JOBOUTPUTS/seen $JOBOUTPUTS/all; sleep 60\n"
     )
-    factory = make(script, total_processors=1, kind={"tmp_binds": ["/scratch"]}, pids_per_processor=64)
+    factory = make(
+        script, total_processors=1, kind={"tmp_binds": ["/scratch"]}, pids_per_processor=64, hs06_per_processor=10.0,
+        disk_gb_per_processor=1, machinefeatures_options={"site_name": "EXAMPLE"},
+    )  # fmt: skip
     factory.start()
     seen = factory.wait("the machine's words", lambda: next(factory.state.glob("machines/*/mnt/joboutputs/all"), None))
     lines = seen.read_text().splitlines()
@@ -243,6 +255,32 @@ def test_the_contract_inside(make: t.Callable[..., LabFactory]) -> None:
     assert os.stat(f"/proc/{container['State']['Pid']}/ns/net").st_ino != os.stat(f"/run/netns/{factory.netns}").st_ino
     folder = seen.parents[2]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    # Its features: all of spec 5.3, and what the note demands beside (features.py). None ends with a newline.
+    told = dict(line.split(" ", 1) for line in seen.with_name("features").read_text().splitlines())
+    assert {value[-1] for value in told.values()} == {"."}
+    found = {path: value[:-1] for path, value in told.items()}
+    [record] = factory.records()
+    begun = int(found["/etc/jobfeatures/jobstart_secs"])
+    assert record["created"] <= begun <= record["started"]
+    end, wall = str(record["shutdown_time"]), str(record["shutdown_time"] - begun)
+    assert record["shutdown_time"] == record["created"] + 3600
+    memory = 64 << 20
+    machinefeatures = {
+        "total_cpu": "1", "hs06": "10.0", "shutdowntime": end, "grace_secs": "2", "jobslots": "1", "phys_cores": "1",
+        "log_cores": "1", "site_name": "EXAMPLE",
+    }  # fmt: skip
+    jobfeatures = {
+        "allocated_cpu": "1", "hs06_job": "10.0", "shutdowntime_job": end, "grace_secs_job": "2",
+        "jobstart_secs": str(begun), "job_id": uuid, "wall_limit_secs": wall, "cpu_limit_secs": wall,
+        "max_rss_bytes": str(memory), "max_swap_bytes": "0", "scratch_limit_bytes": str(10**9),
+        "wall_limit_secs_lrms": wall, "cpu_limit_secs_lrms": wall, "cpufactor_lrms": "1.0",
+        "mem_limit_MB": str(memory // 10**6), "allocated_CPU": "1",
+    }  # fmt: skip
+    assert found == {
+        **{f"/etc/machinefeatures/{name}": value for name, value in machinefeatures.items()},
+        **{f"/etc/jobfeatures/{name}": value for name, value in jobfeatures.items()},
+    }
 
 
 def is_root_whatever_its_image_says(factory: LabFactory) -> None:
@@ -346,6 +384,19 @@ def test_outcomes(make: t.Callable[..., LabFactory], script: str, message: t.Opt
             "a decision", lambda: (e := factory.run("explain").stdout) and "backing" in e and e
         )
         assert len(factory.events("machine_started")) == 1
+
+
+def test_three_fizzles_in_a_row_are_red(make: t.Callable[..., LabFactory]) -> None:
+    """One is an abort like any other, for which a factory backs off, and its check is yellow."""
+    factory = make("#!/bin/sh\nexit 3\n", total_processors=1, kind={"fizzle_seconds": 60, "backoff_seconds": 8})
+    factory.start()
+    ended(factory)
+    told = factory.wait("the back-off", lambda: "backing off" in (c := factory.run("check")).stdout and c)
+    assert told.returncode == 1, told.stdout
+    ended(factory, 3)
+    red = factory.wait("a red check", lambda: (c := factory.run("check")).returncode == 2 and c)
+    words = r"The last [3-9] machines of a fizzled or did not start\. Of the last one: " + FIZZLED
+    assert re.search(words, red.stdout), red.stdout
 
 
 def test_a_machine_that_cannot_start_is_an_abort_with_the_engines_words(make: t.Callable[..., LabFactory]) -> None:
@@ -676,8 +727,12 @@ def test_configuration_is_read_again_and_a_wrong_one_is_told_and_not_used(make: 
     factory.write(mb_per_processor="much")
     factory.wait("the refusal", lambda: factory.events("configuration_refused"))
     assert "mb_per_processor: got 'much'" in factory.events("configuration_refused")[0]["problem"]
-    assert factory.wait("the check to say so", lambda: "mb_per_processor" in factory.run("check").stdout)
+    red = factory.wait("the check to say so", lambda: "mb_per_processor" in (c := factory.run("check")).stdout and c)
+    assert red.returncode == 2
+    assert red.stdout.startswith("CRITICAL: The configuration is refused"), red.stdout
+    assert [one["Id"] for one in factory.running()] == [before["Id"]]
     factory.write(mb_per_processor=64, total_processors=2, slots=2)
+    factory.wait("a green check", lambda: factory.run("check").returncode == 0)
     factory.wait("two machines", lambda: len(factory.running()) == 2)
     assert before["Id"] in {one["Id"] for one in factory.running()}
     factory.write(draining=True)

@@ -527,12 +527,14 @@ def test_an_image_from_a_registry_by_its_digest(
 
 def test_an_unpacked_image_in_a_repository(make: t.Callable[..., HostFactory]) -> None:
     factory = make(
-        "#!/bin/sh\nls /cvmfs >$JOBOUTPUTS/cvmfs\n"
+        "#!/bin/sh\nls /cvmfs >$JOBOUTPUTS/cvmfs\ntouch /cvmfs/a.example.org/new 2>$JOBOUTPUTS/refused\n"
         "while :; do cat /cvmfs/a.example.org/told >$JOBOUTPUTS/told 2>&1; sleep 0.1; done\n",
         kind={"root_image": "/cvmfs/images.example.org/busybox", "cvmfs_repositories": ["a.example.org"]},
     )
     factory.machine.run("mkdir", "-p", "/cvmfs/images.example.org", "/cvmfs/a.example.org/x")
     factory.machine.run("cp", "-a", "/srv/busybox", "/cvmfs/images.example.org/")
+    # Of its permissions nothing keeps anybody from writing there: what does is how the machine has it.
+    factory.machine.run("chmod", "1777", "/cvmfs/a.example.org")
     folders = [f"/cvmfs/images.example.org/busybox/{one}" for one in ("dev", "proc", "sys", "var/tmp")]
     factory.machine.run("mkdir", "-p", *folders)
     try:
@@ -543,6 +545,7 @@ def test_an_unpacked_image_in_a_repository(make: t.Callable[..., HostFactory]) -
         # What the host mounts later is seen.
         told = outputs(factory) / "told"
         factory.wait("no such file", lambda: told.exists() and "No such file" in told.read_text())
+        assert told.with_name("refused").read_text().endswith("Read-only file system\n")
         factory.machine.run("mount", "-t", "tmpfs", "tmpfs", "/cvmfs/a.example.org")
         factory.machine.run("sh", "-c", "echo later >/cvmfs/a.example.org/told")
         factory.wait("what is there now", lambda: told.read_text() == "later\n")
