@@ -294,7 +294,7 @@ class SlotsWork:
             return
         try:
             if id(step) not in self._doing:
-                self._begin(step.action)
+                self._begin(step)
             self._doing[id(step)].result()
         except GridboxError as exc:
             if _silent(exc):
@@ -307,8 +307,11 @@ class SlotsWork:
             self._end_all(step, journal)
             raise
 
-    def _begin(self, action: str) -> None:
-        steps = [step for step in self._plan.steps if step.action == action]
+    def _begin(self, step: Step) -> None:
+        """Begin a step, and those of its action that come right after it. The others come after something else: a
+        machine, for instance, after its image is pulled."""
+        coming = itertools.dropwhile(lambda one: one is not step, self._plan.steps)
+        steps = list(itertools.takewhile(lambda one: one.action == step.action, coming))
         if self._pool is not None:
             self._pool.shutdown()
         from concurrent.futures import ThreadPoolExecutor
@@ -318,9 +321,9 @@ class SlotsWork:
             from ansible_collections.hep.gridbox.plugins.module_utils.factory import unfinished
 
             unfinished.remove(self.configuration)
-        self._pool = ThreadPoolExecutor(_AT_A_TIME.get(action, _STARTS), "vacuum_slot")
-        for step in steps:
-            self._doing[id(step)] = self._pool.submit(self._carry_out, step)
+        self._pool = ThreadPoolExecutor(_AT_A_TIME.get(step.action, _STARTS), "vacuum_slot")
+        for one in steps:
+            self._doing[id(one)] = self._pool.submit(self._carry_out, one)
 
     def _end_all(self, step: Step, journal: Journal) -> None:
         """What is begun is finished, and nothing else begun.

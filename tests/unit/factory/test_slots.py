@@ -406,6 +406,27 @@ def test_a_pull_that_fails_ends_the_run_for_one_machinetype_only(
             assert list(work._troubles) == ["r:1"]
 
 
+def test_no_machine_is_begun_before_its_image_is_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many others can be started before."""
+    work = SlotsWork.from_params(params(tmp_path), False, contextlib.ExitStack())
+    here = {"a"}
+
+    def carry_out(step: Step) -> None:
+        if step.action == "pull_image":
+            time.sleep(0.1)
+            here.add(step.target)
+        elif step.details["of"] not in here:
+            raise GridboxError("its image is not here")
+
+    monkeypatch.setattr(work, "_one", carry_out)
+    wanted = (("start_machine", "one", "a"), ("pull_image", "b", ""), ("start_machine", "two", "b"))
+    work._plan = Plan(tuple(Step(action, target, "", details={"of": kind}) for action, target, kind in wanted))
+    journal: t.Any = None
+    for step in work._plan.steps:
+        work.do(step, journal)
+    assert work._troubles == {}
+
+
 #: What a daemon says of machinetypes.
 JUDGED: dict[str, t.Any] = {
     "machinetypes": [
