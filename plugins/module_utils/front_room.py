@@ -66,7 +66,8 @@ class Work(t.Protocol):
 
     def result(self, observed: t.Any, plan: Plan, applied: bool) -> dict[str, t.Any]:
         """The documented return values. ``observed`` is the state after an applied plan; before it otherwise, when the
-        values have to be predicted from the plan. ``warnings`` among them are shown as Ansible shows warnings."""
+        values have to be predicted from the plan. ``warnings`` among them are shown as Ansible shows warnings. May
+        wait, and changes nothing: other runs on the subject are let through by then."""
 
 
 class _Terminated(BaseException):
@@ -128,6 +129,8 @@ def _carry_out(module: AnsibleModule, work: Work, plan: Plan, observed: t.Any, l
         if applied:
             observed = work.observe()
             left_over = work.plan(observed).steps
+        # The result may be waited for, and another run may be just what it waits for.
+        lock.release()
         told = work.result(observed, plan, applied)
     except GridboxError as exc:
         if applied:

@@ -5,8 +5,9 @@
 """One change of a thing at a time on a host.
 
 A run that was killed leaves its guard at work on the undo (:mod:`.journal`); a run that began meanwhile would plan on a
-state that is about to change under it. So a run holds a lock from before it looks until it ends, and its guard, which
-is forked with the lock, until the undo has ended. The kernel drops it when the last of both is gone: flock(2).
+state that is about to change under it. So a run holds a lock from before it looks until its work is done, and its
+guard, which is forked with the lock, until the undo has ended. The kernel drops it when the last of both is gone:
+flock(2).
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ options:
     description:
       - Whether to wait until the slots are as wanted. With O(state=drained) that is when the last machine has ended by itself.
       - In push mode all but the waiting for drained slots is done by the module itself, so it ends when that is done.
+        Whoever waits for drained slots keeps nobody out, for it is another run, or a daemon, that ends machines whose time is over.
       - O(state=absent) needs it.
     type: bool
     default: true

@@ -159,6 +159,21 @@ def test_no_daemon_starts_while_slots_are_worked_on_and_another_run_waits_for_it
     assert len(site.factory.running()) == 3
 
 
+def test_who_waits_for_drained_slots_keeps_nobody_from_ending_what_runs_there(site: Site) -> None:
+    site.slot()
+    arguments = {"configuration": str(site.factory.configuration), "slots": ["0"], "state": "drained"}
+    waits = start_module("vacuum_slot", {**arguments, "wait_timeout": 100}, site.factory.lab.engine.netns)
+    path = Path(orders.path_of(str(site.factory.state)))
+    site.factory.wait("the order", path.exists)
+    # The run every few minutes, and one of the same slots.
+    assert states(site.slot(state="ordered")) == ["running"] * 3
+    site.slot(slots=["0"], state="drained", wait=False)
+    assert waits.poll() is None
+    site.slot(slots=["0"], state="stopped")
+    told = json.loads(waits.communicate(timeout=60)[0])
+    assert (told["daemon"], told["changed"], states(told)) == (False, True, ["empty"])
+
+
 def test_a_machinetype_is_forced_or_the_call_is_refused(site: Site) -> None:
     before = site.world()
     with pytest.raises(ModuleFailed) as refused:

@@ -4,8 +4,8 @@
 
 """The work behind ``vacuum_slot``: orders for the daemon where one works, else the factory's own work, by hand.
 
-Which of the two it is, the daemon's lock tells: who gets it, works himself, and keeps it until the end, so that no
-daemon starts meanwhile. Another run without a daemon is waited for first.
+Which of the two it is, the daemon's lock tells: who gets it, works himself, and keeps it until his work is done, so
+that no daemon starts meanwhile. Another run without a daemon is waited for first.
 """
 
 from __future__ import annotations
@@ -462,6 +462,8 @@ class SlotsWork:
         why: dict[str, str] = {}
         waits = self.patience.wait and not self._check_mode
         if waits and (self._look is None or self.wish.state == orders.DRAINED):
+            # It takes hours, maybe. Meanwhile a daemon may start, and other runs end machines and fill other slots.
+            self._held.close()
             why = self._wait(self.wish.slots)
             observed = self.observe()
         elif observed.chances is not None:

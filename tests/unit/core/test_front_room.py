@@ -267,3 +267,18 @@ def test_nothing_is_looked_at_while_another_run_is_at_work_on_the_same_thing(
         result = run(wall, monkeypatch, capfd)
     assert result["failed"] and not result["changed"] and wall.seen == []
     assert "to leave the wall alone" in result["msg"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_result_that_is_waited_for_keeps_no_other_run_out(
+    check: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wall = Wall()
+    told = wall.result
+
+    def result(*arguments: t.Any) -> dict[str, t.Any]:
+        with lock.Lock("the wall", 0):
+            return told(*arguments)
+
+    monkeypatch.setattr(wall, "result", result)
+    assert run(wall, monkeypatch, capfd, check=check)["wall"] == {"colour": "blue", "coat": True}

@@ -15,6 +15,7 @@ import time
 import typing as t
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     GridboxError,
     InputError,
     RefusedError,
+    WaitError,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend, orders, slots_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
@@ -39,7 +41,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import (
     plan,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots_work import SlotsWork
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Disruption, Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import Heartbeat
@@ -587,6 +589,36 @@ def test_what_comes_up_during_a_run_is_no_failure_of_it(tmp_path: Path, monkeypa
     work._started.clear()
     work._troubles[THIRD] = "The registry is gone."
     assert steps(work.plan(replace(after, machines=(over, stays, old)))) == [("start_machine", THIRD)]
+
+
+def test_a_run_that_waits_for_drained_slots_lets_others_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else no machine's time limit would end it, no other slot be filled, and no daemon start, for a day maybe."""
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    state, listed = str(tmp_path / "state"), [replace(RUNS, uuid=LIVE.uuid)]
+    monkeypatch.setattr(slots_work.Look, "look", lambda _self, _now: (store.load()[0], Mending(), []))
+    monkeypatch.setattr(slots_work, "_PAUSE", 0.01)
+    store = Store(state)
+    store.create(LIVE)
+    looks: list[t.Any] = []
+
+    def look() -> list[t.Any]:
+        looks.append(1)
+        if len(looks) == 2:  # another run
+            with at_work(state):
+                listed.clear()
+                store.save(replace(LIVE, state=ENDED, ended=NOW, cleaned=True))
+        return listed
+
+    with contextlib.ExitStack() as held:
+        work = SlotsWork.from_params(params(tmp_path, slots=["0"], state="drained"), False, held)
+        observed = work.observe()
+        with pytest.raises(WaitError), at_work(state):
+            pass
+        look_now: t.Any = work._look
+        monkeypatch.setattr(look_now, "engine", SimpleNamespace(listed=look))
+        told = work.result(observed, Plan(), applied=False)
+    assert (told["daemon"], told["slots"][0]["state"]) == (False, "empty")
+    assert len(looks) == 2
 
 
 # --- by hand
