@@ -78,6 +78,14 @@ class Lock:
             raise GridboxError(f"Who has the lock {self._path} cannot be read ({exc.strerror}).") from exc
         return f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}" in held
 
+    def holder(self) -> t.Optional[int]:
+        """The process that has it, by what it has written there; None: nobody can tell."""
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                return int(file.read().removeprefix("process "))
+        except (OSError, ValueError):
+            return None
+
     def release(self) -> None:
         """Let go of it, for every process that shares it; fine if that has been done."""
         if self._file is not None:

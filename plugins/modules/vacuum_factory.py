@@ -18,7 +18,7 @@ description:
   - The daemon reads its configuration again by itself. What it cannot take over while it runs is returned in
     RV(restart_needed); this module does not restart it. A restart leaves machines alone.
   - A change of C(name), C(state_folder), C(engine), C(engine_url) or C(apptainer_account) is refused while there are machines,
-    for the factory would not know them any more.
+    for the factory would not know them any more. A run of M(hep.gridbox.vacuum_slot) that may be making some is waited for first.
   - With O(state=absent) it ends the daemon, with systemd or without, and removes the configuration. It refuses while machines
     run, and names them, unless O(remove_machines=true). What is kept of machines in the state folder stays.
   - With O(state=absent) it also removes the images that the factory has pulled itself, without force, so those that a container
@@ -95,7 +95,8 @@ options:
     default: followed
   wait_timeout:
     description:
-      - Seconds for that; with O(state=absent) for the daemon to end, and for a run of M(hep.gridbox.vacuum_slot) that is at work.
+      - Seconds for that; with O(state=absent) for the daemon to end. The same for a run of M(hep.gridbox.vacuum_slot) that is at work,
+        if the factory is to go, or to have its machines elsewhere.
       - A daemon that has not ended by then is waited for once more as long, and started again. If it still runs after that the
         module says that it was told to end, and that nothing was started again.
     type: int
@@ -239,7 +240,7 @@ def make_work(params: t.Mapping[str, t.Any], held: contextlib.ExitStack) -> Work
     """
     if params["state"] == "absent":
         return take_away.TakeAwayWork(take_away.Wish.from_params(params), held)
-    return configure.ConfigureWork(configure.Wish.from_params(params))
+    return configure.ConfigureWork(configure.Wish.from_params(params), held)
 
 
 def main() -> None:

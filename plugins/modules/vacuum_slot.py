@@ -20,6 +20,9 @@ description:
     and cleaned away, and machines whose time is over are ended, in all slots; then the wanted slots are emptied, or filled by
     the decision that a factory takes, several machines at a time. This is the push mode, for sites that run playbooks and no
     daemons. No daemon can start meanwhile, and one that is started afterwards goes on from there.
+  - Whoever else is at work on the factory, another run or M(hep.gridbox.vacuum_factory) that takes it away, is waited for, up to
+    five minutes. The configuration counts as it is then.
+  - A daemon that has not reported for a minute is asked all the same, and a warning tells of it.
   - Slots that are as wanted are not touched.
 options:
   slots:

@@ -37,7 +37,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
     parse,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import Machine
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.work_space import WorkSpaces
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command, mount_table, record
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
@@ -334,10 +334,13 @@ def put_back(path: str, content: t.Optional[str], mode: int = _MODE, owner: int 
 
 
 class ConfigureWork:
-    """The work of the module ``vacuum_factory`` with ``state: present``; see ``front_room.Work``."""
+    """The work of the module ``vacuum_factory`` with ``state: present``; see ``front_room.Work``.
 
-    def __init__(self, wish: Wish) -> None:
-        self.wish = wish
+    :param held: gets the lock of whoever makes machines, while it changes where they are.
+    """
+
+    def __init__(self, wish: Wish, held: t.Optional[contextlib.ExitStack] = None) -> None:
+        self.wish, self._held = wish, held or contextlib.ExitStack()
         self.subject = f"the factory of {wish.path}"
 
     def observe(self) -> Observed:
@@ -363,6 +366,10 @@ class ConfigureWork:
     def preflight(self, plan: Plan, observed: Observed) -> None:
         wanted = self.wish.configuration
         check_machines_stay(wanted, observed)
+        if observed.before is not None and observed.daemon is None and _moved(wanted, observed.before):
+            # A run of vacuum_slot may be about to make some, where nobody would find them.
+            self._held.enter_context(at_work(observed.before.state_folder, self.wish.wait_timeout))
+            check_machines_stay(wanted, self.observe())
         if wanted.key_file and not self.wish.key:
             load_key(wanted.key_file)
         for step in plan.steps:
@@ -428,6 +435,7 @@ class ConfigureWork:
         """Nothing is shared with the process that died."""
 
     def result(self, observed: Observed, plan: Plan, applied: bool) -> dict[str, t.Any]:
+        self._held.close()  # a daemon that is waited for takes it
         reasons = restart_needed(self.wish, observed)
         if applied or not plan.steps:
             observed = self._wait(observed, reasons)
@@ -497,15 +505,19 @@ def check_machines_stay(wanted: Configuration, observed: Observed) -> None:
     before = observed.before
     if before is None or not observed.machines:
         return
-    for option in WHERE_MACHINES_ARE:
+    for option in _moved(wanted, before):
         old, new = before.fixed[option], wanted.fixed[option]
-        if old != new:
-            slots = ", ".join(f"{one.slot} ({one.machinetype})" for one in observed.machines)
-            raise RefusedError(
-                f"{option}: {new or 'not given'}",
-                f"it is {old or 'not given'} now, and the factory would not know its machines any more: {slots}",
-                'Nothing was touched. Drain the factory first ("draining": true), and run again when they have ended.',
-            )
+        slots = ", ".join(f"{one.slot} ({one.machinetype})" for one in observed.machines)
+        raise RefusedError(
+            f"{option}: {new or 'not given'}",
+            f"it is {old or 'not given'} now, and the factory would not know its machines any more: {slots}",
+            'Nothing was touched. Drain the factory first ("draining": true), and run again when they have ended.',
+        )
+
+
+def _moved(wanted: Configuration, before: Configuration) -> list[str]:
+    """The options that are others, and by which machines are found. Pure."""
+    return [option for option in WHERE_MACHINES_ARE if before.fixed[option] != wanted.fixed[option]]
 
 
 def missing_user_data(wish: Wish) -> list[str]:

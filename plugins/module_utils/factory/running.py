@@ -62,6 +62,16 @@ def find(program: str, configuration: str, state_folders: t.Iterable[str]) -> t.
     return None
 
 
+def is_daemon(pid: t.Optional[int]) -> bool:
+    """Whether a process that has the lock of a factory (``store.at_work``) is a daemon, however it was started. Others
+    that may have it are runs of modules.
+
+    :param pid: None: it is not known which has it.
+    """
+    process = background.look(pid) if pid is not None else None
+    return process is not None and "factory" in process.argv
+
+
 def follows(daemon: t.Optional[Running], configuration: str) -> bool:
     """Whether the daemon has read the file as it is now, and uses it."""
     report = daemon.report if daemon is not None else None

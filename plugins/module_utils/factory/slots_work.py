@@ -39,7 +39,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.slots import A
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable, in_slots
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
-from ansible_collections.hep.gridbox.plugins.module_utils.lock import Lock
+from ansible_collections.hep.gridbox.plugins.module_utils.lock import SECONDS, Lock
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 from ansible_collections.hep.gridbox.plugins.module_utils.utc import utc
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import veto
@@ -74,26 +74,63 @@ class Patience:
     seconds: int = 600
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the module is asked for; the slots and what is in them depend on the configuration.
+
+    :ivar path: of the configuration.
+    """
+
+    path: str
+    slots: tuple[str, ...]
+    state: str
+    machinetype: str
+
+    def configuration(self) -> Configuration:
+        """The factory's, as it is now.
+
+        :raises InputError: for what cannot be right.
+        :raises RefusedError: if there is none.
+        """
+        try:
+            return load(self.path)
+        except InputError:
+            raise
+        except GridboxError as exc:
+            raise RefusedError("configuration", str(exc).rstrip("."), "Configure the factory first.") from exc
+
+    def wish(self, configuration: Configuration) -> Wish:
+        """What is wanted of this factory's slots.
+
+        :raises InputError: for slots that it has not.
+        :raises GridboxError: if what is ordered cannot be read.
+        """
+        former = orders.former_slots(configuration)
+        # Nobody can have one of these filled; of all slots, what was ordered of them is taken back.
+        can_be_meant = former if self.state != RUNNING or self.slots == ("all",) else ()
+        meant = orders.slots_of(configuration.settings, self.slots, former=can_be_meant)
+        return Wish(meant, self.state, self.machinetype, tuple(slot for slot in meant if slot in former))
+
+
 class SlotsWork:
     """The work of the module ``vacuum_slot``; see ``front_room.Work``.
 
-    :param path: of the configuration.
     :param check_mode: that slots are as wanted is not waited for then.
     :param held: gets the daemon's lock, if nobody has it.
     """
 
     def __init__(
         self,
-        wish: Wish,
+        asked: Asked,
         patience: Patience,
         configuration: Configuration,
-        path: str,
         check_mode: bool,
         held: contextlib.ExitStack,
     ) -> None:
-        self.wish, self.patience, self.configuration, self._path = wish, patience, configuration, path
+        self._asked, self._path, self.patience, self.configuration = asked, asked.path, patience, configuration
+        self.wish = asked.wish(configuration)
         self._factory = f"the factory in {os.path.realpath(configuration.state_folder)}"
-        self.subject = f"slots of {self._factory}: {', '.join(wish.slots)}"
+        self.subject = f"slots of {self._factory}: {', '.join(self.wish.slots)}"
         self._check_mode, self._held = check_mode, held
         self._store = Store(configuration.state_folder)
         self._look: t.Optional[Look] = None
@@ -126,19 +163,9 @@ class SlotsWork:
             raise InputError("wait", False, "true with state: absent", "Folders go when the machine has ended.")
         if params["wait_timeout"] < 1:
             raise InputError("wait_timeout", params["wait_timeout"], "seconds, at least 1")
-        try:
-            configuration = load(params["configuration"])
-        except InputError:
-            raise
-        except GridboxError as exc:
-            raise RefusedError("configuration", str(exc).rstrip("."), "Configure the factory first.") from exc
-        former = orders.former_slots(configuration)
-        # Nobody can have one of these filled; of all slots, what was ordered of them is taken back.
-        can_be_meant = former if state != RUNNING or params["slots"] == ["all"] else ()
-        meant = orders.slots_of(configuration.settings, params["slots"], former=can_be_meant)
-        wish = Wish(meant, state, machinetype, tuple(slot for slot in meant if slot in former))
+        asked = Asked(params["configuration"], tuple(params["slots"]), state, machinetype)
         patience = Patience(params["wait"], params["wait_timeout"])
-        return cls(wish, patience, configuration, params["configuration"], check_mode, held)
+        return cls(asked, patience, asked.configuration(), check_mode, held)
 
     # ---- observe, plan, preflight --------------------------------------------------------------------------------
 
@@ -161,13 +188,42 @@ class SlotsWork:
         return Observed(given, seen.machines, now, mending, chances, seen.unreadable)
 
     def _take_the_daemons_place(self) -> None:
-        """Get the daemon's lock, if no daemon has it."""
+        """Get the daemon's lock, if no daemon has it; somebody else who has it is waited for."""
         with contextlib.ExitStack() as turn:
             turn.enter_context(Lock(f"vacuum_slot on {self._factory}"))
-            with contextlib.suppress(WaitError):
-                turn.enter_context(at_work(self.configuration.state_folder))
-                self._look = Look(self.configuration)
-                self._held.push(turn.pop_all())
+            deadline = time.monotonic() + SECONDS
+            while True:
+                lock = at_work(self.configuration.state_folder)
+                try:
+                    turn.enter_context(lock)
+                    break
+                except WaitError:
+                    from ansible_collections.hep.gridbox.plugins.module_utils.factory import running
+
+                    if running.is_daemon(lock.holder()):
+                        return
+                    if time.monotonic() > deadline:
+                        awaited = f"another run to leave {self._factory} alone"
+                        raise WaitError(awaited, SECONDS, f"process {lock.holder()} is at work") from None
+                time.sleep(_PAUSE)
+            self._read_again()
+            self._look = Look(self.configuration)
+            self._held.push(turn.pop_all())
+
+    def _read_again(self) -> None:
+        """What is configured by now, when nobody else is at work any more: whoever was waited for may have changed it,
+        or taken the factory away.
+
+        :raises RefusedError: if there is no factory any more, or one in another place.
+        """
+        now = self._asked.configuration()
+        if os.path.realpath(now.state_folder) != os.path.realpath(self.configuration.state_folder):
+            raise RefusedError(
+                f"configuration: {self._path}",
+                f"it was changed while this run waited for another; the factory is in {now.state_folder} now",
+                "Nothing was touched. Run again.",
+            )
+        self.configuration, self.wish = now, self._asked.wish(now)
 
     def _hands(self) -> ByHand:
         """What makes machines and takes them away."""
@@ -280,6 +336,17 @@ class SlotsWork:
         from ansible_collections.hep.gridbox.plugins.module_utils.factory import report
 
         return report.load(self.configuration.state_folder)
+
+    def _unheard(self) -> list[str]:
+        """A sentence if the daemon does not tell how slots are: what is written down may have passed."""
+        from ansible_collections.hep.gridbox.plugins.module_utils.factory import info
+
+        told, now = self._told(), time.time()
+        if info.is_at_work(told, now):
+            return []
+        since = f"for {now - told.written:.0f} s" if told is not None else "yet"
+        unsure = "so nobody can tell what runs: the slots are as they were written down last."
+        return [f"The factory's daemon has not reported {since}, {unsure}"]
 
     # ---- apply ---------------------------------------------------------------------------------------------------
 
@@ -478,6 +545,7 @@ class SlotsWork:
             for one in self.wish.slots
         }
         warnings = [*(one.sentence for one in observed.unreadable), *self._problems]
+        warnings += self._unheard() if self._look is None else ()
         if why:
             reasons = sorted(set(why.values()))
             warnings.append(f"{len(why)} of {len(self.wish.slots)} slots stay empty: {'; '.join(reasons)}")

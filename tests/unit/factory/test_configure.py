@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
 import shutil
+import time
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from types import MappingProxyType
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError, WaitError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import account as accounts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     apptainer_engine,
@@ -39,6 +41,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configure impo
     restart_needed,
     shown,
 )
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.host.mount_table import Mount
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan
@@ -288,6 +291,41 @@ def carry_out(work: ConfigureWork, fail_at: str = "") -> None:
                 assert not rollback.failed
                 return
             work.do(step, journal)
+
+
+def test_machines_that_another_run_is_making_are_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, path = str(tmp_path / "state"), tmp_path / "factory.json"
+
+    def work(held: t.Optional[contextlib.ExitStack] = None, **data: t.Any) -> ConfigureWork:
+        given = params(data={"state_folder": state, **data}, path=str(path), wait="none", wait_timeout=1)
+        return ConfigureWork(Wish.from_params(given), held)
+
+    carry_out(work())
+    with contextlib.ExitStack() as other, contextlib.ExitStack() as held:
+        other.enter_context(at_work(state))
+        carry_out(work(port=9995))
+        with pytest.raises(WaitError, match=f"Waited 1 s for .*{state}"):
+            carry_out(work(engine_url="unix:///e"))
+
+        def make_one_and_end(_seconds: float) -> None:
+            Store(state).create(RUNNING_MACHINE)
+            other.close()
+
+        monkeypatch.setattr(time, "sleep", make_one_and_end)
+        with pytest.raises(RefusedError, match=rf"^engine_url: .*{RUNNING_MACHINE.slot}"):
+            carry_out(work(held, engine_url="unix:///e"))
+    monkeypatch.undo()
+    shutil.rmtree(state)
+    with contextlib.ExitStack() as held:
+        moves = work(held, engine_url="unix:///e")
+        carry_out(moves)
+        with pytest.raises(WaitError), at_work(state):
+            pass
+        moves.result(moves.observe(), Plan(), applied=True)
+        with at_work(state):
+            pass
 
 
 def tree(folder: Path) -> dict[str, tuple[int, t.Optional[str]]]:

@@ -10,6 +10,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import typing as t
@@ -28,6 +30,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend, orders, slots_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.orders import Orders, SlotOrder
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import ImageStatus, Report, stamp
@@ -595,10 +598,10 @@ def test_a_run_that_waits_for_drained_slots_lets_others_work(tmp_path: Path, mon
     """Else no machine's time limit would end it, no other slot be filled, and no daemon start, for a day maybe."""
     monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
     state, listed = str(tmp_path / "state"), [replace(RUNS, uuid=LIVE.uuid)]
-    monkeypatch.setattr(slots_work.Look, "look", lambda _self, _now: (store.load()[0], Mending(), []))
-    monkeypatch.setattr(slots_work, "_PAUSE", 0.01)
     store = Store(state)
     store.create(LIVE)
+    monkeypatch.setattr(Look, "look", lambda _self, _now: (store.load()[0], Mending(), []))
+    monkeypatch.setattr(slots_work, "_PAUSE", 0.01)
     looks: list[t.Any] = []
 
     def look() -> list[t.Any]:
@@ -619,6 +622,88 @@ def test_a_run_that_waits_for_drained_slots_lets_others_work(tmp_path: Path, mon
         told = work.result(observed, Plan(), applied=False)
     assert (told["daemon"], told["slots"][0]["state"]) == (False, "empty")
     assert len(looks) == 2
+
+
+def test_what_is_configured_counts_when_the_run_has_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run may have been waited for, and the configuration changed meanwhile."""
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(Look, "look", lambda _self, _now: ([], Mending(), []))
+    given = params(tmp_path, state="drained")
+    path = Path(given["configuration"])
+    before = json.loads(path.read_text())
+    for changes, refused in (
+        ({"draining": True, "total_processors": 1}, ""),
+        ({"state_folder": str(tmp_path / "other")}, f"the factory is in {tmp_path}/other now. Nothing was touched"),
+        (None, r"factory\.json cannot be read .* Configure the factory first"),
+    ):
+        path.write_text(json.dumps(before))
+        with contextlib.ExitStack() as held:
+            work = SlotsWork.from_params(given, False, held)
+            assert work.wish.slots == (FIRST, SECOND)
+            if changes is None:
+                path.unlink()
+            else:
+                path.write_text(json.dumps({**before, **changes}))
+            if refused:
+                with pytest.raises(RefusedError, match=refused):
+                    work.observe()
+                continue
+            work.observe()
+            assert work.configuration.settings.draining
+            assert list(work.wish.slots) == [FIRST]
+
+
+@pytest.mark.parametrize("what", ["factory", "vacuum_factory"])
+def test_whoever_is_at_work_is_waited_for_unless_it_is_a_daemon(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run gives its place, for instance when it has taken the factory away; it reads no orders."""
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(Look, "look", lambda _self, _now: ([], Mending(), []))
+    state = str(tmp_path / "state")
+    code = (
+        "import sys, time\n"
+        f"from {at_work.__module__} import at_work\n"
+        "with at_work(sys.argv[1]):\n    print('', flush=True)\n    sys.stdin.read(1)\n    time.sleep(0.2)\n"
+    )
+    argv = [sys.executable, "-c", code, state, what]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with contextlib.ExitStack() as held:
+        other = held.enter_context(
+            subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        assert other.stdin is not None and other.stdout is not None
+        other.stdout.readline()
+        work = SlotsWork.from_params(params(tmp_path, state="drained", wait=False), False, held)
+        if what == "vacuum_factory":
+            other.stdin.write(b"x")
+            other.stdin.flush()
+        told = work.result(work.observe(), Plan(), applied=False)
+        other.stdin.close()
+    assert told["daemon"] is (what == "factory")
+    # This one has not said anything yet.
+    assert [one for one in told["warnings"] if "has not reported yet" not in one] == []
+    assert bool(told["warnings"]) is (what == "factory")
+
+
+def test_who_keeps_being_at_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots_work, "SECONDS", 0)
+    with contextlib.ExitStack() as held, at_work(str(tmp_path / "state")):
+        work = SlotsWork.from_params(params(tmp_path), False, held)
+        with pytest.raises(WaitError, match=rf"to leave .*/state alone, in vain.*process {os.getpid()} is at work"):
+            work.observe()
+
+
+def test_a_daemon_that_has_not_reported_for_long_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    work = SlotsWork.from_params(params(tmp_path, wait=False), False, contextlib.ExitStack())
+    work._looked = True  # a daemon works
+    for age, told in ((5, []), (3600, ["The factory's daemon has not reported for 3600 s, so nobody can tell"])):
+        report = replace(REPORT, written=time.time() - age, pid=os.getpid())
+        monkeypatch.setattr(work, "_told", lambda report=report: report)
+        found = work.result(work.observe(), Plan(), applied=False)["warnings"]
+        assert [one[: len(sentence)] for one, sentence in zip(found, told)] == told
+        assert len(found) == len(told)
 
 
 # --- by hand
