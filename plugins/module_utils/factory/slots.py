@@ -383,13 +383,19 @@ def _lower(wish: Wish, configuration: Configuration, observed: Observed) -> list
 
 
 def _remove(wish: Wish, observed: Observed) -> list[Step]:
-    """The folders that an absent slot leaves. Those of machines which end in this run are among them."""
+    """The folders that an absent slot leaves. Those of machines which end in this run are among them, and of one that
+    the daemon may have begun to make before it reads the order."""
     expired = {one.uuid for one in observed.mending.expired} if observed.mending is not None else set()
     steps = []
     for slot in wish.slots:
+        given = observed.orders.of(slot)
+        is_ordered = wish.order(slot, given, observed.now) != given
         count = sum(one.slot == slot and one.uuid not in expired for one in observed.machines)
         if count:
             reason = f"{count} machine{'s' if count > 1 else ''} that ended there left a folder"
+            steps.append(Step("remove_folders", slot, reason))
+        elif observed.mending is None and is_ordered and slot not in wish.former:
+            reason = "a machine that the daemon has begun when it reads the order leaves a folder"
             steps.append(Step("remove_folders", slot, reason))
     return steps
 

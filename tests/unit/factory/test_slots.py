@@ -208,6 +208,15 @@ def test_slots_are_emptied(state: str, expected: list[tuple[str, str]], cost: st
     assert asked.disruption.name == cost
 
 
+def test_a_machine_that_a_daemon_begins_before_it_reads_the_order_leaves_no_folder_either() -> None:
+    """Whoever orders waits for that, also in a slot that is empty; once it is ordered, there is nothing to do."""
+    assert steps(plan(wish("absent", FIRST), CONFIGURATION, seen())) == [("give_order", FIRST)]
+    asked = plan(wish("absent", FIRST), CONFIGURATION, seen(by_hand=False))
+    assert steps(asked) == [("give_order", FIRST), ("remove_folders", FIRST)]
+    given = Orders(slots={FIRST: SlotOrder("stopped", since=5)})
+    assert steps(plan(wish("absent", FIRST), CONFIGURATION, seen(by_hand=False, orders=given))) == []
+
+
 #: Slots that the factory has no more.
 FORMER, OTHER = "f1-07.example.org", "f1-08.example.org"
 
