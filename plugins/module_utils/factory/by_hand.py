@@ -93,8 +93,11 @@ class ByHand(Look):
     # ---- what has become of machines -----------------------------------------------------------------------------
 
     def adopt(self, machine: Machine) -> None:
-        """Write down that a machine runs."""
-        self.store.save(machine)
+        """Write down that a machine runs, and its times where the clock was set meanwhile."""
+        if machine.set_by:
+            self.life.move(machine)
+        else:
+            self.store.save(machine)
 
     def end(self, machine: Machine) -> None:
         """Write down that a machine has ended, and clean up after it.
@@ -189,7 +192,7 @@ class ByHand(Look):
         """
         image = self.engine.image(kind.root_image)
         now = int(time.time())
-        machine = planned(start, kind, self.configuration.settings, now)
+        machine = planned(start, kind, self.configuration.settings, now, host_facts.clock())
         if image is None:
             raise GridboxError(f"{kind.name} was not started: its image {kind.root_image} is not here.")
         try:

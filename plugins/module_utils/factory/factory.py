@@ -36,6 +36,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import report as reports
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
@@ -134,7 +135,12 @@ class Factory:
         self.wake, self._reading = asyncio.Event(), asyncio.Lock()
         # What the catalogue was made from.
         self._catalogue_of: tuple[object, ...] = catalogue.made_from(configuration)
-        self.watching_since = int(time.time())
+        # Since when machines have had their time to show that they work; and since when what shows it grows old, if
+        # that is not for as long as it says.
+        self.watching_since, self._ageing_since = int(time.time()), t.cast(t.Optional[int], None)
+        # That by which live machines' times are. It is kept while the clock is not set: those that are to end together
+        # end at the same second ever after.
+        self._clock = host_facts.clock()
         self.on_end: t.Optional[t.Callable[[Machine], None]] = None
         self._repositories = Repositories(configuration.cvmfs_root)
         # When the look was begun by which ``cvmfs`` goes, by the clock that nobody sets.
@@ -207,7 +213,8 @@ class Factory:
             machines = reports.as_last_seen(machines, reports.load(self.configuration.state_folder))
         except GridboxError as exc:
             self.say("report_unreadable", problem=str(exc))
-        moved.check_name(self.configuration, machines, self.unreadable, host_facts.boot_time())
+        moved.check_name(self.configuration, machines, self.unreadable, self._clock)
+        self._clock = mend.clock_of(machines, self._clock)
         self.work_spaces.activate()
         self.work_spaces.check()
         self.machines = {machine.uuid: machine for machine in machines}
@@ -298,6 +305,7 @@ class Factory:
 
     def tick(self) -> None:
         """Do what is due. Called whenever ``wake`` is set, and about each second."""
+        self._mind_the_clock(int(time.time()))
         now = time.monotonic()
         if now - self._looked >= LOOK or (self.engine_problem and now - self._looked >= 1):
             self.look()
@@ -328,7 +336,7 @@ class Factory:
             self._deaf.append((since, math.inf))
 
     def hears(self, since: float) -> None:
-        """What the engine says is heard, from then on."""
+        """What the engine says is heard, from then on. It may have other images than it had before."""
         if self._deaf and self._deaf[-1][1] == math.inf:
             self._deaf[-1] = (self._deaf[-1][0], since)
 
@@ -347,8 +355,8 @@ class Factory:
                 now, kept = int(time.time()), recent_cpu.noted(self._used.get(identity, ()), used)
                 self._used[identity] = kept
                 self.machines[identity] = replace(
-                    mend.by_the_clock(machine, now), cpu_seconds=int(used.seconds),
-                    cpu_percentage=recent_cpu.percentage(kept), seen=now,
+                    mend.seen_to_run(machine, now, self.clock), cpu_seconds=int(used.seconds),
+                    cpu_percentage=recent_cpu.percentage(kept),
                 )  # fmt: skip
 
     async def close(self) -> None:
@@ -396,7 +404,9 @@ class Factory:
             self._looking = False
         self._answers()
         in_flight = self._busy | (self.machines.keys() - settled)
-        found = mend.compare(self.machines.values(), containers, in_flight, int(time.time()), self.unreadable)
+        found = mend.compare(
+            self.machines.values(), containers, in_flight, int(time.time()), self.clock, self.unreadable
+        )
         self._take(found, containers)
         for stray in found.strays:
             self.say("stray_removed", container=stray.name, machine=stray.uuid)
@@ -429,7 +439,7 @@ class Factory:
         containers = [container] if container is not None else []
         machine = self.machines.get(identity)
         if machine is not None:
-            self._take(mend.compare([machine], containers, self._busy, int(time.time())), containers)
+            self._take(mend.compare([machine], containers, self._busy, int(time.time()), self.clock), containers)
 
     def _take(self, found: mend.Found, containers: t.Iterable[Container]) -> None:
         self._pids.update({one.uuid: one.pid for one in containers if one.alive and one.pid})
@@ -580,6 +590,42 @@ class Factory:
                 keep.add(own[history.worked].uuid)
         self.machines = {identity: machine for identity, machine in self.machines.items() if identity in keep}
 
+    # ---- the clock -----------------------------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> Clock:
+        """The host's clock; while it is not set, the same."""
+        found = host_facts.clock()
+        return found if found.ahead(self._clock.boot, self._clock.booted) else replace(self._clock, slept=found.slept)
+
+    def _mind_the_clock(self, now: int) -> None:
+        """Have machines that run told of a clock that was set, by NTP after a boot or by a person. Until that is done
+        with one, it is not judged by its limits; nor is it by what it could not write while the host was suspended."""
+        before, self._clock = self._clock, self.clock
+        ahead, slept = self._clock.ahead(before.boot, before.booted), self._clock.slept - before.slept
+        if ahead:
+            self.say("clock_set", seconds=ahead)
+        if slept > CLOCK_TOLERANCE:
+            self.say("host_suspended", seconds=slept)
+        if ahead or slept > CLOCK_TOLERANCE:
+            self.watching_since = self._ageing_since = now
+        for machine in self.machines.values():
+            is_behind = self._clock.ahead(machine.boot, machine.booted) and machine.state == RUNNING
+            if is_behind and machine.uuid not in self._busy and not self._closing:
+                self._busy.add(machine.uuid)  # from now on, or its limits would be judged in this turn
+                self.spawn(self._at_work(machine, self._move, machine, self._clock))
+
+    def _move(self, machine: Machine, clock: Clock) -> Machine:
+        """Write down a machine's times by the clock as it is now, and tell it. They count even if that cannot be."""
+        moved_to = mend.by_the_clock(machine, int(time.time()), clock)
+        facts = {"slot": machine.slot, "machine": machine.uuid, "seconds": clock.ahead(machine.boot, machine.booted)}
+        self.say("machine_times_moved", **facts, shutdown_time=moved_to.shutdown_time)
+        try:
+            self.life.move(moved_to)
+        except OSError as exc:
+            self._not_recorded(machine, exc)
+        return moved_to
+
     # ---- limits --------------------------------------------------------------------------------------------------
 
     def _limits(self, now: int) -> None:
@@ -617,7 +663,7 @@ class Factory:
         for machine in live:
             looked, beat = self._beats.get(machine.uuid, (-math.inf, None))
             if beat is not None:
-                found[machine.slot] = beat
+                found[machine.slot] = beat if self._ageing_since is None else beat.ageing_since(self._ageing_since)
             due = now - looked >= BEAT and machine.uuid not in self._beat_looks and not self._closing
             if machine.heartbeat_file and due:
                 look = asyncio.get_running_loop().create_task(self._look_for_heartbeat(machine))
@@ -709,7 +755,8 @@ class Factory:
                 self._had_term.add(machine.uuid)
             raise
         self._had_term.add(machine.uuid)
-        return replace(machine, told=int(time.time()))  # it may have taken a while, and the grace begins now
+        # It may have taken a while, and the grace begins now.
+        return replace(machine, told=mend.by_its_clock(machine, int(time.time()), host_facts.clock()))
 
     async def _kill(self, machine: Machine) -> None:
         if self._is_done_with(machine):
@@ -835,7 +882,7 @@ class Factory:
 
     def _begin(self, start: Start, now: int) -> None:
         kind = next(one for one in self.catalogue.machinetypes if one.name == start.machinetype)
-        machine = planned(start, kind, self.configuration.settings, now)
+        machine = planned(start, kind, self.configuration.settings, now, self.clock)
         self.machines[machine.uuid] = machine
         # From now on, not from the first step of its task: a look that begins in between would take it for settled.
         self._busy.add(machine.uuid)

@@ -116,6 +116,21 @@ def lower(folder: str, shutdown_time: int, clock: t.Callable[[], float] = time.t
     _put(folder, MACHINEFEATURES, "shutdowntime", told)
 
 
+def move(folder: str, shutdown_time: int, started: int) -> None:
+    """Tell a machine that runs its times by the clock that was set meanwhile; how much time it has is the same.
+
+    It is the machine's clock, too, and by the old times a job would end itself at once, or be killed in the midst of
+    its work: jobs read the files whenever they want to know. The other values are no times, or how much of it there is.
+
+    :param shutdown_time: its time limit, Unix seconds.
+    :param started: when it came to run.
+    :raises GridboxError: if the machine's features cannot be written.
+    """
+    _put(folder, JOBFEATURES, "jobstart_secs", str(started))
+    _put(folder, JOBFEATURES, "shutdowntime_job", str(shutdown_time))
+    _put(folder, MACHINEFEATURES, "shutdowntime", str(shutdown_time))
+
+
 def _put(folder: str, kind: str, name: str, text: str) -> None:
     """Put a file into its place in one go, so that whoever reads it has the old value or the new one.
 

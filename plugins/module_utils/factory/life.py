@@ -94,7 +94,8 @@ class Life:
             machine = mend.not_started(machine, str(exc), int(time.time()))
             self.store.save(machine)
             return machine
-        now = int(time.time())
+        # The clock may have been set since it was planned: that is seen to when it is known (``Factory.tick``).
+        now = mend.by_its_clock(machine, int(time.time()), host_facts.clock())
         machine = replace(machine, state=RUNNING, started=now, seen=now)
         try:
             self.store.save(machine)
@@ -134,6 +135,15 @@ class Life:
         self.store.save(machine)
         return machine
 
+    def move(self, machine: Machine) -> None:
+        """Tell a machine its times by a clock that was set, and write them down: in this order, for who is killed in
+        between is followed by one who tells it the same again."""
+        try:
+            features.move(self.store.folder(machine), machine.shutdown_time, machine.started or machine.made)
+        except GridboxError as exc:
+            self.say("features_not_written", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+        self.store.save(machine)
+
     def written(self, machines: t.Sequence[Machine]) -> dict[str, Written]:
         """What machines that run have written where nothing limits it, by uuid. May take a while.
 
@@ -162,8 +172,8 @@ class Life:
     def over(self, machine: Machine, container: t.Optional[Container], heard: mend.Heard = mend.NOTHING) -> Machine:
         """A machine that has ended, as it is to be written down: with all that its container, its work space and the
         engine's events say."""
-        message, boot_time = self.store.shutdown_message(machine), host_facts.boot_time()
-        return mend.ended(machine, container, message, boot_time, int(time.time()), heard)
+        message, clock = self.store.shutdown_message(machine), host_facts.clock()
+        return mend.ended(machine, container, message, clock, int(time.time()), heard)
 
     def end(self, machine: Machine, container: t.Optional[Container]) -> Machine:
         """Write down that a machine has ended. Its slot is free from now on."""

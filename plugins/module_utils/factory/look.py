@@ -33,21 +33,24 @@ class Look:
         :raises GridboxError: if the engine does not answer: nobody can tell then.
         :raises RefusedError: if machines are of another name, or of another state folder.
         """
-        boot_time = host_facts.boot_time()
         recorded, unread = self.store.read()
+        clock = mend.clock_of(recorded, host_facts.clock())
         # An ended machine's container is no stray: it goes with the machine.
-        moved.check_name(self.configuration, recorded, unread, boot_time)
+        moved.check_name(self.configuration, recorded, unread, clock)
         containers, machines = self.engine.listed(), {one.uuid: one for one in recorded}
         strays = [one for one in containers if one.alive and one.uuid not in machines]
         moved.check_folder(self.configuration, self.engine, strays)
-        found = mend.compare(recorded, containers, (), now, unread)
-        adopted = tuple(one for one in found.running if machines[one.uuid].state != RUNNING)
+        found = mend.compare(recorded, containers, (), now, clock, unread)
+        running = [mend.by_the_clock(one, now, clock) for one in found.running]
+        adopted = tuple(
+            one for one, seen in zip(running, found.running) if one != seen or machines[one.uuid].state != RUNNING
+        )
         over = tuple(
-            (mend.ended(one, container, self.store.shutdown_message(one), boot_time, now), container)
+            (mend.ended(one, container, self.store.shutdown_message(one), clock, now), container)
             for one, container in found.over
         )
         ended = [one for one in recorded if one.state == ENDED]
-        machines.update({one.uuid: one for one in (*found.running, *(one for one, _container in over))})
+        machines.update({one.uuid: one for one in (*running, *(one for one, _container in over))})
         for one in found.unborn:
             del machines[one.uuid]
         mending = Mending(

@@ -22,6 +22,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation impor
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CLOCK_TOLERANCE
 
 if t.TYPE_CHECKING:
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 
 STARTING, RUNNING, ENDED = "starting", "running", "ended"
@@ -53,6 +54,9 @@ class Machine:
     :ivar end_reason: the same, for people.
     :ivar failed_start: it never came to run.
     :ivar cleaned: it has ended, and its container and its work space are gone.
+    :ivar boot: of the host, by its mark, in which it runs; empty: an older version has written that down.
+    :ivar booted: when that was by the clock of its times, but for ``created``, which is in its folder's name.
+    :ivar set_by: seconds by which the clock was set forward since it was made, back if they are negative.
     """
 
     uuid: str
@@ -84,6 +88,9 @@ class Machine:
     end_reason: str = ""
     failed_start: bool = False
     cleaned: bool = False
+    boot: str = ""
+    booted: int = 0
+    set_by: int = 0
 
     @property
     def container_name(self) -> str:
@@ -95,6 +102,18 @@ class Machine:
         """The name of its folder: Vac's, and the beginning of the uuid, for two can be made in one second."""
         return f"{self.created}_{self.machinetype}_{self.slot}_{self.uuid[:8]}"
 
+    @property
+    def made(self) -> int:
+        """When it was made, by the clock of its other times."""
+        return self.created + self.set_by
+
+    def is_of_another_boot(self, clock: Clock) -> bool:
+        """Whether the host was booted since. Its clock may have been wrong before or after, so its times tell that only
+        where nothing else does."""
+        if self.boot:
+            return self.boot != clock.boot
+        return (self.seen or self.started or self.created) < clock.booted
+
     def own(self, can_tell: bool = True) -> OwnMachine:
         """As decisions see it.
 
@@ -103,7 +122,7 @@ class Machine:
         return OwnMachine(
             self.slot, self.machinetype, self.processors,
             "unknown" if self.state == RUNNING and not can_tell else self.state,
-            self.created, self.shutdown_time, self.started, self.ended, self.shutdown_message, self.failed_start,
+            self.made, self.shutdown_time, self.started, self.ended, self.shutdown_message, self.failed_start,
             self.told,
         )  # fmt: skip
 
@@ -112,10 +131,11 @@ class Machine:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def planned(start: Start, machinetype: Machinetype, settings: FactorySettings, now: int) -> Machine:
+def planned(start: Start, machinetype: Machinetype, settings: FactorySettings, now: int, clock: Clock) -> Machine:
     """The machine that a decision wants, as it is written down before anything of it is made.
 
     :param now: Unix seconds.
+    :param clock: by which that is.
     """
     return Machine(
         uuid=str(uuid.uuid4()), slot=start.slot, machinetype=machinetype.name,
@@ -125,6 +145,7 @@ def planned(start: Start, machinetype: Machinetype, settings: FactorySettings, n
         hs06=settings.usage(start.processors) if settings.hs06_per_processor is not None else None,
         accounting_fqan=machinetype.accounting_fqan, cvmfs_repositories=machinetype.repositories,
         heartbeat_file=machinetype.heartbeat_file, heartbeat_seconds=machinetype.heartbeat_seconds,
+        boot=clock.boot, booted=clock.booted,
     )  # fmt: skip
 
 

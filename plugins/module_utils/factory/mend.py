@@ -15,6 +15,7 @@ import signal
 import typing as t
 from dataclasses import dataclass, replace
 
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
     BY_ITSELF,
     ENDED,
@@ -82,6 +83,7 @@ def compare(
     containers: t.Iterable[Container],
     in_flight: t.Container[str],
     now: int,
+    clock: Clock,
     unread: t.Collection[Unreadable] = (),
 ) -> Found:
     """Compare.
@@ -89,6 +91,7 @@ def compare(
     :param machines: all that are written down; those that have ended are only looked at for their containers.
     :param containers: of this factory; all of them, or those of the machines given.
     :param in_flight: uuids of machines that are being made or taken away at this moment: their workers look after them.
+    :param clock: the host's.
     :param unread: records that cannot be read: a container that may be of one of them is no stray.
     """
     by_uuid = {container.uuid: container for container in containers}
@@ -96,13 +99,14 @@ def compare(
     over: list[tuple[Machine, t.Optional[Container]]] = []
     unborn: list[Machine] = []
     for known in machines:
-        machine = by_the_clock(known, now)
+        machine = _set_back(known, now)
         container = by_uuid.pop(machine.uuid, None)
         if machine.uuid in in_flight or machine.state == ENDED:
             continue
         if container is not None and container.alive:
-            started = machine.started or container.started or now
-            running.append(replace(machine, state=RUNNING, container=container.id, started=started, seen=now))
+            machine = seen_to_run(machine, now, clock)
+            started = machine.started or container.started or machine.seen
+            running.append(replace(machine, state=RUNNING, container=container.id, started=started))
         elif container is not None and container.over:
             over.append((machine, container))
         elif machine.state == STARTING:
@@ -117,25 +121,77 @@ def compare(
     return Found(tuple(running), tuple(over), tuple(unborn), tuple(strays))
 
 
-def by_the_clock(machine: Machine, now: int) -> Machine:
-    """A machine that has not ended, with what it has lived and the grace it has had, whatever happened to the clock.
+def clock_of(machines: t.Iterable[Machine], clock: Clock) -> Clock:
+    """The clock, to the second that of the machines which have not ended, unless it was set since."""
+    same = (
+        machine.booted
+        for machine in machines
+        if machine.boot and machine.boot == clock.boot and machine.state != ENDED
+        and not clock.ahead(machine.boot, machine.booted)
+    )  # fmt: skip
+    return replace(clock, booted=next(same, clock.booted))
 
-    One that was seen later than now was seen before the clock was set back. By its old times it would not have begun
-    yet: its end would be a fizzle, for which the whole space backs off, and KILL would wait for as long as the clock
-    was set back by.
+
+def by_its_clock(machine: Machine, now: int, clock: Clock) -> int:
+    """Now, by the clock of a machine's times: what is set among them while the others are still by the old clock."""
+    return now - clock.ahead(machine.boot, machine.booted)
+
+
+def seen_to_run(machine: Machine, now: int, clock: Clock) -> Machine:
+    """A machine that runs now. Its times stay by their clock; of one that an older version has written down it is known
+    from now on which that is."""
+    machine = _set_back(machine, now)
+    if machine.boot != clock.boot:
+        machine = replace(machine, boot=clock.boot, booted=clock.booted)
+    return replace(machine, seen=by_its_clock(machine, now, clock))
+
+
+def by_the_clock(machine: Machine, now: int, clock: Clock) -> Machine:
+    """A machine that has not ended, with its times by the clock as it is now, however that was set since it was made.
+
+    It has lived for as long as before, and has as much time left. By its old times one that has just started would have
+    run for years, or not have begun yet, and its end would be at once, or when the clock is where it was.
     """
+    ahead = clock.ahead(machine.boot, machine.booted)
+    if machine.state == ENDED or not ahead:
+        return machine
+    started, seen, told = (
+        None if at is None else min(at + ahead, now) for at in (machine.started, machine.seen, machine.told)
+    )
+    return replace(
+        machine, started=started, seen=seen, told=told, shutdown_time=machine.shutdown_time + ahead,
+        booted=clock.booted, set_by=machine.set_by + ahead,
+    )  # fmt: skip
+
+
+def _set_back(machine: Machine, now: int) -> Machine:
+    """The same of a machine of which an older version has not written down by which clock its times are: one that was
+    seen later than now was seen before the clock was set back."""
     back = (machine.seen or 0) - now
-    if machine.state == ENDED or back <= CLOCK_TOLERANCE:
+    if machine.boot or machine.state == ENDED or back <= CLOCK_TOLERANCE:
         return machine
     started, told = (None if at is None else at - back for at in (machine.started, machine.told))
     return replace(machine, seen=now, started=started, told=told)
+
+
+def _finished(at: int, seen: int, now: int, ahead: int) -> int:
+    """When a machine ended, by the clock as it is now. The engine's word is by the clock as it was then.
+
+    :param at: by the engine's word.
+    :param seen: when it was last known to run.
+    :param ahead: by how much the clock was set since.
+    """
+    for one in (at, at + ahead):
+        if seen - CLOCK_TOLERANCE <= one <= now + CLOCK_TOLERANCE:
+            return one
+    return max(min(at, now), seen)
 
 
 def ended(
     machine: Machine,
     container: t.Optional[Container],
     message: t.Optional[str],
-    boot_time: int,
+    clock: Clock,
     now: int,
     heard: Heard = NOTHING,
 ) -> Machine:
@@ -143,17 +199,23 @@ def ended(
 
     :param container: its container; None: it is gone.
     :param message: the shutdown message it left; None: none.
-    :param boot_time: of the host, by its clock as it is now.
+    :param clock: the host's.
     :param heard: by who listens to the engine.
     """
     at = container.finished if container is not None and container.finished is not None else now
-    machine = by_the_clock(machine, at)
-    seen = machine.seen or machine.started or machine.created
+    ahead = clock.ahead(machine.boot, machine.booted)
+    machine = by_the_clock(_set_back(machine, at), now, clock)
+    rebooted = machine.is_of_another_boot(clock)
+    seen = machine.seen or machine.started or machine.made
     started = machine.started or (container.started if container is not None else None)
-    if seen < boot_time <= at:
-        at = seen  # no machine outlives its host, whatever it was to end for, and whenever that was noticed
+    if rebooted:
+        # No machine outlives its host, whatever it was to end for, and whenever that was noticed.
+        at = at if seen <= at < clock.booted else seen
+    elif machine.boot:
+        seen = min(seen, now)
+        at = _finished(at, seen, now, ahead)
     code, reason, given = machine.end_code, machine.end_reason, machine.shutdown_message
-    if not code and seen < boot_time:
+    if not code and rebooted:
         code, reason, given = REBOOTED, "the host was rebooted", REBOOTED_MESSAGE
     elif not code and container is None:
         code, reason, given = VANISHED, "its container was removed by somebody else", VANISHED_MESSAGE
@@ -179,7 +241,7 @@ def ended(
     elif code == STOPPED and is_abort(message):
         # Whatever it says of an end that was not its own, its machinetype is not to blame.
         reason, message = f'{reason}; it said "{message}"', None
-    at = max(at, started or machine.created)
+    at = max(at, started or machine.made)
     used = container.cpu_seconds if container is not None else None
     over = replace(
         machine, state=ENDED, started=started, ended=at, seen=max(seen, at), shutdown_message=message or given,

@@ -19,6 +19,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.unreadable import Unreadable
 
 if t.TYPE_CHECKING:
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import Report
@@ -28,21 +29,17 @@ _SOME = 5
 
 
 def check_name(
-    configuration: Configuration, machines: t.Iterable[Machine], unread: t.Iterable[Unreadable], boot_time: int
+    configuration: Configuration, machines: t.Iterable[Machine], unread: t.Iterable[Unreadable], clock: Clock
 ) -> None:
     """Refuse a name that is not the one of machines that may run. Pure.
 
     :param machines: all that are written down, as they were last seen.
-    :param boot_time: of the host, Unix seconds: no machine outlives it.
+    :param clock: the host's: no machine outlives a boot.
     :raises RefusedError: naming them, and the name that they have.
     """
     name = configuration.settings.name
-    live = [
-        one.slot
-        for one in machines
-        if one.state != ENDED and max(one.created, one.started or 0, one.seen or 0) >= boot_time
-    ]
-    live += [one.slot for one in unread if one.slot and one.created >= boot_time]
+    live = [one.slot for one in machines if one.state != ENDED and not one.is_of_another_boot(clock)]
+    live += [one.slot for one in unread if one.slot and one.created >= clock.booted]
     others = sorted(slot for slot in live if factory_of(slot) != name)
     if others:
         theirs = factory_of(others[0])

@@ -489,7 +489,7 @@ def facts(
     elif machine is not None and machine.state in (STARTING, RUNNING):
         told.update(
             state=machine.state, machinetype=machine.machinetype, uuid=machine.uuid, processors=machine.processors,
-            since=machine.started or machine.created, shutdown_time=machine.shutdown_time,
+            since=machine.started or machine.made, shutdown_time=machine.shutdown_time,
         )  # fmt: skip
     elif machine is not None:
         told["last_end"] = {

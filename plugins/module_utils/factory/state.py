@@ -126,7 +126,7 @@ def machine_status(slot: str, machine: t.Optional[Machine]) -> MachineStatus:
         state=SHUT_DOWN if over else SAYS_RUNNING if machine.state == RUNNING else STARTING,
         machinetype=machine.machinetype,
         uuid=machine.uuid,
-        created_time=machine.created,
+        created_time=machine.made,
         started_time=machine.started,
         heartbeat_time=machine.seen,
         cpu_seconds=machine.cpu_seconds,

@@ -158,7 +158,7 @@ class TakeAwayWork:
             raise GridboxError(
                 f"What machines there are cannot be told: {' '.join(problems)} Look what it is, and move it away."
             )
-        moved.check_name(configuration, known, (), host_facts.boot_time())
+        moved.check_name(configuration, known, (), host_facts.clock())
         machines = tuple(machine for machine in known if not machine.cleaned)
         images: tuple[PulledImage, ...] = ()
         try:

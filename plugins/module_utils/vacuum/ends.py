@@ -11,7 +11,7 @@ Which make room for another machinetype that was ordered, ``ordered.py`` knows.
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings, OwnMachine
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.superslots import limit_of
@@ -57,6 +57,15 @@ class Heartbeat:
     patience: int
     largest: int
     looked: t.Optional[int] = None
+
+    def ageing_since(self, at: int) -> Heartbeat:
+        """The same where nobody can tell how old the file is, for the clock was set then or the host was suspended: it
+        was written then, unless it has been since.
+
+        :param at: Unix seconds.
+        """
+        known = self.written is None or at <= self.written <= (self.looked or self.written)
+        return self if known else replace(self, written=at)
 
 
 def lowered(factory: FactorySettings, own: t.Iterable[OwnMachine]) -> dict[str, int]:

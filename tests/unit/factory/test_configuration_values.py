@@ -19,6 +19,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.container import body
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
@@ -65,7 +66,7 @@ def works(made: Configuration, folder: Path) -> None:
     assert status_messages(told, NOW)
     for kind in found.machinetypes:
         start = Start(made.settings.slots[0], kind.name, 1, NOW + 3600)
-        machine = planned(start, kind, made.settings, NOW)
+        machine = planned(start, kind, made.settings, NOW, Clock("", 1_000))
         machine.as_json().encode()
         json.dumps(body(machine, kind, made, str(folder), "sha256:a", "")).encode()
         told_it = features(machine, made, made.grace_seconds, 40 * 10**9, NOW)

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import errno
 import json
+import math
+import os
 import socket
 import threading
 import time
@@ -19,9 +21,10 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, features, host_facts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import factory as factories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.image_store import Image
@@ -330,9 +333,9 @@ def test_a_clock_that_was_set_right_is_no_reboot(tmp_path: Path, monkeypatch: py
         """Its container is none that can be removed."""
 
     async def test() -> None:
-        monkeypatch.setattr(host_facts, "boot_time", lambda: now - 10)  # the clock is ahead
+        monkeypatch.setattr(host_facts, "clock", lambda: Clock("", now - 10))  # the clock is ahead
         factory = made(tmp_path)
-        monkeypatch.setattr(host_facts, "boot_time", lambda: now - 600)
+        monkeypatch.setattr(host_facts, "clock", lambda: Clock("", now - 600))
         factory.store.create(live)
         factory.machines[live.uuid] = live
         monkeypatch.setattr(factory, "_clean", stays)
@@ -1635,3 +1638,273 @@ def test_a_factory_that_ends_does_not_wait_for_an_image(tmp_path: Path, monkeypa
 
     asyncio.run(test())
     go_on.set()
+
+
+YEARS = 10 * 365 * 86400
+
+
+class Runs(Images):
+    """An engine with one container, which runs until somebody says otherwise; and what it was told."""
+
+    def __init__(self, **here: str) -> None:
+        super().__init__(**here)
+        self.only = replace(RUNS, started=None)
+        self.signals: list[str] = []
+
+    def container(self, _identity: str) -> Container:
+        return self.only
+
+    def create(self, machine: Machine, *_arguments: t.Any) -> str:
+        self.only = replace(self.only, uuid=machine.uuid)
+        return self.only.id
+
+    def start(self, _container: str) -> None:
+        """It runs."""
+
+    def signal(self, _container: str, signal: str) -> bool:
+        self.signals.append(signal)
+        return True
+
+
+class Clocks:
+    """The host's clocks as a test has them: one that is set by so many seconds, and a boot."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead, self.slept, self.boot = 0.0, 0.0, "b1"
+        now, since = time.time, time.clock_gettime
+        monkeypatch.setattr(time, "time", lambda: now() + self.ahead)
+        monkeypatch.setattr(
+            time, "clock_gettime", lambda clock: since(clock) + self.slept * (clock == time.CLOCK_BOOTTIME)
+        )
+        monkeypatch.setattr(host_facts, "boot_mark", lambda: self.boot, raising=False)
+
+    def sleep(self, seconds: float) -> None:
+        """The host is suspended for so long."""
+        self.ahead, self.slept = self.ahead + seconds, self.slept + seconds
+
+
+def with_one(tmp_path: Path, said: list[str], heartbeat: t.Optional[str] = None) -> tuple[factories.Factory, Runs]:
+    """A factory whose engine answers, and runs the only machine there will be."""
+    kind = {**KINDS["own"], **({"heartbeat_file": heartbeat, "heartbeat_seconds": 300} if heartbeat else {})}
+    factory = made(tmp_path, said, machinetypes={"own": {**kind, "fizzle_seconds": 600}}, grace_seconds=30)
+    engine = Runs(own="sha256:own")
+    use(factory, engine)
+    factory.life.engine = engine
+    factory.images.here = {"own": Image("sha256:own", tried=time.monotonic())}
+    return factory, engine
+
+
+async def turn(factory: factories.Factory) -> None:
+    """One that looks at no list, weighs nothing, and starts nothing."""
+    factory._looked = factory._weighed = factory._considered = time.monotonic()
+    factory._changed = False
+    factory.tick()
+    while factory._tasks:
+        await asyncio.wait(list(factory._tasks))
+
+
+async def started(factory: factories.Factory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Start the machine, with an hour to live; its uuid."""
+
+    def fill(machine: Machine, _kind: Machinetype, folder: str) -> None:
+        features.write(folder, features.features(machine, factory.configuration, 30, 1, int(time.time())))
+
+    monkeypatch.setattr(factory.life, "_fill", fill)
+    now = int(time.time())
+    factory.catalogue = Catalogue(factory.configuration.machinetypes)
+    factory._begin(Start("f1-00.example.org", "own", 1, now + 3600), now)
+    while factory._tasks:
+        await asyncio.wait(list(factory._tasks))
+    [machine] = factory.machines.values()
+    assert machine.state == RUNNING
+    return machine.uuid
+
+
+def told_of(factory: factories.Factory, machine: Machine) -> dict[str, int]:
+    """Times that the machine finds."""
+    folder = Path(factory.store.folder(machine))
+    names = ("jobfeatures/jobstart_secs", "jobfeatures/shutdowntime_job", "machinefeatures/shutdowntime")
+    return {name: int((folder / name).read_text()) for name in names}
+
+
+def seconds_of(told: t.Mapping[str, int]) -> list[int]:
+    """The same, as seconds from its start."""
+    return [at - told["jobfeatures/jobstart_secs"] for at in told.values()]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("ahead", [YEARS, 7200, -7200, -YEARS])
+def test_a_clock_that_is_set_changes_no_machines_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, restarted: bool
+) -> None:
+    """As by NTP, after a boot with the clock behind or ahead; also while no daemon works."""
+    said: list[str] = []
+    clocks = Clocks(monkeypatch)
+
+    async def test() -> None:
+        factory, engine = with_one(tmp_path, said)
+        identity = await started(factory, monkeypatch)
+        before = factory.machines[identity]
+        await turn(factory)
+        clocks.ahead = ahead
+        if restarted:
+            await factory.close()
+            factory, second = with_one(tmp_path, said)
+            second.only, second.signals = engine.only, engine.signals
+            engine = second
+            factory.recover()
+        await turn(factory)
+        after = factory.machines[identity]
+        assert engine.signals == [] and after.told is None
+        moved_by = after.shutdown_time - before.shutdown_time
+        assert abs(moved_by - ahead) < 5
+        assert (after.started or 0) - (before.started or 0) == moved_by or (after.started or 0) >= int(time.time()) - 1
+        assert after.folder == before.folder and after.own().created == before.created + moved_by
+        [recorded] = factory.store.load()[0]
+        assert (recorded.started, recorded.shutdown_time) == (after.started, after.shutdown_time)
+        start, limit, same = seconds_of(told_of(factory, after))
+        assert start == 0 and limit == same and abs(limit - 3600) <= 2, "the machine is told, too"
+        assert said.count("machine_times_moved") == 1
+        await turn(factory)
+        assert factory.machines[identity].shutdown_time == after.shutdown_time, "once"
+        # It ends in time: at its limit, not at the old one.
+        clocks.sleep(3590)
+        await turn(factory)
+        assert engine.signals == []
+        clocks.sleep(20)
+        await turn(factory)
+        assert engine.signals == ["SIGTERM"]
+        await turn(factory)
+        clocks.sleep(31)
+        await turn(factory)
+        assert engine.signals == ["SIGTERM", "SIGKILL"]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("looked", [True, False])
+@pytest.mark.parametrize("ahead", [YEARS, -YEARS])
+def test_a_fizzle_is_one_whatever_the_clock_is_set_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, looked: bool
+) -> None:
+    """Seconds of life are neither years for the accounting, nor a success; whoever has noticed what first."""
+    clocks = Clocks(monkeypatch)
+
+    async def test() -> None:
+        factory, engine = with_one(tmp_path, [])
+        identity = await started(factory, monkeypatch)
+        clocks.sleep(25)
+        await turn(factory)
+        clocks.ahead += ahead
+        if looked:
+            await turn(factory)
+        # The engine has its own word for when it ended, by either clock.
+        finished = int(time.time()) - (0 if looked else ahead)
+        engine.only = replace(engine.only, state="exited", finished=finished, exit_code=0)
+        monkeypatch.setattr(engine, "remove", lambda _container: None)
+        factory.ended(identity)
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
+        over = factory.machines[identity]
+        assert over.state == ENDED and 24 <= (over.ended or 0) - (over.started or 0) <= 27
+        assert abs((over.ended or 0) - time.time()) < 5
+        assert str(over.shutdown_message).startswith(FIZZLE)
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_a_machine_of_another_boot_was_ended_by_that_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A battery is empty: the host boots with a clock that is behind, and its machinetype is not to blame."""
+    clocks = Clocks(monkeypatch)
+
+    async def test() -> None:
+        factory, engine = with_one(tmp_path, [])
+        identity = await started(factory, monkeypatch)
+        ran = factory.machines[identity]
+        clocks.ahead, clocks.boot = -YEARS, "b2"
+        await factory.close()
+        factory, second = with_one(tmp_path, [])
+        second.only = replace(engine.only, state="exited", finished=int(time.time()), exit_code=255)
+        monkeypatch.setattr(second, "remove", lambda _container: None)
+        factory.recover()
+        await factory._look_at(identity)
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
+        over = factory.machines[identity]
+        assert (over.end_code, over.shutdown_message) == ("rebooted", "100 Host was rebooted")
+        assert (over.started, over.ended) == (ran.started, ran.seen)
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_what_runs_that_an_older_version_has_written_down_is_told_of_a_clock_that_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = Clocks(monkeypatch)
+
+    async def test() -> None:
+        factory, _engine = with_one(tmp_path, [])
+        identity = await started(factory, monkeypatch)
+        factory.machines[identity] = replace(factory.machines[identity], boot="", booted=0)
+        await factory._look_at(identity)
+        before = factory.machines[identity]
+        clocks.ahead = YEARS
+        await turn(factory)
+        assert factory.machines[identity].shutdown_time == before.shutdown_time + YEARS
+        await factory.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize("what", ["suspended", "forward", "back"])
+def test_a_heartbeat_does_not_grow_old_while_the_host_sleeps_or_its_clock_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, hangs: bool
+) -> None:
+    """No machine could write its file meanwhile; one that hangs is found out all the same, after its time."""
+    clocks = Clocks(monkeypatch)
+
+    async def looked(factory: factories.Factory) -> None:
+        """Two turns with a look for the file between them."""
+        factory._beats = {uuid: (-math.inf, beat) for uuid, (_at, beat) in factory._beats.items()}
+        for _turn in range(2):
+            await turn(factory)
+            while factory._beat_looks:
+                await asyncio.sleep(0.01)
+
+    async def test() -> None:
+        factory, engine = with_one(tmp_path, [], "alive")
+        identity = await started(factory, monkeypatch)
+        outputs = Path(factory.store.folder(factory.machines[identity])) / "mnt" / "joboutputs"
+        outputs.mkdir(parents=True)
+        file = outputs / "alive"
+        file.touch()
+
+        def beat() -> None:
+            os.utime(file, (time.time(), time.time()))
+
+        clocks.sleep(700)
+        beat()
+        await looked(factory)
+        if what == "suspended":
+            clocks.sleep(1800)
+        else:
+            clocks.ahead += 1800 if what == "forward" else -1800
+        await looked(factory)
+        assert engine.signals == []
+        for _minute in range(11):
+            clocks.ahead += 55
+            clocks.slept += 55
+            factory._clock = factory.clock  # a minute in which it was awake
+            if not hangs:
+                beat()
+            await looked(factory)
+        assert engine.signals == (["SIGTERM"] if hangs else [])
+        await factory.close()
+
+    asyncio.run(test())

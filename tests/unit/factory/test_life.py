@@ -51,7 +51,7 @@ class FullDisk:
         self.upper.write_bytes(os.urandom(100_000))
         self.outputs = outputs / "data"
         self.outputs.write_bytes(os.urandom(100_000))
-        monkeypatch.setattr(host_facts, "boot_time", lambda: BOOT)
+        monkeypatch.setattr(host_facts, "clock", lambda: BOOT)
         save, write, remove = self.store.save, accounting.write, work_spaces.remove
 
         def saved(machine: Machine) -> None:
@@ -281,7 +281,7 @@ def test_a_machine_that_runs_is_not_ended_for_a_record_that_cannot_be_written(
     assert (started.state, started.container) == (RUNNING, "c2")
     assert disk.said == ["record_not_written"]
     assert machine in disk.store.load()[0]
-    assert compare([machine], [replace(RUNS, id="c2", uuid="u2")], (), 10_000).running
+    assert compare([machine], [replace(RUNS, id="c2", uuid="u2")], (), 10_000, BOOT).running
 
 
 def test_who_is_killed_while_he_makes_a_proxy_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +306,6 @@ def test_who_is_killed_while_he_makes_a_proxy_leaves_no_key(tmp_path: Path, monk
         disk.life.start(machine, Machinetype("a", user_data="run", user_data_proxy=True), "image")
     assert (folder / "proxy-1/key").exists()
     # The next factory finds a machine that has never been.
-    assert compare([machine], [], (), 10_000).unborn == (machine,)
+    assert compare([machine], [], (), 10_000, BOOT).unborn == (machine,)
     disk.life.forget(machine)
     assert not folder.exists()

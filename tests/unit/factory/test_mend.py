@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
     ENDED,
     RUNNING,
@@ -20,11 +21,19 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import
     from_json,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import SOME, Container
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import Found, Heard, compare, ended, not_started
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.mend import (
+    Found,
+    Heard,
+    by_the_clock,
+    clock_of,
+    compare,
+    ended,
+    not_started,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.history import works_here
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.outcome import is_abort
 
-NOW, BOOT = 10_000, 1_000
+NOW, BOOT = 10_000, Clock("", 1_000)
 NEW = Machine("u1", "f1-00.example.org", "a", "docker", 1, 9_000, 20_000, 1 << 20, "image:1", 600)
 LIVE = replace(NEW, state=RUNNING, container="c1", started=9_001, seen=9_900)
 RUNS = Container("c1", "f1-00_u1", "u1", "running", started=9_001, pid=7)
@@ -62,12 +71,12 @@ MADE = Container("c1", "f1-00_u1", "u1", "created")
 )
 def test_compare(machine: t.Optional[Machine], container: t.Optional[Container], expected: Found) -> None:
     machines = [machine] if machine is not None else []
-    assert compare(machines, [container] if container is not None else [], (), NOW) == expected
+    assert compare(machines, [container] if container is not None else [], (), NOW, BOOT) == expected
 
 
 def test_what_a_worker_has_in_hand_is_left_to_it() -> None:
-    assert compare([LIVE], [OVER], {"u1"}, NOW) == Found()
-    assert compare([], [RUNS], {"u1"}, NOW) == Found()
+    assert compare([LIVE], [OVER], {"u1"}, NOW, BOOT) == Found()
+    assert compare([], [RUNS], {"u1"}, NOW, BOOT) == Found()
 
 
 def end(machine: Machine, container: t.Optional[Container], message: t.Optional[str] = None) -> Machine:
@@ -81,7 +90,7 @@ def test_a_machine_of_which_nobody_has_seen_the_end_is_not_to_blame() -> None:
     assert over.ended == NOW
     # What it was told to end for, and a reboot, explain more.
     assert end(replace(LIVE, end_code="time_limit", shutdown_message="100 x"), unseen).end_code == "time_limit"
-    assert ended(LIVE, unseen, None, 9_950, NOW).end_code == "rebooted"
+    assert ended(LIVE, unseen, None, Clock("", 9_950), NOW).end_code == "rebooted"
     assert end(LIVE, unseen, "200 Success").shutdown_message == "200 Success"
 
 
@@ -129,7 +138,7 @@ def test_a_machine_that_was_stopped_by_order_is_no_abort_whatever_it_says() -> N
 
 
 def test_a_reboot_is_no_abort() -> None:
-    gone = ended(replace(LIVE, started=9_890), replace(OVER, finished=9_950), None, 9_920, NOW)
+    gone = ended(replace(LIVE, started=9_890), replace(OVER, finished=9_950), None, Clock("", 9_920), NOW)
     assert (gone.end_code, gone.shutdown_message, gone.ended) == ("rebooted", "100 Host was rebooted", 9_900)
 
 
@@ -198,7 +207,7 @@ def test_what_explains_more_than_a_signal_of_somebody_else() -> None:
     told = replace(YOUNG, told=9_940, end_code="time_limit", end_reason="r", shutdown_message="100 Time limit reached")
     over = ended(told, exited(137), None, BOOT, NOW, heard)
     assert (over.end_code, over.end_reason, over.shutdown_message) == ("time_limit", "r", "100 Time limit reached")
-    assert ended(YOUNG, exited(137), None, 9_920, NOW, heard).end_code == "rebooted"
+    assert ended(YOUNG, exited(137), None, Clock("", 9_920), NOW, heard).end_code == "rebooted"
     memory = ended(YOUNG, exited(137, out_of_memory=True), None, BOOT, NOW, heard)
     assert (memory.end_code, memory.shutdown_message) == ("by_itself", "700 Memory limit reached")
     assert ended(YOUNG, None, None, BOOT, NOW, heard).end_reason == "its container was removed by somebody else"
@@ -241,14 +250,50 @@ def test_a_clock_that_was_set_back_makes_no_negative_life() -> None:
 def test_a_clock_that_was_set_back_takes_nothing_from_what_a_machine_has_lived(back: int) -> None:
     """It has run for 899 seconds, and been told to end 30 seconds ago, when the clock is set back."""
     told = replace(LIVE, created=9_000 + back, started=9_001 + back, seen=9_900 + back, told=9_870 + back)
-    (seen,) = compare([told], [RUNS], (), 9_901).running
+    (seen,) = compare([told], [RUNS], (), 9_901, BOOT).running
     assert (seen.started, seen.told, seen.seen) == (9_002, 9_871, 9_901)
-    assert compare([seen], [RUNS], (), 9_903).running == (replace(seen, seen=9_903),), "once"
+    assert compare([seen], [RUNS], (), 9_903, BOOT).running == (replace(seen, seen=9_903),), "once"
     # Whether anybody has looked meanwhile or not, it is no fizzle: it would block its machinetype in the whole space.
     for machine in (told, seen):
         over = end(machine, OVER)
         assert (over.shutdown_message, over.ended) == (None, 9_950)
         assert over.started is not None and 899 <= 9_950 - over.started <= 950
+
+
+@pytest.mark.parametrize("ahead", [500_000, -8_000])
+@pytest.mark.parametrize("before", [True, False])
+def test_how_long_a_machine_ran_is_known_when_it_ended_while_no_daemon_ran_and_the_clock_was_set(
+    ahead: int, before: bool
+) -> None:
+    """It was last seen after 899 s, and ended 100 s later; before the clock was set, or since."""
+    marked = replace(LIVE, created=19_000, started=19_001, seen=19_900, boot="b1", booted=10_000)
+    finished, now = 20_000, 20_500 + ahead
+    container = replace(OVER, finished=finished if before else finished + ahead)
+    over = ended(marked, container, None, Clock("b1", 10_000 + ahead), now)
+    assert (over.started, over.ended) == (19_001 + ahead, 20_000 + ahead)
+    assert (over.end_code, over.booted, over.set_by) == ("by_itself", 10_000 + ahead, ahead)
+    assert over.made == 19_000 + ahead and over.folder == marked.folder
+    again = ended(by_the_clock(marked, now, Clock("b1", 10_000 + ahead)), None, None, Clock("b1", 10_000 + ahead), now)
+    assert again.ended == 19_900 + ahead, "of one that is gone, when it was last seen"
+
+
+def test_a_boot_is_told_by_its_mark_and_only_without_one_by_times() -> None:
+    marked = replace(LIVE, boot="b1", booted=1_000)
+    for booted in (1_000, 9_950, 500_000):
+        gone = ended(marked, OVER, None, Clock("b2", booted), NOW)
+        assert (gone.end_code, gone.started) == ("rebooted", LIVE.started)
+        assert gone.ended == (9_950 if booted > 9_950 else 9_900), "by the clock of its times"
+        assert ended(marked, OVER, None, Clock("b1", 1_030), NOW).end_code == "by_itself"
+
+
+def test_machines_that_end_together_do_so_ever_after() -> None:
+    """The clock's small corrections make no difference between them: a superslot ends at one second."""
+    first = replace(LIVE, boot="b1", booted=1_000)
+    then = clock_of([replace(first, state=ENDED, booted=990), replace(first, boot="b0"), first], Clock("b1", 1_007))
+    assert then == Clock("b1", 1_000)
+    second = replace(first, uuid="u2", booted=then.booted)
+    later = clock_of([first, second], Clock("b1", 99_000))
+    assert {by_the_clock(one, NOW, later).shutdown_time for one in (first, second)} == {20_000 + 98_000}
 
 
 def test_not_started() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import factory_of, parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.moved import check_name
@@ -40,9 +41,9 @@ def test_a_slot_says_whose_it_is(name: str, slots: int) -> None:
         (replace(LIVE, state=STARTING, started=None, seen=None), True),
         (replace(LIVE, state=ENDED), False),
         # The host has booted since: none of them runs.
-        (replace(LIVE, created=10, started=11, seen=BOOT - 1), False),
+        (replace(LIVE, created=10, started=11, seen=BOOT.booted - 1), False),
         # Made before the clock was set right, which is when the host seems to have booted since.
-        (replace(LIVE, created=10, started=11, seen=BOOT + 1), True),
+        (replace(LIVE, created=10, started=11, seen=BOOT.booted + 1), True),
         # With fewer slots than before they are its own all the same.
         (replace(LIVE, slot="f2-77.example.org"), False),
     ],
@@ -59,7 +60,7 @@ def test_a_record_that_cannot_be_read_may_be_of_a_machine_of_another_name() -> N
     lost = unreadable("/state/machines/9000_a_f1-00.example.org_0b0f6f4e", "It is none.")
     with pytest.raises(RefusedError, match="machines of f1"):
         check_name(OTHER, (), [lost], BOOT)
-    check_name(OTHER, (), [lost], 9_001)
+    check_name(OTHER, (), [lost], Clock("", 9_001))
     check_name(OTHER, (), [unreadable("/state/machines/broken", "It is none.")], BOOT)
 
 

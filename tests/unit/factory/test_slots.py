@@ -29,6 +29,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     WaitError,
 )
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend, orders, slots_work
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
@@ -269,7 +270,8 @@ def test_an_order_that_is_given_stays_as_it_is() -> None:
 
 def test_what_has_ended_does_not_count_when_the_slots_are_filled() -> None:
     """An end that is not written down yet: its slot is free, and its abort means back-off."""
-    over = mend.ended(replace(live(FIRST), started=9_990), replace(OVER, started=9_990), "700 Failed", 1, NOW)
+    young = replace(live(FIRST), started=9_990)
+    over = mend.ended(young, replace(OVER, started=9_990), "700 Failed", Clock("", 1), NOW)
     chances = replace(CHANCES, machinetypes=(replace(A, backoff_seconds=600),))
     observed = replace(seen(over, chances=chances), mending=Mending(over=((over, OVER),)))
     made = plan(wish(), CONFIGURATION, observed)

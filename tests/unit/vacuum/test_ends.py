@@ -42,6 +42,23 @@ def found(
     return made[0] if made else None
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (None, None),
+        (NOW - 900, NOW - 300),
+        (NOW - 299, NOW - 299),
+        # By the clock before it was set back.
+        (NOW + 7000, NOW - 300),
+    ],
+)
+def test_a_file_has_not_grown_old_before_its_age_can_be_told(
+    written: t.Optional[int], expected: t.Optional[int]
+) -> None:
+    seen = replace(BEATS, written=written, looked=NOW)
+    assert seen.ageing_since(NOW - 300) == replace(seen, written=expected)
+
+
 @pytest.mark.parametrize(("left", "over"), [(1, False), (0, True), (-100, True)])
 def test_the_time_limit(left: int, over: bool) -> None:
     end = found(replace(RUNNING, shutdown_time=NOW + left))
