@@ -186,3 +186,49 @@ def digest_is_what_is_pulled_and_run(factory: LabFactory, registry: Registry, im
 
 def test_an_image_by_its_digest(own_lab: Lab, registry: Registry, factory: LabFactory) -> None:
     digest_is_what_is_pulled_and_run(factory, registry, lambda name: identity(own_lab, name))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_image_that_is_removed_behind_the_factory_is_fetched_again_and_blames_nobody(
+    own_lab: Lab, registry: Registry, factory: LabFactory, there: bool
+) -> None:
+    """As by ``docker system prune --all`` while no machine has it. The whole space would back off from a machinetype
+    whose start has failed."""
+    registry.put("site/pilot", "1", busybox_tar())
+    image = f"{REGISTRY}/site/pilot:1"
+    script = "while [ ! -e $JOBOUTPUTS/go ]; do sleep 0.1; done"
+    factory.kinds({"a": {"script": script, "root_image": f"docker://{image}", "fizzle_seconds": 0}})
+    factory.start()
+    factory.wait("the pull", lambda: factory.events("image_pulled"))
+    own_lab.docker("image", "rm", image)
+    if not there:
+        registry.stop()
+    factory.write(draining=False)
+    factory.wait("starts that find no image", lambda: factory.events("image_gone"))
+    if there:
+        factory.wait("two machines", lambda: len(factory.running()) == 2)
+        assert len(factory.events("image_pulled")) == 2
+    else:
+        missing = "The image of a is missing"
+        red = factory.wait("the check to miss it", lambda: missing in (c := factory.run("check")).stdout and c)
+        assert red.returncode == 2
+        factory.wait("them to be forgotten", lambda: not factory.records())
+        assert not factory.containers()
+    assert not factory.events("machine_ended", "internal_error", "step_failed")
+
+
+def test_an_image_that_an_engine_has_lost_is_missed_before_a_machine_is_made_from_it(
+    own_lab: Lab, registry: Registry, factory: LabFactory
+) -> None:
+    """As with a data root that was wiped while the engine was away."""
+    registry.put("site/pilot", "1", busybox_tar())
+    image = f"{REGISTRY}/site/pilot:1"
+    factory.write(machinetypes=kinds("pilot"))
+    factory.start()
+    factory.wait("the pull", lambda: factory.events("image_pulled"))
+    own_lab.docker("image", "rm", image)
+    own_lab.engine.kill()
+    factory.wait("the silence", lambda: factory.events("engine_silent"))
+    own_lab.engine.start()
+    factory.wait("the second pull", lambda: len(factory.events("image_pulled")) == 2)
+    assert not factory.events("image_gone", "image_missing", "internal_error")

@@ -20,7 +20,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalog
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import ImageGoneError, Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, RUNNING, Machine, planned
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, cpu_seconds
@@ -189,6 +189,7 @@ class ByHand(Look):
         :returns: the machine: running, or ended because it could not be started.
         :raises EngineError: if the engine does not answer.
         :raises NoRoomError: if the host has no room for it.
+        :raises ImageGoneError: if its image has gone meanwhile.
         """
         image = self.engine.image(kind.root_image)
         now = int(time.time())
@@ -197,7 +198,7 @@ class ByHand(Look):
             raise GridboxError(f"{kind.name} was not started: its image {kind.root_image} is not here.")
         try:
             machine = self.life.start(machine, kind, image)
-        except NoRoomError:
+        except (NoRoomError, ImageGoneError):
             self.forget(machine)
             raise
         except OSError as exc:

@@ -41,7 +41,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.cvmfs_alive import Finding, Repositories
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.image_store import ImageStore
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import Life
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import ImageGoneError, Life
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import (
     ENDED,
     RUNNING,
@@ -339,6 +339,7 @@ class Factory:
         """What the engine says is heard, from then on. It may have other images than it had before."""
         if self._deaf and self._deaf[-1][1] == math.inf:
             self._deaf[-1] = (self._deaf[-1][0], since)
+            self.spawn(self.images.look_again())
 
     def look(self) -> None:
         """Look at all containers, unless that is being done."""
@@ -895,6 +896,11 @@ class Factory:
             self._shortage = (time.monotonic(), str(exc).rstrip("."))
             self.say("no_room", slot=machine.slot, machine=machine.uuid, problem=str(exc))
             self.spawn(self._forget(machine))  # when it is not busy any more
+            return
+        except ImageGoneError as exc:
+            self.say("image_gone", slot=machine.slot, machine=machine.uuid, problem=str(exc))
+            await self.images.look_for(kind.root_image)
+            self.spawn(self._forget(machine))  # likewise
             return
         except GridboxError as exc:
             self._silent(exc)  # nobody can tell whether it runs: the next look will

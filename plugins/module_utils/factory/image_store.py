@@ -159,6 +159,11 @@ class ImageStore:
             if known is not None and (found is None or known.id != found):
                 del self.here[reference]
 
+    async def look_again(self) -> None:
+        """The same for all that are here."""
+        for reference in [reference for reference, image in self.here.items() if image.id is not None]:
+            await self.look_for(reference)
+
     # ---- images that nobody wants --------------------------------------------------------------------------------
 
     def tidy(self, wanted: t.Callable[[], t.Optional[Wanted]], days: t.Callable[[], int], now: float) -> None:

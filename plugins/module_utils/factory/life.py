@@ -52,6 +52,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = tuple(os.strerror(code).lower() for code in _FULL)
 
 
+class ImageGoneError(GridboxError):
+    """The image that a machine was to be made from is not here any more. Its machinetype is not to blame."""
+
+
 class Life:
     """Makes machines and takes them away.
 
@@ -77,6 +81,7 @@ class Life:
         :raises EngineError: without a status, if the engine does not answer: nobody can tell what there is now.
         :raises NoRoomError: if the host has no room for it. What has been made is left for :meth:`forget`: such a
             machine has never been, for an end of its own would have the whole space back off.
+        :raises ImageGoneError: if somebody has removed the image, or put another one in its place. Likewise.
         """
         try:
             folder = self.store.create(machine)
@@ -91,6 +96,9 @@ class Life:
                 raise NoRoomError(str(exc)) from exc
             if isinstance(exc, OSError):
                 raise
+            if isinstance(exc, EngineError) and not self._is_here(machinetype.root_image, image):
+                text = f"The image {machinetype.root_image} was removed meanwhile, or replaced: {exc}"
+                raise ImageGoneError(text) from exc
             machine = mend.not_started(machine, str(exc), int(time.time()))
             self.store.save(machine)
             return machine
@@ -103,6 +111,18 @@ class Life:
             # It runs, which a later factory finds out by the record before. The next change is written down anew.
             self.say("record_not_written", slot=machine.slot, machine=machine.uuid, problem=str(exc))
         return machine
+
+    def _is_here(self, reference: str, image: str) -> bool:
+        """Whether a reference is still that of an image, as far as the engine can tell.
+
+        :raises EngineError: without a status, if it does not answer.
+        """
+        try:
+            return self.engine.image(reference) == image
+        except GridboxError as exc:
+            if isinstance(exc, EngineError) and exc.status is None:
+                raise
+            return True
 
     def _fill(self, machine: Machine, machinetype: Machinetype, folder: str) -> None:
         """All that the machine finds when it starts."""

@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import features, host_facts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.life import ImageGoneError
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImages
@@ -25,7 +29,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.ends import End
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_factory import Images
-from tests.unit.factory.test_mend import LIVE
+from tests.unit.factory.test_mend import LIVE, RUNS
 from tests.unit.factory.told import configuration
 from tests.unit.vacuum.web_server import Web, serving
 
@@ -170,6 +174,49 @@ def test_a_machine_that_could_not_be_made_has_not_started_and_one_without_room_h
     assert (machine.state, machine.failed_start) == (ENDED, True)
     assert str(problem) in machine.end_reason
     assert [one.uuid for one in hand.store.load()[0]] == [machine.uuid]
+
+
+@pytest.mark.parametrize("now", [None, "another"])
+def test_a_machine_whose_image_was_removed_meanwhile_has_never_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: t.Optional[str]
+) -> None:
+    """Nor does anybody back off for what somebody has tidied away here."""
+    hand = ByHand(configuration(state_folder=str(tmp_path)))
+    found = iter(["id", now])
+
+    def fails(*_arguments: t.Any) -> None:
+        raise EngineError("Creating it", "no such image", 404)
+
+    monkeypatch.setattr(hand.engine, "image", lambda _reference: next(found))
+    monkeypatch.setattr(hand.engine, "remove", lambda _name: None)
+    monkeypatch.setattr(hand.life, "_fill", fails)
+    start = Start(hand.configuration.settings.slots[0], "a", 1, 9_000)
+    with pytest.raises(ImageGoneError, match=r"^The image r:1 was removed meanwhile, or replaced: .*no such image"):
+        hand.start(start, Machinetype("a", root_image="r:1"))
+    assert list((tmp_path / "machines").iterdir()) == []
+
+
+def test_a_look_finds_machines_whose_clock_was_set_and_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a daemon: none is ended for a limit by the old clock; what is written down then is as it should be."""
+    looks = Look(configuration(state_folder=str(tmp_path)))
+    live = replace(LIVE, slot=looks.configuration.settings.slots[0], boot="b", booted=1_000)
+    features.write(looks.store.create(live), features.features(live, looks.configuration, 30, 1, 9_001))
+    monkeypatch.setattr(host_facts, "clock", lambda: Clock("b", 901_000))
+    monkeypatch.setattr(looks.engine, "listed", lambda: [replace(RUNS, uuid=live.uuid)])
+    machines, mending, _unread = looks.look(910_000)
+    moved = replace(
+        live, started=909_001, seen=910_000, shutdown_time=920_000, booted=901_000, set_by=900_000
+    )  # fmt: skip
+    assert (machines, mending.adopted) == ([moved], (moved,))
+    hand = ByHand(looks.configuration)
+    hand.adopt(moved)
+    told = Path(hand.store.folder(live)) / "jobfeatures"
+    assert (told / "shutdowntime_job").read_text() == "920000"
+    assert (told / "jobstart_secs").read_text() == "909001"
+    machines, mending, _unread = looks.look(910_001)
+    assert (machines, mending.adopted) == ([replace(moved, seen=910_001)], ())
 
 
 def test_a_machine_whose_folder_cannot_be_made_has_never_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1393,6 +1393,57 @@ def test_an_image_that_somebody_has_removed_is_fetched_again(
     asyncio.run(test())
 
 
+def test_a_start_whose_image_somebody_has_removed_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole space would back off; here it is fetched, and the machine is made."""
+    said: list[str] = []
+
+    async def test() -> None:
+        factory, engine = with_one(tmp_path, said)
+        engine.here.clear()
+
+        def gone(*_arguments: t.Any) -> t.NoReturn:
+            raise EngineError("Creating it", "no such image", 404)
+
+        monkeypatch.setattr(engine, "create", gone)
+        monkeypatch.setattr(engine, "remove", lambda _container: None)
+        monkeypatch.setattr(factory.life, "_fill", lambda *_arguments: None)
+        now = int(time.time())
+        factory.catalogue = Catalogue(factory.configuration.machinetypes)
+        factory._begin(Start("f1-00.example.org", "own", 1, now + 3600), now)
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
+        assert factory.machines == {} and factory.store.load()[0] == []
+        assert said == ["image_gone", "unborn_removed"]
+        pull(factory)
+        await pulled(factory)
+        assert factory.images.here["own"].id == "sha256:own"
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_images_are_looked_for_again_when_the_engine_is_listened_to_again(tmp_path: Path) -> None:
+    """It may have lost them. One that could not be fetched is not tried sooner for that."""
+    missing = Image(None, "No such image.", 1.0, 2.0, 3)
+
+    async def test() -> None:
+        factory = made(tmp_path)
+        use(factory, Images(kept="sha256:kept"))
+        known = {"kept": Image("sha256:kept"), "lost": Image("sha256:lost"), "missing": missing}
+        factory.images.here = dict(known)
+        factory.hears(1.0)
+        await asyncio.sleep(0)
+        assert not factory._tasks, "nobody has been deaf"
+        factory.deaf(2.0)
+        factory.hears(3.0)
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
+        assert factory.images.here == {"kept": known["kept"], "missing": missing}
+        await factory.close()
+
+    asyncio.run(test())
+
+
 def test_cleaning_up_that_takes_its_time_keeps_nothing_else_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
