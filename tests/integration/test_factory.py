@@ -124,6 +124,38 @@ def kept_of_a_long_output(factory: LabFactory) -> list[str]:
     return lines
 
 
+@pytest.mark.parametrize("ahead", [7200, -1800])
+def test_a_clock_that_was_set_while_no_daemon_ran_is_told_to_machines(
+    make: t.Callable[..., LabFactory], ahead: int
+) -> None:
+    """Nobody sets this machine's clock for a test: a daemon in a time namespace finds that the host booted at another
+    time, which is all that it knows of a clock that was set."""
+    factory = make(total_processors=1, slots=1)
+    clock = ["unshare", "--time", "--boottime", str(abs(ahead))]
+    if subprocess.run([*clock, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("the kernel has no time namespaces")
+    factory.enter = clock if ahead > 0 else []
+    factory.start()
+    factory.wait("a machine", factory.running)
+    before = factory.wait("its record", lambda: (r := factory.records()) and r[0]["state"] == "running" and r[0])
+    factory.stop()
+    factory.enter = [] if ahead > 0 else clock
+    factory.start()
+    [moved] = factory.wait("the machine to be told", lambda: factory.events("machine_times_moved"))
+    assert abs(moved["seconds"] - ahead) <= 1
+    after = factory.wait("its record", lambda: (r := factory.records()[0])["set_by"] and r)
+    assert after["uuid"] == before["uuid"] and after["created"] == before["created"]
+    assert after["shutdown_time"] == before["shutdown_time"] + moved["seconds"]
+    [machine] = factory.running()
+    told = factory.lab.docker("exec", machine["Id"], "cat", "/etc/jobfeatures/shutdowntime_job")
+    assert int(told) == after["shutdown_time"]
+    factory.stop()
+    factory.start()
+    factory.wait("a look", lambda: factory.events("engine_answers")[2:])
+    assert len(factory.events("machine_times_moved")) == 1
+    assert not factory.events("machine_told_to_end", "machine_ended", "internal_error", "step_failed")
+
+
 def test_of_a_long_output_the_end_is_kept(make: t.Callable[..., LabFactory]) -> None:
     numbers = [int(line.split()[2]) for line in kept_of_a_long_output(make(TALKS, output_bytes=65536))]
     assert numbers == list(range(numbers[0], 4001)) and len(numbers) > 100
