@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+import time
+import tracemalloc
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +240,51 @@ def test_a_command_that_fails_or_hangs_says_so() -> None:
         run("Sleeping", ["sleep", "5"], timeout=0.2)
     with pytest.raises(GridboxError, match="no-such-program cannot be run"):
         run("Running", ["no-such-program"])
+
+
+#: Prints 64 MiB to its standard error in long lines, 4 MiB to its standard output in between, and fails in the end.
+TALKS = """
+import sys
+for turn in range(64):
+    sys.stderr.write("x" * ((1 << 20) - 1) + "\\n")
+    sys.stdout.write("y" * (1 << 16))
+sys.stderr.write("what went wrong\\n")
+sys.exit(1)
+"""
+
+
+def test_of_what_a_command_complains_the_end_is_kept_only() -> None:
+    """Whoever owns the files that it looks at can make it complain of each, with a path of any length."""
+    for ok in ((0, 1), (0,)):
+        tracemalloc.start()
+        try:
+            words = run("Talking", [sys.executable, "-c", TALKS], ok=ok)
+        except GridboxError as exc:
+            words = str(exc)
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 24 << 20
+        if 1 in ok:
+            assert words == "y" * (4 << 20)
+        else:
+            assert words.startswith("Talking failed. ")
+            assert words.endswith("xxx what went wrong")
+            assert len(words) < 3000
+    whole = run("Talking", [sys.executable, "-c", TALKS], ok=(1,), with_errors=True)
+    assert len(whole) == (68 << 20) + len("what went wrong\n")
+
+
+def test_a_command_that_hangs_and_complains_is_not_listened_to() -> None:
+    """Nor is what it has started, which goes on."""
+    tracemalloc.start()
+    before = time.monotonic()
+    with pytest.raises(WaitError, match=r"Waited 0\.2 s"):
+        run("Complaining", ["sh", "-c", "timeout 4 yes >&2 & exec timeout 4 yes >&2"], timeout=0.2)
+    taken, peak = time.monotonic() - before, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 3
+    assert peak < 4 << 20
 
 
 def test_a_daemon_that_writes_to_nowhere_leaves_that_to_everybody(tmp_path: Path) -> None:
