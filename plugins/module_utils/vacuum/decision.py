@@ -156,7 +156,7 @@ class Decision:
     :ivar veto: why the factory as a whole starts nothing; None: it may.
     :ivar factory: one sentence about the factory.
     :ivar candidates: machinetypes in the order in which they were tried; then those that may not be started.
-    :ivar ignored: what peers said and cannot be, one sentence each.
+    :ivar ignored: what peers said and cannot be, one sentence each; of many the first, and the number of the others.
     :ivar waiting: slots that a machinetype was ordered for and cannot be started in, each with the reason. Whoever
         decides adds those in which a machine of another type goes on, by ``ordered.exchange``.
     :ivar unstartable: the other machinetypes that the factory knows, each with the reason.

@@ -30,6 +30,10 @@ CLOCK_TOLERANCE = 60
 #: HS06 or machines of one machinetype on one factory that are still believed; a thousand times what any host has.
 LARGEST = 10**8
 
+#: Of what was not taken, those that get a sentence each; of the others there is the number. The sentences are in each
+#: report of the factory, and one bad peer can answer for thousands of machinetypes.
+_IGNORED_TOLD = 20
+
 
 @dataclass(frozen=True)
 class Abort:
@@ -79,7 +83,7 @@ class Space:
     """What the other factories have, by machinetype.
 
     :ivar others: other factories that have answered.
-    :ivar ignored: what was not taken, one sentence each.
+    :ivar ignored: what was not taken, one sentence each; of many the first, and the number of the others.
     """
 
     usage: t.Mapping[str, Usage] = field(default_factory=dict)
@@ -135,6 +139,8 @@ def of_space(
             ignored.append(f"{factory} says that {name} aborted {at - now} s from now, which cannot be")
         elif name not in aborts or at > aborts[name].time:
             aborts[name] = Abort(at, message, factory)
+    if len(ignored) > _IGNORED_TOLD:
+        ignored[_IGNORED_TOLD:] = [f"factories say {len(ignored) - _IGNORED_TOLD} more things that cannot be"]
     names = {**amount, **unproven, **aborts}
     usage = {name: Usage(amount.get(name, 0.0), unproven.get(name, 0), aborts.get(name)) for name in names}
     return Space(usage, len(others), tuple(ignored))

@@ -80,6 +80,17 @@ def test_an_impossible_usage_is_told_and_not_taken(hs06: float) -> None:
     assert "f2 says that a has" in decision.reasons[-1]
 
 
+def test_of_very_many_impossible_usages_the_first_are_told_and_the_number_of_the_others() -> None:
+    """One peer is heard on 4,096 machinetypes, and what it says is in each report."""
+    names = [f"{number:04}" + "\N{PILE OF POO}" * 250 for number in range(4096)]
+    for said in ({"running_hs06": 1e300}, {"shutdown_message": "300 No", "shutdown_time": NOW + 864000}):
+        decision = decided(peers=[PeerUsage("f2", name, **said) for name in names])
+        assert len(json.dumps(decision.as_data())) < 100000
+        assert [f"says that {name}" in told for name, told in zip(names, decision.ignored)] == [True] * 20 + [False]
+        assert decision.ignored[-1] == "factories say 4076 more things that cannot be"
+    assert len(decided(peers=[PeerUsage("f2", name, 1e300) for name in names[:20]]).ignored) == 20
+
+
 @pytest.mark.parametrize("machines", [-5, 10**400])
 def test_an_impossible_number_of_machines_is_not_taken(machines: int) -> None:
     decision = decided(peers=[PeerUsage("f2", "a", 1.0, 1, machines)])
