@@ -33,6 +33,8 @@ LARGEST = 10**8
 #: Of what was not taken, those that get a sentence each; of the others there is the number. The sentences are in each
 #: report of the factory, and one bad peer can answer for thousands of machinetypes.
 _IGNORED_TOLD = 20
+#: Characters of a peer's message of an abort that are kept, as many as our own have. It is in reports too.
+_MESSAGE_KEPT = 1000
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def of_space(
         if at > now + CLOCK_TOLERANCE:
             ignored.append(f"{factory} says that {name} aborted {at - now} s from now, which cannot be")
         elif name not in aborts or at > aborts[name].time:
-            aborts[name] = Abort(at, message, factory)
+            aborts[name] = Abort(at, message[:_MESSAGE_KEPT], factory)
     if len(ignored) > _IGNORED_TOLD:
         ignored[_IGNORED_TOLD:] = [f"factories say {len(ignored) - _IGNORED_TOLD} more things that cannot be"]
     names = {**amount, **unproven, **aborts}

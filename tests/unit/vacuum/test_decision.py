@@ -91,6 +91,13 @@ def test_of_very_many_impossible_usages_the_first_are_told_and_the_number_of_the
     assert len(decided(peers=[PeerUsage("f2", name, 1e300) for name in names[:20]]).ignored) == 20
 
 
+def test_a_peers_message_is_not_told_at_any_length() -> None:
+    decision = decided(peers=[PeerUsage("f2", "a", shutdown_message="300 " + "x" * 9000, shutdown_time=NOW)])
+    assert refused(decision) == "backing_off"
+    assert "300 xxx" in decision.reasons[-1]
+    assert len(decision.reasons[-1]) < 1200
+
+
 @pytest.mark.parametrize("machines", [-5, 10**400])
 def test_an_impossible_number_of_machines_is_not_taken(machines: int) -> None:
     decision = decided(peers=[PeerUsage("f2", "a", 1.0, 1, machines)])
