@@ -15,7 +15,6 @@ is sent whole, in fragments, up to the 10240 bytes that Vac reads.
 
 from __future__ import annotations
 
-import json
 import typing as t
 from dataclasses import dataclass, field, fields, replace
 
@@ -45,6 +44,8 @@ SHUT_DOWN, STARTING, RUNNING = "Shut down", "Starting", "Running"
 _CUT = ("shutdown_message", "os_issue", "kernel_version")
 _LONGEST_TEXT = 1000
 _ELLIPSIS = "..."
+#: By byte, what is sent for it in them.
+_PRINTABLE = bytes(byte if 0x20 <= byte <= 0x7E else ord("?") for byte in range(256))
 
 #: Lists and objects that one in a cookie, which is only passed on, may be in.
 _DEPTH = 14
@@ -322,17 +323,28 @@ def fit(data: dict[str, t.Any], room: int = FRAME) -> dict[str, t.Any]:
         whole = data.get(key)
         if excess <= 0 or not isinstance(whole, str) or len(whole) <= len(_ELLIPSIS):
             continue
-        kept, excess = whole, excess + len(_ELLIPSIS)
-        while kept and excess > 0:
-            excess -= len(json.dumps(kept[-1])) - 2
-            kept = kept[:-1]
+        kept, excess = _shortened(whole, excess + len(_ELLIPSIS))
         data[key] = kept + _ELLIPSIS
     return data
 
 
+def _shortened(plain: str, excess: int) -> tuple[str, int]:
+    """A text of which as little is cut from its end as makes its JSON shorter by ``excess`` bytes, and what of these is
+    left to cut elsewhere.
+
+    :param plain: as :func:`_plain` makes it: JSON takes two bytes for a quote and for a backslash, one for all else.
+    """
+    while plain and excess > 0:
+        # At least so many have to go, whatever they are: no step cuts too much.
+        cut = plain[-((excess + 1) // 2) :]
+        plain = plain[: -len(cut)]
+        excess -= len(cut) + cut.count('"') + cut.count("\\")
+    return plain, excess
+
+
 def _plain(value: str) -> str:
     """As every ``vac`` can print it: with its output in a pipe, one other character ends it with a traceback."""
-    return "".join(char if " " <= char <= "~" else "?" for char in value)
+    return value.encode("ascii", "replace").translate(_PRINTABLE).decode("ascii")
 
 
 def on_our_clock(reply: Reply, now: float) -> Reply:

@@ -18,7 +18,7 @@ import socket
 import time
 import typing as t
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access, Buckets, address_of
@@ -56,6 +56,9 @@ REQUEST_LIMIT = 1024
 
 #: Datagrams a second to one source, and at once: six rounds of the largest answer are not slowed down.
 RATE, BURST = 1000.0, 4000.0
+
+#: A cookie as long as Vac's and ours. What is made ahead of an answer has room for it.
+_COOKIE = "0" * 64
 
 #: All addresses of the host, over IPv6.
 _ANY = "::"
@@ -132,7 +135,7 @@ class Responder:
         self.dropped: Counter[str] = Counter()
         self.sent = 0
         self.without_ipv6 = ""
-        self._tails: dict[str, list[bytes]] = {}
+        self._tails: dict[tuple[str, int], list[bytes]] = {}
         self._tails_are_of: t.Optional[Snapshot] = None
         self._sockets: list[socket.socket] = []
         self._loop: t.Optional[asyncio.AbstractEventLoop] = None
@@ -168,7 +171,7 @@ class Responder:
         self.buckets.charge(source, len(statuses))
         room = FRAME - SIGNATURE if key else FRAME
         head = encode({"cookie": request.cookie, "time_sent": int(now)})[:-1] + b","
-        tails = self._tails_of(self.snapshot, request.message_type)
+        tails = self._tails_of(self.snapshot, request.message_type, room)
         if all(len(head) + len(tail) <= room for tail in tails):
             replies = [head + tail for tail in tails]
         else:
@@ -176,21 +179,26 @@ class Responder:
             replies = [dump(fit(Reply(envelope, status, len(statuses)).as_data(), room)) for status in statuses]
         return request.message_type, [key.sign(reply, now) for reply in replies] if key else replies
 
-    def _tails_of(self, snapshot: Snapshot, query: str) -> list[bytes]:
-        """The replies to a question but for cookie and time: made once for a snapshot, for that takes longest."""
+    def _tails_of(self, snapshot: Snapshot, query: str, room: int) -> list[bytes]:
+        """The replies to a question but for cookie and time: made once for a snapshot, for that takes longest.
+
+        :param room: bytes of a reply.
+        """
         before = self._tails_are_of
         if before is not snapshot:
             if before is not None:  # what is told as before needs not be made again
-                self._tails = {one: made for one, made in self._tails.items() if _tells_the_same(before, snapshot, one)}
+                kept = {query for query in ANSWERS if _tells_the_same(before, snapshot, query)}
+                self._tails = {key: made for key, made in self._tails.items() if key[0] in kept}
             self._tails_are_of = snapshot
-        if query not in self._tails:
+        if (query, room) not in self._tails:
             statuses = snapshot.answer(query)
-            envelope = replace(snapshot.envelope(None, "responder", 0), time_sent=None)
-            replies = (fit(Reply(envelope, status, len(statuses)).as_data()) for status in statuses)
-            self._tails[query] = [
-                encode({key: value for key, value in reply.items() if key != "cookie"})[1:] for reply in replies
+            envelope = snapshot.envelope(_COOKIE, "responder", time.time())
+            replies = (fit(Reply(envelope, status, len(statuses)).as_data(), room) for status in statuses)
+            self._tails[query, room] = [
+                encode({key: value for key, value in reply.items() if key not in ("cookie", "time_sent")})[1:]
+                for reply in replies
             ]
-        return self._tails[query]
+        return self._tails[query, room]
 
     # -- the sockets
 

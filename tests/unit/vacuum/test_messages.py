@@ -260,6 +260,21 @@ def test_a_long_text_is_cut_to_the_frame_and_nothing_else_is(char: str) -> None:
     assert {key for key in data if data[key] != whole[key]} == {"shutdown_message"}
 
 
+@given(st.text('a"\\\\', max_size=1000), st.integers(400, FRAME))
+def test_no_more_is_cut_than_has_to_be(text: str, room: int) -> None:
+    reply = Reply(ENVELOPE, MachineStatus("m", shutdown_message=text), 1).as_data()
+    data = fit(reply, room)
+    sent = data["shutdown_message"]
+    if sent == text:
+        assert len(dump(data)) <= room or len(text) <= 3
+    else:
+        kept = sent[: -len("...")]
+        assert sent.endswith("...")
+        assert text.startswith(kept)
+        assert len(dump({**data, "shutdown_message": text[: len(kept) + 1] + "..."})) > room
+        assert len(dump(data)) <= room or not kept
+
+
 @pytest.mark.parametrize(
     ("text", "sent"),
     [("200 Erfolg ü✓", "200 Erfolg ??"), ("200 one\ttwo\nthree", "200 one?two?three"), ("300 \x1b[31m", "300 ?[31m"),

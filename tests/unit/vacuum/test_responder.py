@@ -218,12 +218,33 @@ def test_an_answer_made_ahead_is_the_one_made_for_this_cookie() -> None:
     assert short == {**long, "time_sent": short["time_sent"]}
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+def test_an_answer_with_long_messages_is_made_ahead_too(monkeypatch: pytest.MonkeyPatch, key: t.Optional[Key]) -> None:
+    """It has room for a cookie as long as Vac's and ours; to make one anew takes longer than all the rest."""
+    made: list[str] = []
+
+    def noted(reply: dict[str, t.Any], *room: int) -> dict[str, t.Any]:
+        made.append(reply["machine"])
+        return fit(reply, *room)
+
+    monkeypatch.setattr(responders, "fit", noted)
+    responder = guarded(required=False)
+    base = snapshot(machines=4)
+    responder.snapshot = replace(base, machines=tuple(replace(o, shutdown_message="2" * 999) for o in base.machines))
+    for turn in range(3):
+        data = asked(cookie=f"{turn:064x}")
+        replies = responder.answer(data if key is None else key.sign(data, time.time(), ME), "::1")
+        assert [json.loads(one)["cookie"] for one in replies] == [f"{turn:064x}"] * 4
+        assert {len(one) <= FRAME for one in replies} == {True}
+    assert len(made) == 4
+
+
 def test_what_a_new_snapshot_tells_as_before_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def noted(reply: dict[str, t.Any]) -> dict[str, t.Any]:
+    def noted(reply: dict[str, t.Any], room: int) -> dict[str, t.Any]:
         made.append(reply["message_type"])
-        return fit(reply)
+        return fit(reply, room)
 
     monkeypatch.setattr(responders, "fit", noted)
     responder = ready()
@@ -336,8 +357,11 @@ def test_a_signed_reply_still_fits_a_frame() -> None:
     responder = guarded()
     base = snapshot()
     responder.snapshot = replace(base, machines=(replace(base.machines[0], shutdown_message="2" * 5000),))
-    (reply,) = responder.answer(signed(), "::1")
-    assert FRAME - 20 <= len(reply) <= FRAME
+    for cookie in ("c" * 64, "c" * 200):
+        (reply,) = responder.answer(KEY.sign(asked(cookie=cookie), time.time(), ME), "::1")
+        assert FRAME - 20 <= len(reply) <= FRAME
+    (short,) = responder.answer(signed(), "::1")
+    assert len(short) < FRAME
 
 
 def test_a_key_is_changed_without_a_gap() -> None:
