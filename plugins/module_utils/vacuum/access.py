@@ -58,7 +58,7 @@ def address_of(host: str) -> t.Optional[Address]:
 
 
 class Buckets:
-    """A token bucket for each source, as :meth:`Access.source_of` names it.
+    """A token bucket for each source: an address as :meth:`Access.source_of` names it, or whatever else has a limit.
 
     The table is bounded: the source that was heard longest ago is forgotten, which for it means a full bucket.
 
@@ -69,12 +69,12 @@ class Buckets:
 
     def __init__(self, rate: float, burst: float, sources: int = 4096) -> None:
         self.rate, self.burst, self.sources = rate, burst, sources
-        self._table: OrderedDict[Address, tuple[float, float]] = OrderedDict()
+        self._table: OrderedDict[t.Hashable, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def take(self, source: Address, now: float) -> bool:
+    def take(self, source: t.Hashable, now: float) -> bool:
         """Take a token, if the source has one.
 
         :param now: seconds of a clock that only goes forward.
@@ -86,7 +86,7 @@ class Buckets:
             self._table.popitem(last=False)
         return left >= 1
 
-    def charge(self, source: Address, tokens: float) -> None:
+    def charge(self, source: t.Hashable, tokens: float) -> None:
         """Take further tokens from a source that has just had one. It may owe some, and has to pay first."""
         if source in self._table:
             left, at = self._table[source]

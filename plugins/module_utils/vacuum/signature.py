@@ -96,6 +96,11 @@ class Key:
             raise DatagramError("stale", f"A signed message whose time differs by more than {WINDOW:g} s from ours.")
 
 
+def is_shaped_as_signed(data: bytes) -> bool:
+    """Whether a datagram looks like a signed one, at a glance: who makes it up needs no key for that."""
+    return _SIGNED.fullmatch(data) is not None
+
+
 class Guard:
     """What a factory that is asked checks of signed requests: signature, time, addressee, and that each comes once.
 

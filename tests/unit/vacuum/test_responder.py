@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import responder as responders
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import signature as signatures
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.access import Access, Buckets, address_of
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.datagram import (
     FRAME,
@@ -318,6 +319,45 @@ def test_a_member_with_a_strange_time_hurts_nobody(value: t.Any) -> None:
     digest = hmac.new(SECRET, body, hashlib.sha256).hexdigest().encode()
     assert responder.answer(body + b',"hmac":"' + digest + b'"}', "::1") == []
     assert responder.dropped == {"stale": 1}
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("flood", [asked, lambda: b"junk", lambda: signed(Key(OTHER))])
+def test_who_has_no_key_uses_up_nothing_of_who_has_it(flood: t.Callable[[], bytes], required: bool) -> None:
+    """Payloads whose traffic leaves with their host's address are not to make their own factory deaf."""
+    responder = ready(guard=Guard(KEY, ME, required), buckets=Buckets(rate=0.001, burst=8))
+    for _turn in range(50):
+        responder.answer(flood(), "127.0.0.1")
+    assert [len(responder.answer(signed(), "127.0.0.1")) for _turn in range(3)] == [3, 3, 0]
+    assert len(responder.answer(signed(), "127.0.0.2")) == 3
+    assert len(responder.answer(asked(), "127.0.0.3")) == (0 if required else 3)
+
+
+def test_who_has_the_key_uses_up_nothing_of_who_has_none() -> None:
+    responder = ready(guard=Guard(KEY, ME, required=False), buckets=Buckets(rate=0.001, burst=8))
+    assert [len(responder.answer(signed(), "::1")) for _turn in range(4)] == [3, 3, 0, 0]
+    assert [len(responder.answer(asked(), "::1")) for _turn in range(3)] == [3, 3, 0]
+    assert responder.dropped == {"rate": 3}
+
+
+def test_nobody_makes_it_look_at_signatures_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def digest(secret: bytes, body: bytes) -> bytes:
+        nonlocal looked
+        looked += 1
+        return hmac.new(secret, body, hashlib.sha256).hexdigest().encode()
+
+    responder = ready(guard=Guard(KEY, ME), buckets=Buckets(rate=0.001, burst=8))
+    responder.verified = Buckets(rate=0.001, burst=20, sources=1)
+    bad = signed(Key(OTHER))
+    monkeypatch.setattr(signatures, "_digest", digest)
+    for _turn in range(100):
+        assert responder.answer(bad, "127.0.0.1") == []
+    assert looked == 28, "the rate for all, and then that of its address"
+    assert responder.dropped == {"bad_signature": 28, "rate": 72}
+    # Others are looked at as ever, by the rate of theirs.
+    assert len(responder.answer(signed(), "127.0.0.2")) == 3
 
 
 def test_a_signed_answer_is_signed_and_an_answer_heard_by_a_real_vac_is_the_same_but_for_that() -> None:
