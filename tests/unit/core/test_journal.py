@@ -103,15 +103,15 @@ def test_the_guard_leaves_a_settled_or_finished_apply_alone(tmp_path: Path, how:
 
 
 SLOW_COMMAND = """
-import os, signal, subprocess, sys
+import os, signal, sys
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 made, stays = sys.argv[1], sys.argv[2] == "stays"
 def undo(name, data):
     os.rename(made, made + ".undone")
-def communicate(process, timeout):
+def listen(*_arguments):
     os.kill(os.getpid(), signal.SIGKILL)
-subprocess.Popen.communicate = communicate
+command._listen = listen
 with Journal(undo, lambda: None) as journal:
     journal.will_do("made", "made")
     command.run("Making it", ["sh", "-c", sys.argv[3], "-", made], stays=stays)
