@@ -187,11 +187,14 @@ class ApptainerEngine:
     ) -> str:
         """Write down what is to be run, and give the account what it may write to.
 
-        :raises EngineError: if the image is gone: whoever writes a repository has another one in its place by now.
+        :raises EngineError: if the image is gone: whoever writes a repository has another one in its place by now, or a
+            link to something of the host's.
         """
         account = self.check()
-        if not _resolved(image):
-            raise EngineError(f"Making {machine.container_name}", f"its image {image} is not there any more", 404)
+        there = _resolved(image)
+        if not there or (self._is_in_a_repository(image) and there != self._there(image)):
+            by_now = f"leads to {there} by now" if there else "is not there any more"
+            raise EngineError(f"Making {machine.container_name}", f"its image {image} {by_now}", 404)
         work = f"{folder}/mnt/{requests.WORK}"
         os.mkdir(work, 0o700)
         given = [work, f"{folder}/mnt/joboutputs"]
@@ -341,15 +344,26 @@ class ApptainerEngine:
         if self.fetches(reference):
             path = self._image(reference)
             return path if os.path.exists(path) else None
-        if not reference.startswith(f"{CVMFS}/"):
-            return reference if _resolved(reference) else None
-        path = self._cvmfs_root + reference[len(CVMFS) :]
-        found, root = _resolved(path), os.path.realpath(self._cvmfs_root)
-        if found and not found.startswith(f"{root}/"):
+        path = reference
+        if reference.startswith(f"{CVMFS}/"):
+            path = self._cvmfs_root + reference[len(CVMFS) :]
+        found = _resolved(path)
+        if not found or not self._is_in_a_repository(path):
+            return path if found else None
+        root = self._there(self._cvmfs_root)
+        if not found.startswith(f"{root}/"):
             # Who writes the repository is not who may show a machine what is on the host.
             remedy = "Name an image that is in a repository."
             raise RefusedError(f"root_image: {reference}", f"it leads out of {self._cvmfs_root}, to {found}", remedy)
-        return self._cvmfs_root + found[len(root) :] if found else None
+        return self._cvmfs_root + found[len(root) :]
+
+    def _is_in_a_repository(self, path: str) -> bool:
+        """Whether somebody else than the site says what is there."""
+        return path.startswith(f"{self._cvmfs_root}/")
+
+    def _there(self, path: str) -> str:
+        """A path in the repositories, by where they really are: the site may have a link to them."""
+        return os.path.realpath(self._cvmfs_root) + path[len(self._cvmfs_root) :]
 
     def pull(self, reference: str) -> None:
         """Make an image of one in a registry or on a server; one that is here is replaced."""

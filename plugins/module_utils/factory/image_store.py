@@ -10,13 +10,12 @@ All is known by one thread, the loop's; whatever may wait for the engine, a disk
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import unwanted_images
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import Engine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.own_thread import in_own_thread
@@ -119,8 +118,13 @@ class ImageStore:
 
     async def _fetch(self, wish: Wish, before: Image) -> None:
         reference, now, begun = wish.reference, time.time(), time.monotonic()
+        known = before.id
         try:
-            found = await self._owner.in_thread(self.engine.image, reference)
+            try:
+                found = await self._owner.in_thread(self.engine.image, reference)
+            except RefusedError:
+                known = None  # nor may what it was be used any more
+                raise
             # The site's own is left as it is: a registry may have nothing by its name, or another image.
             if found is None or (
                 before.id is not None
@@ -133,7 +137,7 @@ class ImageStore:
             self._owner.changed()
         except (GridboxError, OSError) as exc:
             failures = before.failures + 1
-            self.here[reference] = Image(before.id, str(exc), before.since or now, time.monotonic(), failures)
+            self.here[reference] = Image(known, str(exc), before.since or now, time.monotonic(), failures)
             self._owner.say("image_missing", image=reference, problem=str(exc))
         finally:
             self._pulling.pop(wish, None)
@@ -151,13 +155,18 @@ class ImageStore:
         return found
 
     async def look_for(self, reference: str) -> None:
-        """Forget an image that somebody has removed, or put another one in the place of, so that it is fetched again: a
-        digest is not asked for twice."""
-        with contextlib.suppress(GridboxError):  # nobody can tell, so it may be here
+        """Forget an image that somebody has removed, or put another one in the place of, or that is refused by now, so
+        that it is looked for again: a digest is not asked for twice."""
+        found: t.Optional[str] = None
+        try:
             found = await self._owner.in_thread(self.engine.image, reference)
-            known = self.here.get(reference)
-            if known is not None and (found is None or known.id != found):
-                del self.here[reference]
+        except RefusedError:
+            pass  # why it is, whoever looks for it again is told
+        except GridboxError:
+            return  # nobody can tell, so it may be here
+        known = self.here.get(reference)
+        if known is not None and (found is None or known.id != found):
+            del self.here[reference]
 
     async def look_again(self) -> None:
         """The same for all that are here."""

@@ -18,7 +18,12 @@ import time
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    EngineError,
+    GridboxError,
+    RefusedError,
+    WaitError,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import (
     accounting,
     features,
@@ -119,6 +124,8 @@ class Life:
         """
         try:
             return self.engine.image(reference) == image
+        except RefusedError:  # it leads out of its repository by now
+            return False
         except GridboxError as exc:
             if isinstance(exc, EngineError) and exc.status is None:
                 raise

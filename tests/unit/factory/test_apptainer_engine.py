@@ -205,6 +205,35 @@ def test_a_machine_is_not_made_from_an_image_that_has_gone(
     assert engine.create(NEW, KIND, given, folder, str(tmp_path / "m/v8")) == NEW.container_name
 
 
+def test_a_machine_is_not_made_from_an_image_that_leads_elsewhere_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes the repository chooses what is in it, and must not come to the host's own files by that."""
+    monkeypatch.setattr(ApptainerEngine, "check", lambda _engine: Account("vacsing", os.getuid(), os.getgid()))
+    root, cvmfs = tmp_path / "repositories", tmp_path / "cvmfs"
+    for name in ("repositories/a.example.org/.flat/1", "repositories/a.example.org/.flat/2", "m/mnt/joboutputs"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "m/mnt/tmp").mkdir()
+    cvmfs.symlink_to(root)
+    engine = ApptainerEngine(str(tmp_path), "vacsing", str(cvmfs), lambda *_: None)
+    given = parse({
+        **SMALL, "engine": "apptainer", "apptainer_account": "vacsing", "cvmfs_root": str(cvmfs),
+    })  # fmt: skip
+    image = engine.image("/cvmfs/a.example.org/.flat/1")
+    assert image == f"{cvmfs}/a.example.org/.flat/1"
+    place = root / "a.example.org/.flat/1"
+    place.rmdir()
+    for target in ("/", str(tmp_path), "2"):
+        place.symlink_to(target)
+        with pytest.raises(EngineError, match=f"its image {image} leads to .* by now") as found:
+            engine.create(NEW, KIND, given, str(tmp_path / "m"), image)
+        assert found.value.status == 404
+        place.unlink()
+    assert engine.containers() == []
+    place.mkdir()
+    assert engine.create(NEW, KIND, given, str(tmp_path / "m"), image) == NEW.container_name
+
+
 def test_an_image_from_elsewhere_has_one_place(engine: ApptainerEngine, tmp_path: Path) -> None:
     assert engine.image("docker://busybox:1") is None
     (tmp_path / "apptainer/images").mkdir(parents=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import features, host_facts
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.by_hand import ByHand
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
@@ -176,18 +176,26 @@ def test_a_machine_that_could_not_be_made_has_not_started_and_one_without_room_h
     assert [one.uuid for one in hand.store.load()[0]] == [machine.uuid]
 
 
-@pytest.mark.parametrize("now", [None, "another"])
+@pytest.mark.parametrize(
+    "now", [None, "another", RefusedError("root_image: r:1", "it leads out of /cvmfs", "Name one.")]
+)
 def test_a_machine_whose_image_was_removed_meanwhile_has_never_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: t.Optional[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: t.Union[str, RefusedError, None]
 ) -> None:
     """Nor does anybody back off for what somebody has tidied away here."""
     hand = ByHand(configuration(state_folder=str(tmp_path)))
     found = iter(["id", now])
 
+    def look(_reference: str) -> t.Optional[str]:
+        seen = next(found)
+        if isinstance(seen, RefusedError):
+            raise seen
+        return seen
+
     def fails(*_arguments: t.Any) -> None:
         raise EngineError("Creating it", "no such image", 404)
 
-    monkeypatch.setattr(hand.engine, "image", lambda _reference: next(found))
+    monkeypatch.setattr(hand.engine, "image", look)
     monkeypatch.setattr(hand.engine, "remove", lambda _name: None)
     monkeypatch.setattr(hand.life, "_fill", fails)
     start = Start(hand.configuration.settings.slots[0], "a", 1, 9_000)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.image_store import PULL_NEWER, Image, ImageStore
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import MachineEngine
 
@@ -203,3 +203,45 @@ def test_an_image_that_is_another_one_by_now_is_looked_for_again(
     asyncio.run(store.look_for(GOOD))
     assert store.here.get(GOOD, Image()).id == known
     asyncio.run(store.look_for("another:1"))
+
+
+class Refusing(Day):
+    """An engine that refuses an image which it had: it leads out of its repository by now."""
+
+    def image(self, reference: str) -> t.Optional[str]:
+        raise RefusedError(f"root_image: {reference}", "it leads out of /cvmfs, to /", "Name another one.")
+
+
+@pytest.mark.parametrize("look", ["daily", "again"])
+def test_an_image_that_is_refused_is_not_here_any_more(tmp_path: Path, look: str) -> None:
+    async def test() -> None:
+        store = ImageStore(Refusing(), str(tmp_path), Owner())
+        store.here[GOOD] = Image("/cvmfs/a/v7", tried=time.monotonic())
+        if look == "again":
+            await store.look_again()
+            assert store.missing([GOOD])
+        store.pull({GOOD: frozenset()}, time.monotonic() + PULL_NEWER)
+        while store._pulling:
+            await asyncio.sleep(0.01)
+        assert "leads out of /cvmfs" in store.missing([GOOD])[GOOD]
+
+    asyncio.run(test())
+
+
+def test_an_image_whose_renewal_fails_stays_here(tmp_path: Path) -> None:
+    engine = Day(GOOD, alone=True)
+
+    def refuse(reference: str) -> None:
+        raise RefusedError(f"Pulling {reference}", "this host has no apptainer", "Install it.")
+
+    engine.pull = refuse  # type: ignore[method-assign]
+
+    async def test() -> None:
+        store = ImageStore(engine, str(tmp_path), Owner())
+        store.here[GOOD] = Image("sha256:0", tried=time.monotonic())
+        store.pull({GOOD: frozenset()}, time.monotonic() + PULL_NEWER)
+        while store._pulling:
+            await asyncio.sleep(0.01)
+        assert (store.here[GOOD].id, store.here[GOOD].failures) == ("sha256:0", 1)
+
+    asyncio.run(test())
