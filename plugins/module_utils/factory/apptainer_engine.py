@@ -44,6 +44,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import
 from ansible_collections.hep.gridbox.plugins.module_utils.host import background, command
 from ansible_collections.hep.gridbox.plugins.module_utils.host.processes import kill
 from ansible_collections.hep.gridbox.plugins.module_utils.host.record import write_atomically
+from ansible_collections.hep.gridbox.plugins.module_utils.host.trees import remove_tree
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
 #: Where locks are, by the names of machines. Of all factories of the host: one must not kill another's machines.
@@ -380,7 +381,7 @@ class ApptainerEngine:
             self._clear_cut_short()
             self.remove(name)
             self._make_root()
-            shutil.rmtree(work, ignore_errors=True)
+            remove_tree(work)
             os.makedirs(work, mode=0o700)
             os.chown(work, account.uid, account.gid)
             variables = {key: os.environ[key] for key in background.KEPT_VARIABLES if key in os.environ}
@@ -395,8 +396,7 @@ class ApptainerEngine:
         except OSError as exc:
             raise EngineError(f"Pulling {reference}", str(exc), 500) from exc
         finally:
-            self.remove(name)
-            shutil.rmtree(work, ignore_errors=True)
+            self._clear(name)
             self._pulling.discard(name)
 
     def _work(self, name: str) -> str:
@@ -407,8 +407,16 @@ class ApptainerEngine:
         """Remove what pulls have left whose factory was killed: it is large, and nobody may want that image again."""
         for name in (one[: -len(_WORK)] for one in _names_in(self._images) if one.endswith(_WORK)):
             if name not in self._pulling and not _is_held(name):  # nor does its keeper live
-                self.remove(name)
-                shutil.rmtree(self._work(name), ignore_errors=True)
+                self._clear(name)
+
+    def _clear(self, name: str) -> None:
+        """Remove what a pull has left. What cannot be removed stays for the next pull: it keeps no other from being
+        done."""
+        try:
+            self.remove(name)
+            remove_tree(self._work(name))
+        except GridboxError as exc:
+            self._say("cleaning_failed", container=name, problem=str(exc))
 
     def remove_image(self, name: str) -> None:
         """Remove an image that was fetched, by its reference or its path; not one that a machine has."""

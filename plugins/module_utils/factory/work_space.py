@@ -31,6 +31,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration 
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import RUNNING, Machine
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.volume import Volume
 from ansible_collections.hep.gridbox.plugins.module_utils.host import command, holders, mount_table, processes
+from ansible_collections.hep.gridbox.plugins.module_utils.host.trees import remove_tree
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.admission import disk_bytes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
@@ -52,8 +53,6 @@ _SECONDS = 120
 _BUSY_SECONDS = 2
 #: Seconds that LVM's word counts how much room there is, while this factory makes and removes nothing.
 _KNOWN_SECONDS = 60
-#: Seconds for removing a folder's files: some million of them.
-_FILES_SECONDS = 1800
 
 #: Programs that go on when the factory which has started them is killed, and may make or hold something meanwhile.
 _BEGUN = frozenset(("mount", "umount", "losetup", "lvcreate", "lvremove", *(argv[0] for argv in _MAKE.values())))
@@ -376,7 +375,7 @@ def _empty(point: str) -> None:
     if inside:
         # What a bind mount shows would be removed where it really is.
         raise GridboxError(f"{point} is not removed: {inside[0].source} is mounted at {inside[0].point}. Unmount it.")
-    command.run(f"Removing {point}", ["rm", "-rf", "--one-file-system", "--", point], _FILES_SECONDS)
+    remove_tree(point)
 
 
 def _wait_for_what_was_begun(state_folder: str, prefix: str) -> None:

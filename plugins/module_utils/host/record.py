@@ -14,13 +14,13 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import threading
 import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table
+from ansible_collections.hep.gridbox.plugins.module_utils.host.trees import remove_tree
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
 from ansible_collections.hep.gridbox.plugins.module_utils.plan import Plan, Step
 
@@ -283,7 +283,7 @@ class RecordWork:
         elif step.action == "forget":
             write(self.wish.role, replace(record, paths=(), trees=(), settings={}))
         elif step.action == "remove_tree":
-            shutil.rmtree(step.target)
+            remove_tree(step.target, one_file_system=False)  # an engine may have made subvolumes
         elif os.path.isdir(step.target) and not os.path.islink(step.target):
             os.rmdir(step.target)
         else:

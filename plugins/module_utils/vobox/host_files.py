@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.host.plain_file import plain_file
+from ansible_collections.hep.gridbox.plugins.module_utils.host.trees import remove_tree
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.desired import Service, sha256
 from ansible_collections.hep.gridbox.plugins.module_utils.vobox.runner import RUNNER, START
 
@@ -246,24 +247,22 @@ class Folder:
 
     def drop_launch_folder(self, creation: str) -> None:
         """Remove one; fine if it is gone."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.path / "run" / creation)
+        remove_tree(str(self.path / "run" / creation))
 
     def drop_launch_folders(self, but: t.Collection[str] = ()) -> None:
         """Remove those of containers that are gone."""
         folder = self.path / "run"
         for entry in folder.iterdir() if folder.is_dir() else ():
             if entry.name not in but:
-                shutil.rmtree(entry)
+                remove_tree(str(entry))
 
     def remove(self) -> None:
         """Remove all of it; fine if it is gone. Moved aside first, so that it is there as a whole or not at all."""
         aside = self.path.with_name(f".{self.path.name}.removed")
-        if aside.exists():
-            shutil.rmtree(aside)
+        remove_tree(str(aside))
         with contextlib.suppress(FileNotFoundError):
             self.path.rename(aside)
-            shutil.rmtree(aside)
+            remove_tree(str(aside))
 
     def _add_version(self, text: str) -> None:
         folder = self.init / "versions" / sha256(text)

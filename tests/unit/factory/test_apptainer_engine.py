@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, RefusedError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import apptainer_engine, catalogue, cgroups
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.account import Account
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engine import ApptainerEngine
@@ -241,6 +241,59 @@ def test_an_image_from_elsewhere_has_one_place(engine: ApptainerEngine, tmp_path
     assert len(names) == 3
     Path(engine._image("docker://busybox:1")).touch()
     assert engine.image("docker://busybox:1") == engine._image("docker://busybox:1")
+
+
+def deep(folder: Path) -> None:
+    """As many folders in each other as an image may have."""
+    folder.mkdir(parents=True)
+    inside = os.open(folder, os.O_RDONLY)
+    for _level in range(1_100):
+        os.mkdir("d", dir_fd=inside)
+        next_one = os.open("d", os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = next_one
+    os.close(inside)
+
+
+def test_an_image_with_folders_however_deep_does_not_end_all_pulls(
+    engine: ApptainerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(container: str) -> t.NoReturn:
+        deep(tmp_path / f"apptainer/images/{container}.work/rootfs")
+        raise EngineError("Starting", "no", 500)
+
+    monkeypatch.setattr(engine, "check", lambda: Account("vacsing", os.getuid(), os.getgid()))
+    monkeypatch.setattr(engine, "_groups", lambda _name: [])
+    monkeypatch.setattr(cgroups, "members", lambda _groups: set())
+    monkeypatch.setattr(engine, "start", start)
+    deep(tmp_path / "apptainer/images/image-of-a-factory-that-was-killed.sif.work/rootfs")
+    for image in ("docker://busybox:1", "docker://busybox:2"):
+        with pytest.raises(EngineError, match="Starting"):
+            engine.pull(image)
+        assert list((tmp_path / "apptainer/images").iterdir()) == []
+
+
+def test_what_a_pull_has_left_and_cannot_be_removed_keeps_no_other_from_being_done(
+    engine: ApptainerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def refuse(path: str) -> None:
+        if path.endswith("/stuck.sif.work"):
+            raise GridboxError("Removing it failed. rm says: Input/output error")
+
+    def start(_container: str) -> t.NoReturn:
+        raise EngineError("Starting", "no", 500)
+
+    monkeypatch.setattr(engine, "check", lambda: Account("vacsing", os.getuid(), os.getgid()))
+    monkeypatch.setattr(engine, "remove", lambda _name: None)
+    monkeypatch.setattr(engine, "start", start)
+    monkeypatch.setattr(engine, "_say", lambda event, **_facts: said.append(event))
+    monkeypatch.setattr(apptainer_engine, "remove_tree", refuse)
+    (tmp_path / "apptainer/images/stuck.sif.work").mkdir(parents=True)
+    with pytest.raises(EngineError, match="Starting"):
+        engine.pull("docker://busybox:1")
+    assert said == ["cleaning_failed"]
 
 
 def test_factories_of_a_host_that_fetch_the_same_image_are_not_in_each_others_way(

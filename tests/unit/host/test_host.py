@@ -121,6 +121,31 @@ def test_a_role_leaves_the_host_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     ]
 
 
+def test_a_tree_goes_however_deep_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be an engine's, with what images and containers have made."""
+    monkeypatch.setattr(record, "FOLDER", str(tmp_path / "state"))
+    carry_out("r", monkeypatch, trees=[str(tmp_path / "tree")])
+    inside = os.open(tmp_path, os.O_RDONLY)
+    for _level in range(1_100):
+        os.mkdir("tree", dir_fd=inside)
+        next_one = os.open("tree", os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = next_one
+    os.close(inside)
+    carry_out("r", monkeypatch, state="absent")
+    assert not (tmp_path / "tree").exists()
+
+
+def test_a_tree_that_is_a_link_by_now_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "FOLDER", str(tmp_path / "state"))
+    carry_out("r", monkeypatch, trees=[str(tmp_path / "tree")])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "tree").symlink_to("data")
+    with pytest.raises(GridboxError, match="is a symbolic link"):
+        carry_out("r", monkeypatch, state="absent")
+    assert (tmp_path / "tree").is_symlink() and (tmp_path / "data").is_dir()
+
+
 def test_what_is_mounted_is_in_the_way_unless_it_will_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "FOLDER", str(tmp_path / "state"))
     tree = str(tmp_path / "tree")
