@@ -640,13 +640,19 @@ def test_a_machine_that_its_engine_takes_along_is_no_abort(
 def test_strays_go_and_what_is_not_ours_stays(make: t.Callable[..., LabFactory]) -> None:
     factory = make(total_processors=1)
     factory.lab.docker(
-        "run", "--detach", "--name", "stray", "--label", "hep.gridbox.factory=f1.example.org",
+        "run", "--detach", "--name", "stray_none", "--label", "hep.gridbox.factory=f1.example.org",
         "--label", "hep.gridbox.machine=none", "busybox:test", "sleep", "600",
     )  # fmt: skip
+    # What somebody runs from an image that he has committed from a machine has its labels, and is his.
+    factory.lab.docker("commit", "stray_none", "site/committed:1")
+    factory.lab.docker("run", "--detach", "--name", "look", "site/committed:1", "sleep", "600")
     factory.lab.docker("run", "--detach", "--name", "f1-00.example.org", "busybox:test", "sleep", "600")
     factory.start()
     factory.wait("the stray to go", lambda: not factory.lab.docker("ps", "--quiet", "--filter", "name=stray"))
     factory.wait("a machine", factory.running)
+    assert factory.lab.docker("ps", "--quiet", "--filter", "name=^look$")
+    factory.lab.docker("rm", "--force", "look")
+    factory.lab.docker("rmi", "site/committed:1")
     assert factory.lab.docker("ps", "--quiet", "--filter", "name=^f1-00.example.org$")
     factory.lab.docker("rm", "--force", "f1-00.example.org")
 

@@ -443,7 +443,10 @@ class Factory:
             self._take(mend.compare([machine], containers, self._busy, int(time.time()), self.clock), containers)
 
     def _take(self, found: mend.Found, containers: t.Iterable[Container]) -> None:
-        self._pids.update({one.uuid: one.pid for one in containers if one.alive and one.pid})
+        for one in containers:
+            machine = self.machines.get(one.uuid)
+            if one.alive and one.pid and machine is not None and one.is_of(machine):
+                self._pids[one.uuid] = one.pid
         for machine in found.running:
             before = self.machines[machine.uuid]
             self.machines[machine.uuid] = replace(

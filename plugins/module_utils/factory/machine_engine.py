@@ -90,6 +90,16 @@ class Container:
         """Whether the machine has run, and ended."""
         return self.state in _OVER and self.started is not None
 
+    @property
+    def is_machines(self) -> bool:
+        """Whether it was made for a machine, and is not what somebody runs from an image that he has committed from
+        one: that has its labels, and a name of his."""
+        return bool(self.uuid) and self.name.endswith(f"_{self.uuid[:8]}")  # ``Machine.container_name``
+
+    def is_of(self, machine: Machine) -> bool:
+        """Whether it is the one that was made for this machine. Somebody may have given it another name."""
+        return self.uuid == machine.uuid and (self.is_machines or self.id == machine.container)
+
 
 @dataclass(frozen=True)
 class Event:

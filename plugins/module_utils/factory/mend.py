@@ -94,13 +94,15 @@ def compare(
     :param clock: the host's.
     :param unread: records that cannot be read: a container that may be of one of them is no stray.
     """
-    by_uuid = {container.uuid: container for container in containers}
+    by_uuid: dict[str, list[Container]] = {}
+    for one in containers:
+        by_uuid.setdefault(one.uuid, []).append(one)
     running: list[Machine] = []
     over: list[tuple[Machine, t.Optional[Container]]] = []
     unborn: list[Machine] = []
     for known in machines:
         machine = _set_back(known, now)
-        container = by_uuid.pop(machine.uuid, None)
+        container = next((one for one in by_uuid.pop(machine.uuid, ()) if one.is_of(machine)), None)
         if machine.uuid in in_flight or machine.state == ENDED:
             continue
         if container is not None and container.alive:
@@ -115,8 +117,11 @@ def compare(
             over.append((machine, container))
     strays = [
         container
-        for container in by_uuid.values()
-        if container.uuid not in in_flight and not any(one.is_of(container.uuid) for one in unread)
+        for containers_of_one in by_uuid.values()
+        for container in containers_of_one
+        if container.is_machines
+        and container.uuid not in in_flight
+        and not any(one.is_of(container.uuid) for one in unread)
     ]
     return Found(tuple(running), tuple(over), tuple(unborn), tuple(strays))
 

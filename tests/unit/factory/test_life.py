@@ -281,7 +281,7 @@ def test_a_machine_that_runs_is_not_ended_for_a_record_that_cannot_be_written(
     assert (started.state, started.container) == (RUNNING, "c2")
     assert disk.said == ["record_not_written"]
     assert machine in disk.store.load()[0]
-    assert compare([machine], [replace(RUNS, id="c2", uuid="u2")], (), 10_000, BOOT).running
+    assert compare([machine], [replace(RUNS, id="c2", uuid="u2", name="f1-00_u2")], (), 10_000, BOOT).running
 
 
 def test_who_is_killed_while_he_makes_a_proxy_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,21 @@ def test_compare(machine: t.Optional[Machine], container: t.Optional[Container],
     assert compare(machines, [container] if container is not None else [], (), NOW, BOOT) == expected
 
 
+def test_what_somebody_runs_from_an_image_of_a_machine_is_no_machine_and_his_own() -> None:
+    """An image that was committed from a container has its labels."""
+    copy = replace(RUNS, id="c7", name="what-was-it")
+    assert compare([], [copy], (), NOW, BOOT) == Found()
+    both = Found(running=(replace(LIVE, seen=NOW),))
+    for containers in ([RUNS, replace(copy, state="exited")], [replace(copy, state="exited"), RUNS]):
+        assert compare([LIVE], containers, (), NOW, BOOT) == both
+    assert compare([LIVE], [copy], (), NOW, BOOT) == Found(over=((LIVE, None),))
+    assert compare([NEW], [copy], (), NOW, BOOT) == Found(unborn=(NEW,))
+    # One that somebody has given another name is known by its id.
+    assert compare([LIVE], [replace(RUNS, name="renamed")], (), NOW, BOOT) == both
+    # Nor is what has the factory's label alone.
+    assert compare([], [replace(RUNS, name="x_", uuid="")], (), NOW, BOOT) == Found()
+
+
 def test_what_a_worker_has_in_hand_is_left_to_it() -> None:
     assert compare([LIVE], [OVER], {"u1"}, NOW, BOOT) == Found()
     assert compare([], [RUNS], {"u1"}, NOW, BOOT) == Found()

@@ -84,7 +84,7 @@ def test_machines_of_another_state_folder_are_left_alone_and_none_is_started(
 ) -> None:
     """Until they are gone. What is left of one that has ended goes, as all that is of no machine."""
     removed: list[str] = []
-    over = replace(RUNS, id="c2", uuid="u2", state="exited", finished=9_500)
+    over = replace(RUNS, id="c2", uuid="u2", name="f1-00_u2", state="exited", finished=9_500)
     found = [RUNS, over]
 
     def prepared(engine: t.Any, folder: str) -> None:

@@ -736,7 +736,10 @@ def test_looking_is_one_listing_and_says_what_is_to_be_put_right(
     }  # fmt: skip
     for machine in machines.values():
         hand.store.create(machine)
-    found = [*(replace(RUNS, uuid=one) for one in ("runs", "adopted", "nobodys")), replace(OVER, uuid="old")]
+    found = [
+        *(replace(RUNS, uuid=one, name=f"f1-00_{one}") for one in ("runs", "adopted", "nobodys")),
+        replace(OVER, uuid="old"),
+    ]
     monkeypatch.setattr(hand.engine, "listed", lambda: found)
     monkeypatch.setattr(hand.engine, "folder", lambda _identity: "")
     now = 400_000

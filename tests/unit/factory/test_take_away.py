@@ -24,7 +24,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, running, service
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, running, service, take_away
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.pulled_images import PulledImage
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.running import Running
@@ -155,6 +155,24 @@ def test_machines_of_another_name_are_not_taken_for_gone(configured: tuple[str, 
     Store(state).create(replace(RUNNING_MACHINE, slot="f2-00.example.org", seen=int(time.time())))
     with contextlib.ExitStack() as held, pytest.raises(RefusedError, match=r"machines of f2\.example\.org may run"):
         TakeAwayWork(Wish(path), held).observe()
+
+
+def test_what_somebody_runs_from_an_image_of_a_machine_stays(
+    configured: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, state = configured
+    Store(state).create(replace(ENDED_MACHINE, cleaned=False))
+    copies = [
+        Container("c7", "what-was-it", "12345678-0", "running"),
+        Container("c8", "and-that", ENDED_MACHINE.uuid, "running"),
+    ]
+    stray = replace(STRAY, uuid="12345678-0")
+    monkeypatch.setattr(
+        take_away, "engine_of", lambda _configuration: types.SimpleNamespace(containers=lambda: [*copies, stray])
+    )
+    with contextlib.ExitStack() as held:
+        observed = TakeAwayWork(Wish(path), held).observe()
+    assert (observed.strays, observed.alive) == ((stray,), frozenset())
 
 
 NO_JOURNAL = t.cast(Journal, types.SimpleNamespace(settle=lambda: None, will_do=lambda *_title, **_data: None))

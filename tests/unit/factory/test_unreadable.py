@@ -128,7 +128,7 @@ def test_a_factory_leaves_it_alone_until_its_record_can_be_read(
 ) -> None:
     said: list[str] = []
     removed: list[str] = []
-    there = [CONTAINER, replace(RUNS, id="c9", uuid="99999999-0")]
+    there = [CONTAINER, replace(RUNS, id="c9", uuid="99999999-0", name="f1-00.example.org_99999999")]
 
     async def test() -> None:
         folder = damaged(tmp_path)
