@@ -20,7 +20,12 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data import Content
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
-from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer, fetch, read_file
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import (
+    Transfer,
+    fetch,
+    names_this_host,
+    read_file,
+)
 
 #: Of a template, and of each file that is filled in.
 MAX_BYTES = 1 << 20
@@ -35,7 +40,8 @@ _BLANKS = re.compile(rb"\s*")
 def load(machinetype: Machinetype, configuration: Configuration, transfer: Transfer) -> t.Optional[Content]:
     """A machinetype's template, and the files that are filled in; None if its machines have no user_data.
 
-    :raises RefusedError: for a file that is not in the folder of the machinetype or of its pipe.
+    :raises RefusedError: for a file that is not in the folder of the machinetype or of its pipe, or for a server of
+        this host that only a pipe from elsewhere names.
     :raises GridboxError: if something cannot be had, or is no template.
     """
     source = machinetype.user_data
@@ -43,7 +49,8 @@ def load(machinetype: Machinetype, configuration: Configuration, transfer: Trans
         return None
     if source.startswith(("http://", "https://")):
         url = source
-        template = fetch(url, replace(transfer, max_bytes=MAX_BYTES)).content or b""
+        here = _may_be_here(machinetype, configuration)
+        template = fetch(url, replace(transfer, max_bytes=MAX_BYTES, from_this_host=here)).content or b""
         if is_web_page(template):
             raise GridboxError(f"{url}: is a web page, no user_data.")
     else:
@@ -77,6 +84,17 @@ def folder_of(machinetype: Machinetype, configuration: Configuration) -> str:
             "Give the pipes prefixes of which none begins with another and a hyphen.",
         )
     return os.path.join(configuration.state_folder, "machinetypes", owners[0])
+
+
+def _may_be_here(machinetype: Machinetype, configuration: Configuration) -> bool:
+    """Whether its template may be on a server of this host: where the site says so, or the pipe is the site's own. What
+    listens on this host for this host alone is not for who writes a pipe, and a machine reads what is fetched. Pure."""
+    name = machinetype.name
+    if any(one.name == name for one in configuration.machinetypes):
+        return True
+    pipes = [one for one in configuration.pipes if name.startswith(f"{one.section.prefix}-")]
+    said = any(one.section.said_of(name).get("user_data") == machinetype.user_data for one in pipes)
+    return said or (bool(pipes) and all(not one.url or names_this_host(one.url) for one in pipes))
 
 
 def is_web_page(document: bytes) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ipaddress
 import os
 import socket
 import ssl
@@ -16,10 +17,16 @@ import threading
 import time
 import typing as t
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, InputError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    GridboxError,
+    InputError,
+    RefusedError,
+    WaitError,
+)
 
 #: Where Grid hosts have the certificates of their CAs (spec 3.5).
 GRID_CERTIFICATES = "/etc/grid-security/certificates"
@@ -36,11 +43,14 @@ class Transfer:
     :ivar timeout: s, for the whole transfer once the server's name has been resolved, which has limits of its own
         (``resolv.conf(5)``).
     :ivar max_bytes: more is refused, and not read to its end.
+    :ivar from_this_host: whether it may lead to an address of this host's own, or of its link: to what listens for this
+        host alone, and trusts whoever comes from there. For what the site itself has named.
     """
 
     ca_path: str = ""
     timeout: float = 30.0
     max_bytes: int = 1048576
+    from_this_host: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ def fetch(url: str, transfer: Transfer, etag: str = "", last_modified: str = "")
     Through a proxy, if the environment names one (``http_proxy``, ``https_proxy``, ``no_proxy``), as Vac does.
 
     :raises InputError: if ``ca_path`` is needed and cannot be used.
+    :raises RefusedError: if it leads to this host, and may not.
     :raises WaitError: if it took too long.
     :raises GridboxError: if anything but the document came, or nothing.
     """
@@ -68,7 +79,7 @@ def fetch(url: str, transfer: Transfer, etag: str = "", last_modified: str = "")
     for name, value in (("If-None-Match", etag), ("If-Modified-Since", last_modified)):
         if value:
             request.add_header(name, value)
-    with _Deadline(transfer.timeout) as deadline:
+    with _Deadline(transfer.timeout, "" if transfer.from_this_host else url) as deadline:
         try:
             with contextlib.closing(
                 _opener(transfer.ca_path, deadline).open(request, timeout=transfer.timeout)
@@ -88,6 +99,23 @@ def fetch(url: str, transfer: Transfer, etag: str = "", last_modified: str = "")
                 raise WaitError(f"the answer of {url}", transfer.timeout) from exc
             said = _printable(str(exc.reason if isinstance(exc, urllib.error.URLError) else exc)) or type(exc).__name__
             raise GridboxError(f"{url}: could not be fetched ({said}).") from exc
+
+
+def is_of_this_host(address: str) -> bool:
+    """Whether an address is of this host, or of its link, where clouds have secrets of their hosts. Pure."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    one = getattr(found, "ipv4_mapped", None) or found
+    return bool(one.is_loopback or one.is_link_local or one.is_unspecified)
+
+
+def names_this_host(url: str) -> bool:
+    """The same of a URL, as far as that is written in it: nobody is asked for an address."""
+    host = urllib.parse.unquote(urllib.parse.urlsplit(url).hostname or "").rstrip(".").lower()
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):  # it is a name
+        return f".{host}".endswith(".localhost")
+    return any(is_of_this_host(str(where[0])) for _family, _kind, _protocol, _name, where in found)
 
 
 def read_file(path: str, max_bytes: int) -> bytes:
@@ -198,18 +226,24 @@ class _Http(urllib.request.AbstractHTTPHandler):
         self._ca_path, self._deadline = ca_path, deadline
 
     def http_open(self, request: urllib.request.Request) -> t.Any:
-        return self.do_open(self._connecting(http.client.HTTPConnection), request)
+        return self.do_open(self._connecting(http.client.HTTPConnection, request), request)
 
     def https_open(self, request: urllib.request.Request) -> t.Any:
         # Only here, for reading all CAs of a system takes longer than many a transfer.
-        return self.do_open(self._connecting(http.client.HTTPSConnection), request, context=_tls(self._ca_path))
+        kind = self._connecting(http.client.HTTPSConnection, request)
+        return self.do_open(kind, request, context=_tls(self._ca_path))
 
-    def _connecting(self, kind: t.Callable[..., t.Any]) -> t.Any:
+    def _connecting(self, kind: t.Callable[..., t.Any], request: urllib.request.Request) -> t.Any:
         """What makes connections of a kind that the deadline can end."""
+        # The proxy is the site's, and may be anywhere. It finds the address, which may be one of this host for it too.
+        is_by_proxy = request.has_proxy() or bool(getattr(request, "_tunnel_host", None))
+        if is_by_proxy and self._deadline.elsewhere and names_this_host(request.full_url):
+            host = urllib.parse.urlsplit(request.full_url).hostname or ""
+            raise _leads_here(self._deadline.elsewhere, _printable(host))
 
         def make(host: str, **options: t.Any) -> t.Any:
             connection = kind(host, **options)
-            connection._create_connection = self._deadline.connect
+            connection._create_connection = self._deadline.connect_to_proxy if is_by_proxy else self._deadline.connect
             return connection
 
         return make
@@ -217,13 +251,24 @@ class _Http(urllib.request.AbstractHTTPHandler):
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
 
+def _leads_here(url: str, address: str) -> RefusedError:
+    return RefusedError(
+        url,
+        f"it leads to {address}, an address of this host or of its link",
+        "Only the site's configuration may name one.",
+    )
+
+
 class _Deadline:
     """Ends all connections when the time is over.
 
     The time-out of a socket is for each wait: a server that sends a byte now and then would never run into it.
+
+    :ivar elsewhere: the URL that may not lead to this host; empty: it may.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, elsewhere: str) -> None:
+        self.elsewhere = elsewhere
         self._end = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._watched: list[socket.socket] = []
@@ -238,12 +283,28 @@ class _Deadline:
     def connect(
         self, address: tuple[str, int], timeout: float, _source: t.Optional[tuple[str, int]] = None
     ) -> socket.socket:
+        """Connect to the server of a document.
+
+        :raises RefusedError: if it is at an address where it may not be.
+        """
+        return self._connect(address, timeout, self.elsewhere)
+
+    def connect_to_proxy(
+        self, address: tuple[str, int], timeout: float, _source: t.Optional[tuple[str, int]] = None
+    ) -> socket.socket:
+        """Connect to a proxy, wherever it is."""
+        return self._connect(address, timeout, "")
+
+    def _connect(self, address: tuple[str, int], timeout: float, elsewhere: str) -> socket.socket:
         """Connect, as ``socket.create_connection`` does, which would wait for each address of a name as long as for
         all. The time left is shared out, so that one that does not answer leaves some to the next.
 
         :param timeout: for each wait afterwards.
         """
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        for *_kind, where in found if elsewhere else ():
+            if is_of_this_host(str(where[0])):
+                raise _leads_here(elsewhere, str(where[0]))
         trouble: OSError = OSError("the server's name has no address")
         for index, (family, kind, protocol, _name, where) in enumerate(found):
             share = (self._end - time.monotonic()) / (len(found) - index)

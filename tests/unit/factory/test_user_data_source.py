@@ -17,6 +17,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxE
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data import Content
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_source import MAX_BYTES, folder_of, load
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import pipe_fetch
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
 from tests.unit.factory.told import configuration, machinetype
@@ -41,7 +42,9 @@ def site(tmp_path: Path) -> Path:
 
 
 def of(state: Path, **changes: t.Any) -> Configuration:
-    return configuration(state_folder=str(state), **changes)
+    """With a pipe of this host, as the servers of these tests are."""
+    given = {"pipes": (PipeSource(Section("lhcb"), "http://127.0.0.1/lhcb.pipe"),), **changes}
+    return configuration(state_folder=str(state), **given)
 
 
 def got(content: t.Optional[Content]) -> Content:
@@ -118,6 +121,82 @@ def test_a_server_has_to_be_who_it_says(tmp_path: Path) -> None:
         with pytest.raises(GridboxError, match="CERTIFICATE_VERIFY_FAILED"):
             load(one, of(tmp_path), Transfer(timeout=10))
         assert got(load(one, of(tmp_path), Transfer(str(ca), timeout=10))).template == SCRIPT
+
+
+# ---- from a server that only this host comes to ------------------------------------------------------------------
+
+ELSEWHERE = "https://pipes.example.org/lhcb.pipe"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "[::ffff:127.0.0.1]", "0.0.0.0"])
+def test_a_pipe_from_elsewhere_does_not_come_to_what_listens_on_this_host(web: Web, tmp_path: Path, host: str) -> None:
+    """Root would fetch it, and a payload read it."""
+    url = web.url.replace("127.0.0.1", host)
+    one = of(tmp_path, pipes=(PipeSource(Section("lhcb"), ELSEWHERE),))
+    with pytest.raises(RefusedError, match="an address of this host or of its link"):
+        load(machinetype(user_data=url), one, Transfer(timeout=10))
+    assert web.requests == []
+
+
+def test_nor_by_a_redirect(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe_fetch, "is_of_this_host", lambda address: address == "127.0.0.2")
+    web.answer = send(302, Location=web.url.replace("127.0.0.1", "127.0.0.2"))
+    one = of(tmp_path, pipes=(PipeSource(Section("lhcb"), ELSEWHERE),))
+    with pytest.raises(RefusedError, match=r"it leads to 127\.0\.0\.2"):
+        load(machinetype(user_data=web.url), one, Transfer(timeout=10))
+    assert len(web.requests) == 1
+
+
+def test_nor_through_a_proxy_which_may_be_on_this_host(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, web.url.rpartition("/")[0])
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    one = of(tmp_path, pipes=(PipeSource(Section("lhcb"), ELSEWHERE),))
+    urls = ("http://127.0.0.1:9/", "https://localhost:9/", "http://169.254.169.254/latest", "https://[::1]/")
+    for url in (*urls, "https://127%2e0.0.1:9/", "http://127.0.0.1.:9/", "http://a.LocalHost./"):
+        with pytest.raises(RefusedError, match="an address of this host or of its link"):
+            load(machinetype(user_data=url), one, Transfer(timeout=10))
+    assert web.requests == []
+    assert got(load(machinetype(user_data="http://pipes.invalid/u"), one, Transfer(timeout=10))).template == SCRIPT
+    web.answer = send(302, Location="http://127.0.0.1:9/")
+    with pytest.raises(RefusedError, match="an address of this host or of its link"):
+        load(machinetype(user_data="http://pipes.invalid/u"), one, Transfer(timeout=10))
+
+
+@pytest.mark.parametrize("who", ["section", "machinetype", "own", "file", "localhost"])
+def test_the_site_may_name_what_is_on_this_host(web: Web, tmp_path: Path, who: str) -> None:
+    kind = machinetype(user_data=web.url)
+    said = {"user_data": web.url}
+    pipe = {
+        "section": PipeSource(Section("lhcb", options=said), ELSEWHERE),
+        "machinetype": PipeSource(Section("lhcb", machinetypes={kind.name: said}), ELSEWHERE),
+        "own": PipeSource(Section("lhcb"), ELSEWHERE),
+        "file": PipeSource(Section("lhcb"), path="/srv/lhcb.pipe"),
+        "localhost": PipeSource(Section("lhcb"), "https://LocalHost:8443/lhcb.pipe"),
+    }[who]
+    one = of(tmp_path, pipes=(pipe,), machinetypes=(kind,) if who == "own" else ())
+    assert got(load(kind, one, Transfer(timeout=10))).template == SCRIPT
+
+
+def test_what_the_site_says_of_another_machinetype_is_not_said_of_this_one(web: Web, tmp_path: Path) -> None:
+    section = Section("lhcb", machinetypes={"lhcb-other": {"user_data": web.url}})
+    with pytest.raises(RefusedError):
+        load(machinetype(user_data=web.url), of(tmp_path, pipes=(PipeSource(section, ELSEWHERE),)), Transfer())
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("0.0.0.0", True),
+        ("::", True), ("169.254.169.254", True), ("::ffff:169.254.169.254", True), ("fe80::1%eth0", True),
+        ("192.0.2.1", False), ("10.0.0.1", False), ("2001:db8::1", False), ("::ffff:192.0.2.1", False),
+    ],
+)  # fmt: skip
+def test_what_addresses_are_of_this_host_or_its_link(address: str, expected: bool) -> None:
+    assert pipe_fetch.is_of_this_host(address) == expected
 
 
 # ---- from the site's folder --------------------------------------------------------------------------------------
