@@ -97,7 +97,7 @@ options:
     description:
       - Seconds for that; with O(state=absent) for the daemon to end. The same for a run of M(hep.gridbox.vacuum_slot) that is at work,
         if the factory is to go, or to have its machines elsewhere.
-      - A daemon that has not ended by then is waited for once more as long, and started again. If it still runs after that the
+      - A daemon that has not ended by then is waited for once more as long (without systemd), and started again. If it still runs after that the
         module says that it was told to end, and that nothing was started again.
     type: int
     default: 60

@@ -46,8 +46,8 @@ options:
   wait_timeout:
     description:
       - Seconds in which it has to write its first report after a start, and to be gone after a stop.
-      - One that is not gone by then is waited for once more as long, and started again. If it still runs after that the module says
-        that it was told to end, and that nothing was started again.
+      - One that is not gone by then is waited for once more as long (without systemd), and started again. If it still runs after that
+        the module says that it was told to end, and that nothing was started again.
     type: int
     default: 60
 notes:

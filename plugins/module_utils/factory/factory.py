@@ -159,8 +159,10 @@ class Factory:
         self._beat_looks: dict[str, asyncio.Task[None]] = {}
         # Machines for which the engine has taken TERM, or refused it, since this process was.
         self._had_term: set[str] = set()
-        # By machine, when it was first sent KILL, Unix seconds.
+        # By machine, when it was first sent KILL, by the clock that nobody sets.
         self._killed: dict[str, float] = {}
+        # Who looks whether the images are here still that were.
+        self._look_again: t.Optional[asyncio.Task[None]] = None
         # When nobody heard the engine.
         self._deaf: deque[tuple[float, float]] = deque(maxlen=16)
         # By machine, how it has ended, until that is written down.
@@ -339,7 +341,13 @@ class Factory:
         """What the engine says is heard, from then on. It may have other images than it had before."""
         if self._deaf and self._deaf[-1][1] == math.inf:
             self._deaf[-1] = (self._deaf[-1][0], since)
-            self.spawn(self.images.look_again())
+            self._look_again = self._look_again or self.spawn(self._look_for_images())
+
+    async def _look_for_images(self) -> None:
+        try:
+            await self.images.look_again()
+        finally:
+            self._look_again = None
 
     def look(self) -> None:
         """Look at all containers, unless that is being done."""
@@ -667,7 +675,8 @@ class Factory:
         for machine in live:
             looked, beat = self._beats.get(machine.uuid, (-math.inf, None))
             if beat is not None:
-                found[machine.slot] = beat if self._ageing_since is None else beat.ageing_since(self._ageing_since)
+                since = max((self._ageing_since or 0, machine.set_at))
+                found[machine.slot] = beat.ageing_since(since) if since else beat
             due = now - looked >= BEAT and machine.uuid not in self._beat_looks and not self._closing
             if machine.heartbeat_file and due:
                 look = asyncio.get_running_loop().create_task(self._look_for_heartbeat(machine))
@@ -766,10 +775,10 @@ class Factory:
         if self._is_done_with(machine):
             return
         if machine.uuid not in self._killed:
-            self._killed[machine.uuid] = time.time()
+            self._killed[machine.uuid] = time.monotonic()
             self.say("machine_killed", slot=machine.slot, machine=machine.uuid, grace=self.configuration.grace_seconds)
         elif self._outlives(machine.uuid):
-            seconds = int(time.time() - self._killed[machine.uuid])
+            seconds = int(time.monotonic() - self._killed[machine.uuid])
             self.say("machine_outlives_kill", slot=machine.slot, machine=machine.uuid, seconds=seconds)
         self._rest(machine)
         await self._at_work(machine, self._send_kill, machine)
@@ -777,13 +786,13 @@ class Factory:
     def _outlives(self, identity: str) -> bool:
         """Whether a machine has been sent KILL, and is there still: a process of it waits for a file system that does
         not answer, and nobody can end it. It keeps its slot, for what it has is not free."""
-        return time.time() - self._killed.get(identity, math.inf) >= OUTLIVES
+        return time.monotonic() - self._killed.get(identity, math.inf) >= OUTLIVES
 
     @property
     def outliving(self) -> dict[str, float]:
         """By slot, since when a machine there outlives KILL, Unix seconds."""
         live = [one for one in self.machines.values() if one.state == RUNNING and self._outlives(one.uuid)]
-        return {one.slot: self._killed[one.uuid] for one in live}
+        return {one.slot: time.time() - (time.monotonic() - self._killed[one.uuid]) for one in live}
 
     def _send_kill(self, machine: Machine) -> Machine:
         self.engine.signal(machine.container, "SIGKILL")
@@ -842,6 +851,8 @@ class Factory:
     def _fill(self, host: HostLoad, now: int) -> None:
         if not self.can_tell or self._closing:  # since it was asked
             return
+        if any(self.clock.ahead(one.boot, one.booted) for one in self.machines.values() if one.state == RUNNING):
+            return  # their times are not by the clock any more by which this one's would be
         if not self._is_current(self._catalogue_of):  # what the configuration does not want any more must not start
             return
         at, shortage = self._shortage
@@ -894,7 +905,10 @@ class Factory:
 
     async def _start(self, machine: Machine, kind: Machinetype) -> None:
         try:
-            machine = await self.in_thread(self.life.start, machine, kind, self.images.here[kind.root_image].id)
+            image = self.images.here.get(kind.root_image)
+            if image is None or image.id is None:  # since it was decided
+                raise ImageGoneError(f"The image {kind.root_image} was removed meanwhile.")
+            machine = await self.in_thread(self.life.start, machine, kind, image.id)
         except NoRoomError as exc:
             self._shortage = (time.monotonic(), str(exc).rstrip("."))
             self.say("no_room", slot=machine.slot, machine=machine.uuid, problem=str(exc))

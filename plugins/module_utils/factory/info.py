@@ -85,9 +85,8 @@ def _without_daemon(configuration: Configuration, last: dict[str, Machine]) -> s
         found = engine_of(configuration).listed()
     except GridboxError as exc:
         return str(exc)
-    alive = {one.uuid for one in found if one.alive}
     for slot, machine in live.items():
-        if machine.uuid not in alive:
+        if not any(one.alive and one.is_of(machine) for one in found):
             reason = "it has ended, and nobody has looked why yet"
             last[slot] = replace(machine, state=ENDED, end_reason=reason)
     return ""

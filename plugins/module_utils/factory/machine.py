@@ -57,6 +57,7 @@ class Machine:
     :ivar boot: of the host, by its mark, in which it runs; empty: an older version has written that down.
     :ivar booted: when that was by the clock of its times, but for ``created``, which is in its folder's name.
     :ivar set_by: seconds by which the clock was set forward since it was made, back if they are negative.
+    :ivar set_at: when that was last known, by that clock; 0: it was not set. The times of files before are by another.
     """
 
     uuid: str
@@ -91,6 +92,7 @@ class Machine:
     boot: str = ""
     booted: int = 0
     set_by: int = 0
+    set_at: int = 0
 
     @property
     def container_name(self) -> str:

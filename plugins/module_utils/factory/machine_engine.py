@@ -386,6 +386,8 @@ def event(told: t.Mapping[str, t.Any]) -> t.Optional[Event]:
         return None
     if told.get("Action") != "kill":
         return Event(str(attributes[MACHINE]))
+    if not Container("", str(attributes.get("name") or ""), str(attributes[MACHINE]), "").is_machines:
+        return None
     text = str(attributes.get("signal") or "")
     number = int(text) if text.isdigit() else SOME
     return Event(str(attributes[MACHINE]), number) if number == SOME or number in FATAL else None

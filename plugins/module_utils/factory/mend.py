@@ -165,7 +165,7 @@ def by_the_clock(machine: Machine, now: int, clock: Clock) -> Machine:
     )
     return replace(
         machine, started=started, seen=seen, told=told, shutdown_time=machine.shutdown_time + ahead,
-        booted=clock.booted, set_by=machine.set_by + ahead,
+        booted=clock.booted, set_by=machine.set_by + ahead, set_at=now,
     )  # fmt: skip
 
 

@@ -471,9 +471,7 @@ class SlotsWork:
     def _left(self, wanted: t.Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
         """By slot, what is not yet as wanted; and of those that stay empty, why."""
         folder = self.configuration.state_folder
-        alive: t.Optional[set[str]] = None
-        if self._look is not None:
-            alive = {one.uuid for one in self._look.engine.listed() if one.alive}
+        alive = [one for one in self._look.engine.listed() if one.alive] if self._look is not None else None
         last, unread = self._store.last(wanted)
         told = self._told() if self._look is None else None
         given = orders.load(folder)
@@ -484,7 +482,9 @@ class SlotsWork:
         why: dict[str, str] = {}
         for slot in wanted:
             machine = recorded = last.get(slot)
-            if machine is not None and (machine.state == ENDED or (alive is not None and machine.uuid not in alive)):
+            if machine is not None and machine.state != ENDED and alive is not None:
+                machine = machine if any(one.is_of(machine) for one in alive) else None
+            if machine is not None and machine.state == ENDED:
                 machine = None
             order = given.of(slot)
             state = self.wish.state_of(slot, order)

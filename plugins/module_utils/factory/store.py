@@ -217,11 +217,12 @@ class Store:
         """By slot, the heartbeats of those of the machines that have to have one. May wait for ever, for a work space
         on a disk that does not answer."""
         now = int(time.time())
-        return {
-            one.slot: Heartbeat(one.heartbeat_file, self._beaten(one), one.fizzle_seconds, one.heartbeat_seconds, now)
+        found = {
+            one: Heartbeat(one.heartbeat_file, self._beaten(one), one.fizzle_seconds, one.heartbeat_seconds, now)
             for one in machines
             if one.heartbeat_file
         }
+        return {one.slot: beat.ageing_since(one.set_at) if one.set_at else beat for one, beat in found.items()}
 
     def _beaten(self, machine: Machine) -> t.Optional[int]:
         """When the machine's heartbeat file was written; None if there is none."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import typing as t
+import urllib.parse
 from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
@@ -94,7 +95,13 @@ def _may_be_here(machinetype: Machinetype, configuration: Configuration) -> bool
         return True
     pipes = [one for one in configuration.pipes if name.startswith(f"{one.section.prefix}-")]
     said = any(one.section.said_of(name).get("user_data") == machinetype.user_data for one in pipes)
-    return said or (bool(pipes) and all(not one.url or names_this_host(one.url) for one in pipes))
+    return said or (bool(pipes) and all(not one.url or _is_here(one.url, configuration.settings.name) for one in pipes))
+
+
+def _is_here(url: str, factory: str) -> bool:
+    """Whether a URL is of this host, as far as that is written in it. Its own name is one of those: Debian has it at
+    127.0.1.1, and a small site's factory may publish its pipes itself. Pure."""
+    return names_this_host(url) or (urllib.parse.urlsplit(url).hostname or "").lower() == factory.lower()
 
 
 def is_web_page(document: bytes) -> bool:

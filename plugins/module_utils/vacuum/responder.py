@@ -61,7 +61,7 @@ REQUEST_LIMIT = 1024
 #: Datagrams a second to one source, and at once: six rounds of the largest answer are not slowed down.
 RATE, BURST = 1000.0, 4000.0
 
-#: Requests a second, and at once, whose signatures are looked at whatever else their sources send: some hundredths of a
+#: Requests a second, and at once, whose signatures are looked at whatever else their sources send: an eighth of a
 #: processor's time at most. 1,000 factories ask some dozens a second.
 VERIFIED_RATE, VERIFIED_BURST = 2000.0, 4000.0
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import typing as t
 from dataclasses import replace
@@ -209,15 +210,23 @@ def test_a_look_finds_machines_whose_clock_was_set_and_they_are_told(
 ) -> None:
     """Without a daemon: none is ended for a limit by the old clock; what is written down then is as it should be."""
     looks = Look(configuration(state_folder=str(tmp_path)))
-    live = replace(LIVE, slot=looks.configuration.settings.slots[0], boot="b", booted=1_000)
+    live = replace(
+        LIVE, slot=looks.configuration.settings.slots[0], boot="b", booted=1_000, heartbeat_file="alive",
+        heartbeat_seconds=300,
+    )  # fmt: skip
     features.write(looks.store.create(live), features.features(live, looks.configuration, 30, 1, 9_001))
+    outputs = Path(looks.store.folder(live)) / "mnt" / "joboutputs"
+    outputs.mkdir(parents=True)
+    (outputs / "alive").touch()
+    os.utime(outputs / "alive", (9_800, 9_800))
     monkeypatch.setattr(host_facts, "clock", lambda: Clock("b", 901_000))
     monkeypatch.setattr(looks.engine, "listed", lambda: [replace(RUNS, uuid=live.uuid)])
     machines, mending, _unread = looks.look(910_000)
     moved = replace(
-        live, started=909_001, seen=910_000, shutdown_time=920_000, booted=901_000, set_by=900_000
+        live, started=909_001, seen=910_000, shutdown_time=920_000, booted=901_000, set_by=900_000, set_at=910_000
     )  # fmt: skip
     assert (machines, mending.adopted) == ([moved], (moved,))
+    assert mending.heartbeats[live.slot].written == 910_000, "its file is not years old, for nobody can tell how old"
     hand = ByHand(looks.configuration)
     hand.adopt(moved)
     told = Path(hand.store.folder(live)) / "jobfeatures"
@@ -225,6 +234,7 @@ def test_a_look_finds_machines_whose_clock_was_set_and_they_are_told(
     assert (told / "jobstart_secs").read_text() == "909001"
     machines, mending, _unread = looks.look(910_001)
     assert (machines, mending.adopted) == ([replace(moved, seen=910_001)], ())
+    assert mending.heartbeats[live.slot].written == 910_000
 
 
 def test_a_machine_whose_folder_cannot_be_made_has_never_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

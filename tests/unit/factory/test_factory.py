@@ -892,16 +892,24 @@ def test_a_machine_that_is_made_in_the_turn_in_which_a_look_begins_has_not_vanis
     asyncio.run(test())
 
 
-def test_a_start_whose_image_has_gone_meanwhile_leaves_its_machine_to_the_next_look(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [{}, {"own": Image(None, problem="It leads elsewhere.")}])
+def test_a_start_whose_image_has_gone_since_it_was_decided_has_never_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: dict[str, Image]
+) -> None:
     said: list[str] = []
 
     async def test() -> None:
         factory = made(tmp_path, said, machinetypes={"a": KINDS["own"]})
         kind = factory.configuration.machinetypes[0]
         factory.catalogue = Catalogue((kind,))
+        use(factory, Images())
+        monkeypatch.setattr(factory.life.engine, "remove", lambda _name: None)
+        factory.images.here = gone
         factory._begin(Start("f1-00.example.org", kind.name, 1, int(time.time()) + 3600), int(time.time()))
+        while factory._tasks:
+            await asyncio.wait(list(factory._tasks))
         await factory.close()
-        assert (said, factory._busy) == (["internal_error"], set())
+        assert (said, factory._busy, factory.machines) == (["image_gone", "unborn_removed"], set(), {})
 
     asyncio.run(test())
 
@@ -1834,6 +1842,55 @@ def test_a_clock_that_is_set_changes_no_machines_life(
     asyncio.run(test())
 
 
+def test_nothing_is_started_by_times_that_are_not_the_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new machine of a superslot would end by the old clock, and it would be the others' never again."""
+    clocks = Clocks(monkeypatch)
+
+    async def test() -> None:
+        factory, _engine = with_one(tmp_path, [])
+        await started(factory, monkeypatch)
+        factory.engine_problem, factory.decision = "", None
+        clocks.ahead = -3600
+        decided = []
+        for _time in range(2):
+            factory._fill(HostLoad(8), int(time.time()))
+            decided.append(factory.decision is not None)
+            await turn(factory)
+        assert decided == [False, True]
+        await factory.close()
+
+    asyncio.run(test())
+
+
+def test_an_engine_that_comes_and_goes_is_asked_for_its_images_once_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    async def test() -> None:
+        factory, go_on = made(tmp_path), asyncio.Event()
+
+        async def look_again() -> None:
+            asked.append(1)
+            await go_on.wait()
+
+        monkeypatch.setattr(factory.images, "look_again", look_again)
+        for number in range(5):
+            factory.deaf(number)
+            factory.hears(number + 0.5)
+            await asyncio.sleep(0)
+        assert len(asked) == 1
+        go_on.set()
+        await asyncio.sleep(0.01)
+        factory.deaf(9)
+        factory.hears(9.5)
+        await asyncio.sleep(0.01)
+        assert len(asked) == 2
+        await factory.close()
+
+    asyncio.run(test())
+
+
 @pytest.mark.parametrize("looked", [True, False])
 @pytest.mark.parametrize("ahead", [YEARS, -YEARS])
 def test_a_fizzle_is_one_whatever_the_clock_is_set_to(
@@ -1913,7 +1970,7 @@ def test_what_runs_that_an_older_version_has_written_down_is_told_of_a_clock_tha
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-@pytest.mark.parametrize("what", ["suspended", "forward", "back"])
+@pytest.mark.parametrize("what", ["suspended", "forward", "back", "forward, no daemon", "back, no daemon"])
 def test_a_heartbeat_does_not_grow_old_while_the_host_sleeps_or_its_clock_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, hangs: bool
 ) -> None:
@@ -1945,7 +2002,13 @@ def test_a_heartbeat_does_not_grow_old_while_the_host_sleeps_or_its_clock_is_set
         if what == "suspended":
             clocks.sleep(1800)
         else:
-            clocks.ahead += 1800 if what == "forward" else -1800
+            clocks.ahead += 1800 if what.startswith("forward") else -1800
+        if what.endswith("no daemon"):
+            await factory.close()
+            factory, second = with_one(tmp_path, [], "alive")
+            second.only = engine.only
+            engine = second
+            factory.recover()
         await looked(factory)
         assert engine.signals == []
         for _minute in range(11):

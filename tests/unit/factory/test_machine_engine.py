@@ -257,3 +257,10 @@ def test_what_an_engine_tells(action: str, more: dict[str, str], expected: t.Opt
     attributes = {"name": "f1-00_u1", "hep.gridbox.machine": "u1", **more}
     assert event({"Type": "container", "Action": action, "Actor": {"Attributes": attributes}}) == expected
     assert event({"Type": "container", "Action": action, "Actor": {"Attributes": more}}) is None
+
+
+@pytest.mark.parametrize(("action", "more"), [("kill", {"signal": "15"}), ("kill", {"containerExitCode": "0"})])
+def test_a_signal_to_what_was_committed_from_a_machine_is_none_to_it(action: str, more: dict[str, str]) -> None:
+    """It has the machine's labels. The machine was said to have been ended by somebody hours later."""
+    attributes = {"name": "look", "hep.gridbox.machine": "u1", **more}
+    assert event({"Type": "container", "Action": action, "Actor": {"Attributes": attributes}}) is None

@@ -28,7 +28,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
     RefusedError,
     WaitError,
 )
-from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, mend, orders, slots_work
+from ansible_collections.hep.gridbox.plugins.module_utils.factory import by_hand, info, mend, orders, slots_work
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.look import Look
@@ -633,6 +633,26 @@ def test_a_run_that_waits_for_drained_slots_lets_others_work(tmp_path: Path, mon
         told = work.result(observed, Plan(), applied=False)
     assert (told["daemon"], told["slots"][0]["state"]) == (False, "empty")
     assert len(looks) == 2
+
+
+def test_what_somebody_runs_from_a_machine_that_was_committed_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the machine's labels, and may run for ever."""
+    monkeypatch.setattr(orders, "FOLDER", str(tmp_path / "run"))
+    Store(str(tmp_path / "state")).create(LIVE)
+    listed = [replace(RUNS, uuid=LIVE.uuid, id=str(LIVE.container))]
+    with contextlib.ExitStack() as held:
+        work = SlotsWork.from_params(params(tmp_path, slots=["0"], state="drained"), False, held)
+        look: t.Any = Look(work.configuration)
+        monkeypatch.setattr(look, "engine", SimpleNamespace(listed=lambda: listed))
+        work._looked, work._look = True, look
+        assert LIVE.slot in work._left([LIVE.slot])[0]
+        listed[0] = replace(listed[0], id="another", name="look")
+        assert work._left([LIVE.slot])[0] == {}
+    monkeypatch.setattr(info, "engine_of", lambda _configuration: look.engine)
+    last = {LIVE.slot: LIVE}
+    assert (info._without_daemon(work.configuration, last), last[LIVE.slot].state) == ("", ENDED)
 
 
 def test_what_is_configured_counts_when_the_run_has_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

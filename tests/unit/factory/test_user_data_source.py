@@ -20,6 +20,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data_sour
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum import pipe_fetch
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import Transfer
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.section import Section
+from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import FactorySettings
 from tests.unit.factory.told import configuration, machinetype
 from tests.unit.vacuum.web_server import Web, make_ca, send, serving
 
@@ -136,6 +137,19 @@ def test_a_pipe_from_elsewhere_does_not_come_to_what_listens_on_this_host(web: W
     with pytest.raises(RefusedError, match="an address of this host or of its link"):
         load(machinetype(user_data=url), one, Transfer(timeout=10))
     assert web.requests == []
+
+
+@pytest.mark.parametrize("name", ["WN001.example.org", "wn002.example.org"])
+def test_a_site_may_publish_its_pipe_on_the_factorys_host(web: Web, tmp_path: Path, name: str) -> None:
+    """By the host's own name, which Debian has at 127.0.1.1."""
+    pipe = PipeSource(Section("lhcb"), f"http://{name}/lhcb.pipe")
+    settings = FactorySettings("wn001.example.org", ("wn001-00.example.org",), 1)
+    one = configuration(state_folder=str(tmp_path), settings=settings, pipes=(pipe,))
+    if name.lower() == settings.name:
+        assert got(load(machinetype(user_data=web.url), one, Transfer(timeout=10))).template == SCRIPT
+    else:
+        with pytest.raises(RefusedError, match="an address of this host or of its link"):
+            load(machinetype(user_data=web.url), one, Transfer(timeout=10))
 
 
 def test_nor_by_a_redirect(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
