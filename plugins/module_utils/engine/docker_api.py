@@ -177,7 +177,7 @@ class DockerApi:
         """
         sent = (request, method, path, body, data, headers, timeout, params, stream)
         response = self._ask(*sent)
-        is_another = response.status_code == 400 and self._is_another(_refusal(response))
+        is_another = response.status_code == 400 and self._notice_another(_refusal(response))
         if is_another and (data is None or isinstance(data, bytes)):
             response = self._ask(*sent)
         if response.status_code >= 400 and response.status_code not in ok:
@@ -222,9 +222,12 @@ class DockerApi:
         except RequestException as exc:
             raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
 
-    def _is_another(self, refusal: str) -> bool:
-        """Whether another engine has taken the place of the one that was asked for the version of its API: it refuses
-        that. Then what is known of the one before is forgotten. A factory's daemon is connected for months."""
+    def _notice_another(self, refusal: str) -> bool:
+        """Forget what is known of an engine if another one has taken its place, which refuses the version of the API
+        that the one before had. A factory's daemon is connected for months.
+
+        :returns: whether that is so.
+        """
         if not all(words in refusal for words in _OTHER_VERSION):
             return False
         self._client = self._api_version = self._platform = None
@@ -455,7 +458,7 @@ class DockerApi:
             except (OSError, HTTPException) as exc:
                 raise EngineError(request, f"no answer at {self.url} ({exc})") from exc
             if status >= 400:
-                self._is_another(_message(text))  # the stream is spent, and the next request goes well
+                self._notice_another(_message(text))  # the stream is spent, and the next request goes well
                 raise EngineError(request, _message(text), status)
         else:
             response = self.send(request, "POST", path, data=iter(chunks), headers=headers, params=params)

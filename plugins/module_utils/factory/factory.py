@@ -621,11 +621,15 @@ class Factory:
             self.say("host_suspended", seconds=slept)
         if ahead or slept > CLOCK_TOLERANCE:
             self.watching_since = self._ageing_since = now
-        for machine in self.machines.values():
-            is_behind = self._clock.ahead(machine.boot, machine.booted) and machine.state == RUNNING
-            if is_behind and machine.uuid not in self._busy and not self._closing:
+        for machine in self._behind(self._clock):
+            if machine.uuid not in self._busy and not self._closing:
                 self._busy.add(machine.uuid)  # from now on, or its limits would be judged in this turn
                 self.spawn(self._at_work(machine, self._move, machine, self._clock))
+
+    def _behind(self, clock: Clock) -> list[Machine]:
+        """Machines that run, and whose times are not by the clock any more."""
+        live = (one for one in self.machines.values() if one.state == RUNNING)
+        return [one for one in live if clock.ahead(one.boot, one.booted)]
 
     def _move(self, machine: Machine, clock: Clock) -> Machine:
         """Write down a machine's times by the clock as it is now, and tell it. They count even if that cannot be."""
@@ -851,8 +855,8 @@ class Factory:
     def _fill(self, host: HostLoad, now: int) -> None:
         if not self.can_tell or self._closing:  # since it was asked
             return
-        if any(self.clock.ahead(one.boot, one.booted) for one in self.machines.values() if one.state == RUNNING):
-            return  # their times are not by the clock any more by which this one's would be
+        if self._behind(self.clock):
+            return  # a new machine's times would be by another clock than theirs
         if not self._is_current(self._catalogue_of):  # what the configuration does not want any more must not start
             return
         at, shortage = self._shortage

@@ -111,9 +111,7 @@ def lower(folder: str, shutdown_time: int, clock: t.Callable[[], float] = time.t
     :raises GridboxError: if the machine's features cannot be read or written.
     """
     known, grace = (_number(folder, JOBFEATURES, name) for name in ("shutdowntime_job", "grace_secs_job"))
-    told = str(min(known, max(shutdown_time, int(clock()) + grace)))
-    _put(folder, JOBFEATURES, "shutdowntime_job", told)
-    _put(folder, MACHINEFEATURES, "shutdowntime", told)
+    _put_limit(folder, min(known, max(shutdown_time, int(clock()) + grace)))
 
 
 def move(folder: str, shutdown_time: int, started: int) -> None:
@@ -127,6 +125,10 @@ def move(folder: str, shutdown_time: int, started: int) -> None:
     :raises GridboxError: if the machine's features cannot be written.
     """
     _put(folder, JOBFEATURES, "jobstart_secs", str(started))
+    _put_limit(folder, shutdown_time)
+
+
+def _put_limit(folder: str, shutdown_time: int) -> None:
     _put(folder, JOBFEATURES, "shutdowntime_job", str(shutdown_time))
     _put(folder, MACHINEFEATURES, "shutdowntime", str(shutdown_time))
 

@@ -86,7 +86,7 @@ def _without_daemon(configuration: Configuration, last: dict[str, Machine]) -> s
     except GridboxError as exc:
         return str(exc)
     for slot, machine in live.items():
-        if not any(one.alive and one.is_of(machine) for one in found):
+        if not machine.is_alive_in(found):
             reason = "it has ended, and nobody has looked why yet"
             last[slot] = replace(machine, state=ENDED, end_reason=reason)
     return ""

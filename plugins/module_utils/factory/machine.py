@@ -23,6 +23,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.usage import CL
 
 if t.TYPE_CHECKING:
     from ansible_collections.hep.gridbox.plugins.module_utils.factory.clock import Clock
+    from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container
     from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Start
 
 STARTING, RUNNING, ENDED = "starting", "running", "ended"
@@ -115,6 +116,10 @@ class Machine:
         if self.boot:
             return self.boot != clock.boot
         return (self.seen or self.started or self.created) < clock.booted
+
+    def is_alive_in(self, listed: t.Iterable[Container]) -> bool:
+        """Whether it runs, by what the engine lists."""
+        return any(one.alive and one.is_of(self) for one in listed)
 
     def own(self, can_tell: bool = True) -> OwnMachine:
         """As decisions see it.

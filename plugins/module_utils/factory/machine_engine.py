@@ -35,6 +35,8 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.written import
 from ansible_collections.hep.gridbox.plugins.module_utils.host import mount_table, processes
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 
+_T = t.TypeVar("_T")
+
 #: Seconds without an answer after which a request has failed.
 TIMEOUT = 60
 #: Seconds that a pull may be silent.
@@ -130,10 +132,9 @@ class MachineEngine:
         self._local = threading.local()
         # Where it listens, once that is settled; and who settles it.
         self._settled, self._settling = "", threading.Lock()
-        # How often the engine was listened to; and what it said of itself when that was so often.
+        # How often the engine was listened to; and by name, what was found out of it when that was so often.
         self._listened = 0
-        self._limits_writes: t.Optional[tuple[int, bool]] = None
-        self._about: t.Optional[tuple[int, t.Mapping[str, t.Any]]] = None
+        self._known: dict[str, tuple[int, t.Any]] = {}
         self._outside: dict[str, Outside] = {}
 
     @property
@@ -225,12 +226,8 @@ class MachineEngine:
 
     def limits_writes(self) -> bool:
         """Whether the engine can limit what a container writes to its own root file system: Docker, by project quotas
-        of XFS. It refuses containers with a limit otherwise. Asked once, for each start wants to know; and again when
-        the engine has been away, for it may be another one then, or have its images elsewhere."""
-        listened, known = self._listened, self._limits_writes
-        if known is None or known[0] != listened:
-            known = self._limits_writes = (listened, self._find_limits_writes())
-        return known[1]
+        of XFS. It refuses containers with a limit otherwise."""
+        return self._once("limits writes", self._find_limits_writes)
 
     def _find_limits_writes(self) -> bool:
         if self.api.platform.name != "docker":
@@ -251,11 +248,16 @@ class MachineEngine:
         return (self._docker_info().get("NCPU") or None) if self.api.platform.name == "docker" else None
 
     def _docker_info(self) -> t.Mapping[str, t.Any]:
-        """``docker info``, asked again when the engine has been away."""
-        listened, known = self._listened, self._about
+        """``docker info``."""
+        return self._once("about", self.api.info)
+
+    def _once(self, what: str, find_out: t.Callable[[], _T]) -> _T:
+        """Find something out about the engine: once, for each start wants to know; and again when the engine has been
+        away, for it may be another one then, or have its images elsewhere."""
+        listened, known = self._listened, self._known.get(what)
         if known is None or known[0] != listened:
-            known = self._about = (listened, self.api.info())
-        return known[1]
+            known = self._known[what] = (listened, find_out())
+        return t.cast("_T", known[1])
 
     def outside(self, container: str) -> t.Optional[Outside]:
         """Where a machine writes outside its mounts: its root file system, the volumes that its image asks for, and the

@@ -127,7 +127,7 @@ class SlotsWork:
         check_mode: bool,
         held: contextlib.ExitStack,
     ) -> None:
-        self._asked, self._path, self.patience, self.configuration = asked, asked.path, patience, configuration
+        self._asked, self.patience, self.configuration = asked, patience, configuration
         self.wish = asked.wish(configuration)
         self._factory = f"the factory in {os.path.realpath(configuration.state_folder)}"
         self.subject = f"slots of {self._factory}: {', '.join(self.wish.slots)}"
@@ -219,7 +219,7 @@ class SlotsWork:
         now = self._asked.configuration()
         if os.path.realpath(now.state_folder) != os.path.realpath(self.configuration.state_folder):
             raise RefusedError(
-                f"configuration: {self._path}",
+                f"configuration: {self._asked.path}",
                 f"it was changed while this run waited for another; the factory is in {now.state_folder} now",
                 "Nothing was touched. Run again.",
             )
@@ -316,10 +316,10 @@ class SlotsWork:
         from ansible_collections.hep.gridbox.plugins.module_utils.factory import info, report
 
         try:
-            changed = os.stat(self._path).st_mtime
+            changed = os.stat(self._asked.path).st_mtime
         except OSError:
             return False
-        is_read = told.configuration_stamp == report.stamp(self._path) and (told.decided or 0) > changed + _SEEN
+        is_read = told.configuration_stamp == report.stamp(self._asked.path) and (told.decided or 0) > changed + _SEEN
         return is_read and info.is_at_work(told, time.time())
 
     def _is_known(self, machinetype: str, told: t.Optional[report.Report]) -> None:
@@ -471,7 +471,7 @@ class SlotsWork:
     def _left(self, wanted: t.Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
         """By slot, what is not yet as wanted; and of those that stay empty, why."""
         folder = self.configuration.state_folder
-        alive = [one for one in self._look.engine.listed() if one.alive] if self._look is not None else None
+        listed = self._look.engine.listed() if self._look is not None else None
         last, unread = self._store.last(wanted)
         told = self._told() if self._look is None else None
         given = orders.load(folder)
@@ -482,9 +482,9 @@ class SlotsWork:
         why: dict[str, str] = {}
         for slot in wanted:
             machine = recorded = last.get(slot)
-            if machine is not None and machine.state != ENDED and alive is not None:
-                machine = machine if any(one.is_of(machine) for one in alive) else None
-            if machine is not None and machine.state == ENDED:
+            if machine is not None and (
+                machine.state == ENDED or (listed is not None and not machine.is_alive_in(listed))
+            ):
                 machine = None
             order = given.of(slot)
             state = self.wish.state_of(slot, order)

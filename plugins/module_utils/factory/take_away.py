@@ -170,9 +170,7 @@ class TakeAwayWork:
             found = []  # an engine that is gone has no machines
         uuids = {machine.uuid for machine in machines}
         strays = tuple(one for one in found if one.uuid not in uuids and one.is_machines)
-        alive = frozenset(
-            machine.uuid for machine in machines if any(one.alive and one.is_of(machine) for one in found)
-        )
+        alive = frozenset(machine.uuid for machine in machines if machine.is_alive_in(found))
         return Observed(
             configuration, bool(wish.record) and os.path.exists(original_of(wish.record)),
             running.find(wish.program, wish.path, [configuration.state_folder]), machines, alive, strays,

@@ -18,7 +18,7 @@ import urllib.parse
 from dataclasses import replace
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import GridboxError, RefusedError
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration, PipeSource
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.user_data import Content
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.pipe_fetch import (
@@ -75,8 +75,7 @@ def folder_of(machinetype: Machinetype, configuration: Configuration) -> str:
     name = machinetype.name
     owners = [one.name for one in configuration.machinetypes if one.name == name]
     if not owners:
-        prefixes = [pipe.section.prefix for pipe in configuration.pipes]
-        owners = [prefix for prefix in prefixes if name.startswith(f"{prefix}-")]
+        owners = [pipe.section.prefix for pipe in _pipes_of(name, configuration)]
     if len(owners) != 1:
         found = f"may be of the vacuum pipes {', '.join(owners)}" if owners else "is of no vacuum pipe of this factory"
         raise RefusedError(
@@ -87,13 +86,18 @@ def folder_of(machinetype: Machinetype, configuration: Configuration) -> str:
     return os.path.join(configuration.state_folder, "machinetypes", owners[0])
 
 
+def _pipes_of(name: str, configuration: Configuration) -> list[PipeSource]:
+    """The vacuum pipes that may have brought the machinetype of that name."""
+    return [pipe for pipe in configuration.pipes if name.startswith(f"{pipe.section.prefix}-")]
+
+
 def _may_be_here(machinetype: Machinetype, configuration: Configuration) -> bool:
     """Whether its template may be on a server of this host: where the site says so, or the pipe is the site's own. What
     listens on this host for this host alone is not for who writes a pipe, and a machine reads what is fetched. Pure."""
     name = machinetype.name
     if any(one.name == name for one in configuration.machinetypes):
         return True
-    pipes = [one for one in configuration.pipes if name.startswith(f"{one.section.prefix}-")]
+    pipes = _pipes_of(name, configuration)
     said = any(one.section.said_of(name).get("user_data") == machinetype.user_data for one in pipes)
     return said or (bool(pipes) and all(not one.url or _is_here(one.url, configuration.settings.name) for one in pipes))
 

@@ -314,7 +314,8 @@ class _Poll:
         if place not in one.asked:
             one.asked[place] = address
             self.places.setdefault(place, []).append(one)
-        for left in reversed(range(_SENDS)):
+        number = errno.EIO
+        for _time in range(_SENDS):
             try:
                 opened.sendto(request, to)
             except BlockingIOError:
@@ -322,10 +323,10 @@ class _Poll:
             except OSError as exc:
                 # It may be the error of a datagram sent before, to somebody else, which is told once.
                 self._errors(opened)
-                if not left:
-                    self._refuse(one, address, exc.errno or errno.EIO)
+                number = exc.errno or errno.EIO
             else:
                 return
+        self._refuse(one, address, number)
 
     async def _hear_all(self, end: float) -> None:
         """Read what has come: nobody is asked again whose answer is here, nor more than we can listen to."""

@@ -21,6 +21,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.apptainer_engi
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import parse
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.engines import engine_of
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine_engine import Container, MachineEngine
+from tests.unit import deep_folders
 from tests.unit.factory.test_account import entry
 from tests.unit.factory.test_configuration import SMALL
 from tests.unit.factory.test_container import KIND
@@ -243,30 +244,18 @@ def test_an_image_from_elsewhere_has_one_place(engine: ApptainerEngine, tmp_path
     assert engine.image("docker://busybox:1") == engine._image("docker://busybox:1")
 
 
-def deep(folder: Path) -> None:
-    """As many folders in each other as an image may have."""
-    folder.mkdir(parents=True)
-    inside = os.open(folder, os.O_RDONLY)
-    for _level in range(1_100):
-        os.mkdir("d", dir_fd=inside)
-        next_one = os.open("d", os.O_RDONLY, dir_fd=inside)
-        os.close(inside)
-        inside = next_one
-    os.close(inside)
-
-
 def test_an_image_with_folders_however_deep_does_not_end_all_pulls(
     engine: ApptainerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(container: str) -> t.NoReturn:
-        deep(tmp_path / f"apptainer/images/{container}.work/rootfs")
+        deep_folders.make(tmp_path / f"apptainer/images/{container}.work/rootfs")
         raise EngineError("Starting", "no", 500)
 
     monkeypatch.setattr(engine, "check", lambda: Account("vacsing", os.getuid(), os.getgid()))
     monkeypatch.setattr(engine, "_groups", lambda _name: [])
     monkeypatch.setattr(cgroups, "members", lambda _groups: set())
     monkeypatch.setattr(engine, "start", start)
-    deep(tmp_path / "apptainer/images/image-of-a-factory-that-was-killed.sif.work/rootfs")
+    deep_folders.make(tmp_path / "apptainer/images/image-of-a-factory-that-was-killed.sif.work/rootfs")
     for image in ("docker://busybox:1", "docker://busybox:2"):
         with pytest.raises(EngineError, match="Starting"):
             engine.pull(image)

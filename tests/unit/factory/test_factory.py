@@ -54,6 +54,12 @@ def made(tmp_path: Path, said: t.Optional[list[str]] = None, **options: t.Any) -
     return factories.Factory(wanted, lambda event, **_facts: said.append(event) if said is not None else None)
 
 
+async def idle(factory: factories.Factory) -> None:
+    """Wait until all that was begun is through, with what follows from it."""
+    while factory._tasks:
+        await asyncio.wait(list(factory._tasks))
+
+
 def test_a_machine_that_ends_while_it_is_measured_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
@@ -906,8 +912,7 @@ def test_a_start_whose_image_has_gone_since_it_was_decided_has_never_been(
         monkeypatch.setattr(factory.life.engine, "remove", lambda _name: None)
         factory.images.here = gone
         factory._begin(Start("f1-00.example.org", kind.name, 1, int(time.time()) + 3600), int(time.time()))
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         await factory.close()
         assert (said, factory._busy, factory.machines) == (["image_gone", "unborn_removed"], set(), {})
 
@@ -1039,8 +1044,7 @@ def test_how_a_machine_has_ended_is_known_until_it_can_be_written_down(
 
         async def look() -> None:
             await factory._look()
-            while factory._tasks:
-                await asyncio.wait(list(factory._tasks))
+            await idle(factory)
 
         with monkeypatch.context() as patched:
             patched.setattr(factory.store, "save", full)
@@ -1074,8 +1078,7 @@ def test_a_machine_whose_folder_somebody_has_removed_ends_all_the_same(
         monkeypatch.setattr(factory.engine, "remove", lambda _name: there.clear())
         monkeypatch.setattr(factory.engine, "output", lambda _name, path, _limit: Path(path).write_text("printed"))
         await factory._look()
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         over = factory.machines[live.uuid]
         assert (over.state, over.end_code, over.cleaned) == (ENDED, "by_itself", True)
         assert there == []
@@ -1113,8 +1116,7 @@ def end_of(
         if told is not None:
             await told
         factory.ended(live.uuid)
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         await factory.close()
         assert factory._signals == {}
         return factory.machines[live.uuid]
@@ -1285,8 +1287,7 @@ def test_a_machine_that_outlives_kill_is_told_of_and_gets_it_each_minute(
         found = {}
         for later[0] in range(180):
             factory._limits(int(now + later[0]))
-            while factory._tasks:
-                await asyncio.wait(list(factory._tasks))
+            await idle(factory)
             found[later[0]] = factory.outliving
         assert said.count("machine_killed") == 1
         assert said.count("machine_outlives_kill") == 3, "after half a minute, and then each minute"
@@ -1294,8 +1295,7 @@ def test_a_machine_that_outlives_kill_is_told_of_and_gets_it_each_minute(
         assert factory.machines[live.uuid].state == RUNNING, "its slot is taken"
         there[0] = False
         await factory._look_at(live.uuid)
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         assert factory.outliving == {}
         await factory.close()
 
@@ -1329,8 +1329,7 @@ def test_a_machine_of_which_nobody_knows_whether_it_had_term_gets_it_before_kill
         async def turn() -> None:
             factory.engine_problem = ""
             factory._limits(int(time.time()))
-            while factory._tasks:
-                await asyncio.wait(list(factory._tasks))
+            await idle(factory)
             factory._resting.clear()
 
         await turn()
@@ -1418,8 +1417,7 @@ def test_a_start_whose_image_somebody_has_removed_is_no_end(tmp_path: Path, monk
         now = int(time.time())
         factory.catalogue = Catalogue(factory.configuration.machinetypes)
         factory._begin(Start("f1-00.example.org", "own", 1, now + 3600), now)
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         assert factory.machines == {} and factory.store.load()[0] == []
         assert said == ["image_gone", "unborn_removed"]
         pull(factory)
@@ -1444,8 +1442,7 @@ def test_images_are_looked_for_again_when_the_engine_is_listened_to_again(tmp_pa
         assert not factory._tasks, "nobody has been deaf"
         factory.deaf(2.0)
         factory.hears(3.0)
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         assert factory.images.here == {"kept": known["kept"], "missing": missing}
         await factory.close()
 
@@ -1556,8 +1553,7 @@ def test_a_start_that_finds_no_room_is_no_end_and_the_next_waits_for_some(
         factory.engine_problem = ""
         factory.images.here = {"image:1": Image("id", 0.0)}
         factory._fill(HostLoad(8), int(time.time()))
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         assert said.count("no_room") == said.count("unborn_removed" if forgotten else "cleaning_failed") > 0
         assert "machine_ended" not in said
         # What cannot be taken away is a machine that never came to be, for the next look.
@@ -1758,8 +1754,7 @@ async def turn(factory: factories.Factory) -> None:
     factory._looked = factory._weighed = factory._considered = time.monotonic()
     factory._changed = False
     factory.tick()
-    while factory._tasks:
-        await asyncio.wait(list(factory._tasks))
+    await idle(factory)
 
 
 async def started(factory: factories.Factory, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -1772,8 +1767,7 @@ async def started(factory: factories.Factory, monkeypatch: pytest.MonkeyPatch) -
     now = int(time.time())
     factory.catalogue = Catalogue(factory.configuration.machinetypes)
     factory._begin(Start("f1-00.example.org", "own", 1, now + 3600), now)
-    while factory._tasks:
-        await asyncio.wait(list(factory._tasks))
+    await idle(factory)
     [machine] = factory.machines.values()
     assert machine.state == RUNNING
     return machine.uuid
@@ -1912,8 +1906,7 @@ def test_a_fizzle_is_one_whatever_the_clock_is_set_to(
         engine.only = replace(engine.only, state="exited", finished=finished, exit_code=0)
         monkeypatch.setattr(engine, "remove", lambda _container: None)
         factory.ended(identity)
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         over = factory.machines[identity]
         assert over.state == ENDED and 24 <= (over.ended or 0) - (over.started or 0) <= 27
         assert abs((over.ended or 0) - time.time()) < 5
@@ -1940,8 +1933,7 @@ def test_a_machine_of_another_boot_was_ended_by_that_whatever_the_clock_says(
         monkeypatch.setattr(second, "remove", lambda _container: None)
         factory.recover()
         await factory._look_at(identity)
-        while factory._tasks:
-            await asyncio.wait(list(factory._tasks))
+        await idle(factory)
         over = factory.machines[identity]
         assert (over.end_code, over.shutdown_message) == ("rebooted", "100 Host was rebooted")
         assert (over.started, over.ended) == (ran.started, ran.seen)

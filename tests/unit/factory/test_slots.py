@@ -572,7 +572,7 @@ def test_a_report_that_is_older_than_the_configuration_keeps_nobody_from_orderin
     good = replace(told, decision={"machinetypes": []})
     reports = [told, good]
     monkeypatch.setattr(work, "_told", lambda: reports.pop(0) if len(reports) > 1 else reports[0])
-    path = Path(work._path)
+    path = Path(work._asked.path)
     path.write_text(path.read_text())
     observed = seen(by_hand=False)
     work.preflight(work.plan(observed), observed)

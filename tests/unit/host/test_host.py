@@ -27,6 +27,7 @@ from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
 from ansible_collections.hep.gridbox.plugins.module_utils.host import background, mount_table, packages, record
 from ansible_collections.hep.gridbox.plugins.module_utils.host.command import run
 from ansible_collections.hep.gridbox.plugins.module_utils.journal import Journal
+from tests.unit import deep_folders
 
 EMPTY: frozenset[str] = frozenset()
 
@@ -125,13 +126,7 @@ def test_a_tree_goes_however_deep_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     """It may be an engine's, with what images and containers have made."""
     monkeypatch.setattr(record, "FOLDER", str(tmp_path / "state"))
     carry_out("r", monkeypatch, trees=[str(tmp_path / "tree")])
-    inside = os.open(tmp_path, os.O_RDONLY)
-    for _level in range(1_100):
-        os.mkdir("tree", dir_fd=inside)
-        next_one = os.open("tree", os.O_RDONLY, dir_fd=inside)
-        os.close(inside)
-        inside = next_one
-    os.close(inside)
+    deep_folders.make(tmp_path / "tree")
     carry_out("r", monkeypatch, state="absent")
     assert not (tmp_path / "tree").exists()
 
