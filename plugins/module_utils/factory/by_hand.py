@@ -15,7 +15,12 @@ import time
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.hep.gridbox.plugins.module_utils.errors import EngineError, GridboxError, WaitError
+from ansible_collections.hep.gridbox.plugins.module_utils.errors import (
+    EngineError,
+    GridboxError,
+    RefusedError,
+    WaitError,
+)
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import catalogue, host_facts, mend, space
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.catalogue import Catalogue
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.configuration import Configuration
@@ -69,17 +74,33 @@ class ByHand(Look):
         kinds = [one for one in catalogue.meant(found, settings) if one.machine_model in self.configuration.models]
         names = sorted({name for one in kinds for name in one.repositories})
         cvmfs = _repositories(self.configuration.cvmfs_root, names)
-        can, cannot = startable(found, self.configuration, settings, cvmfs, {})  # images are pulled when one is needed
+        can, _cannot = startable(found, self.configuration, settings, cvmfs, {})
+        images, refused = self._images({one.root_image for one in kinds if one in can})
+        can, cannot = startable(found, self.configuration, settings, cvmfs, refused)
         kinds = [one for one in kinds if one in can]
-        images = {reference: self.engine.image(reference) for reference in {one.root_image for one in kinds}}
         others, query = self.configuration.others, "machinetypes_query"
         answers = space.ask(self.configuration, [query], others, POLL)[query] if others else []
         return Chances(
-            tuple(kinds), {reference: one for reference, one in images.items() if one is not None},
+            tuple(kinds), images,
             of_space(space.usages(answers), settings.name, now), self._host(found, machines),
             tuple(self.work_spaces.left_over(self.store.with_work_space(machines, unread))), tuple(cannot),
             tuple(catalogue.problems(found)),
         )  # fmt: skip
+
+    def _images(self, references: t.Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """By reference, the ids of those that are here; and of those that may not be used, why. The others are pulled
+        when one is needed."""
+        here: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        for reference in references:
+            try:
+                found = self.engine.image(reference)
+            except RefusedError as exc:
+                refused[reference] = str(exc)
+                continue
+            if found is not None:
+                here[reference] = found
+        return here, refused
 
     def _host(self, found: Catalogue, machines: t.Sequence[Machine]) -> HostLoad:
         written: dict[str, int] = {}

@@ -79,6 +79,28 @@ def test_a_pipe_that_is_dead_and_what_is_dropped_of_another_are_told(tmp_path: P
     assert first.startswith("good-a is dropped: machine_model") and second.startswith("good-b is dropped")
 
 
+def test_an_image_that_is_refused_costs_its_machinetype_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes a repository of CVMFS could else keep a host from filling its slots."""
+    kinds = {
+        name: {"root_image": f"docker://r/{name}:1", "user_data": "run", "target_share": 1.0}
+        for name in ("bad", "good")
+    }
+    hand = ByHand(parse({**SMALL, "state_folder": str(tmp_path), "factories": [], "machinetypes": kinds}))
+
+    def look(reference: str) -> str:
+        if "bad" in reference:
+            raise RefusedError("root_image: r/bad:1", "it leads out of /cvmfs, to /", "Name another")
+        return "sha256:good"
+
+    monkeypatch.setattr(hand.engine, "image", look)
+    found = hand.chances(hand.configuration.settings, [], 10_000)
+    assert ([one.name for one in found.machinetypes], found.images) == (["good"], {"r/good:1": "sha256:good"})
+    (refused,) = found.unstartable
+    assert refused.machinetype == "bad" and "it leads out of /cvmfs" in refused.text
+
+
 def test_what_is_pulled_is_written_down_for_a_daemon_that_comes_later(tmp_path: Path) -> None:
     hand = ByHand(configuration(state_folder=str(tmp_path)))
     hand.engine = engine = Images(other="sha256:other")
