@@ -15,9 +15,10 @@ import typing as t
 
 import pytest
 
-from tests.lab.factory import KIND, PATIENCE, LabFactory
-from tests.lab.lab import make_lab, remove_lab
-from tests.lab.mounts import Mounts
+from tests.lab.engine import PodmanService
+from tests.lab.factory import KIND, PATIENCE, LabFactory, PodmanLab
+from tests.lab.lab import Lab, make_lab, remove_lab
+from tests.lab.mounts import Mounts, mounted_below
 from tests.lab.work_spaces import said
 from tests.sampled import sampled
 
@@ -33,10 +34,14 @@ STAYS = "#!/bin/sh\ntrap 'echo 200 Success >$JOBOUTPUTS/shutdown_message; exit' 
 
 
 class Killed:
-    """A factory with two slots: in one a machine that lives through all of it, in the other those of this test."""
+    """A factory with two slots: in one a machine that lives through all of it, in the other those of this test.
 
-    def __init__(self, factory: LabFactory, mounts: Mounts) -> None:
-        self.factory, self.mounts = factory, mounts
+    :param pid: a process for which is mounted what is for the factory.
+    :param label: the template by which the engine's command prints a machine's uuid of an event.
+    """
+
+    def __init__(self, factory: LabFactory, pid: int, label: str) -> None:
+        self.factory, self._pid, self._label = factory, pid, label
         factory.file("precious", "run", STAYS)
         factory.write(machinetypes={"precious": KIND})
         factory.start()
@@ -103,7 +108,7 @@ class Killed:
         assert precious["State"]["Pid"] == self.precious["State"]["Pid"]
         lines = factory.lab.docker(
             "events", "--since", f"{began:.3f}", "--until", f"{time.time():.3f}", "--filter", "event=start", "--format",
-            '{{index .Actor.Attributes "hep.gridbox.machine"}}',
+            self._label,
         ).split()  # fmt: skip
         records = {one["uuid"]: one for one in factory.records()}
         assert set(lines) <= set(records), "a machine that ran is not known"
@@ -121,7 +126,7 @@ class Killed:
         state = self.factory.state
         live = {one["uuid"]: one for one in self.factory.records() if one["state"] == "running"}
         folders = {one: next(state.glob(f"machines/*_{one[:8]}")) for one in live}
-        assert self.mounts.below(state) == sorted(f"{folder}/mnt" for folder in folders.values())
+        assert mounted_below(state, self._pid) == sorted(f"{folder}/mnt" for folder in folders.values())
         volumes = sorted(f"{state}/volumes/{one}.img" for one in live)
         assert sorted(map(str, (state / "volumes").iterdir())) == volumes
         files = said("losetup", "--list", "--noheadings", "--output", "BACK-FILE").split()
@@ -133,24 +138,35 @@ class Killed:
         assert [one for one in self.factory.events(*BAD) if one not in told] == []
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Killed]:
+SETTINGS = {
+    "total_processors": 1, "work_space": "file", "disk_gb_per_processor": 1,
+    "site": "EXAMPLE", "hs06_per_processor": 10.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["docker", pytest.param("podman", marks=pytest.mark.fleet)])
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Killed]:
     """In a mount namespace of its own, for its work spaces are file systems that others would hold."""
     if os.geteuid() != 0:
         pytest.skip("needs root: loop devices, mounts and an engine of its own")
     if not os.path.exists("/dev/loop-control") or not shutil.which("mkfs.ext4"):
         pytest.skip("needs loop devices and mkfs.ext4")
-    with Mounts() as mounts, contextlib.ExitStack() as made:
-        lab = make_lab(tmp_path_factory.mktemp("own") / "engine", f"gbt{os.getpid()}-killed", mounts.enter)
-        made.callback(remove_lab, lab)
-        folder = tmp_path_factory.mktemp("factory")
-        factory = LabFactory(
-            lab, folder, total_processors=1, work_space="file", disk_gb_per_processor=1,
-            site="EXAMPLE", hs06_per_processor=10.0,
-        )  # fmt: skip
-        factory.enter = list(mounts.enter)
+    folder = tmp_path_factory.mktemp("factory")
+    with contextlib.ExitStack() as made:
+        if request.param == "podman":
+            podman: PodmanService = request.getfixturevalue("podman")
+            assert podman.process is not None
+            factory = LabFactory(t.cast(Lab, PodmanLab(podman)), folder, network="podman", **SETTINGS)
+            factory.enter, pid, label = podman.enter, podman.process.pid, '{{index .Attributes "hep.gridbox.machine"}}'
+        else:
+            mounts = made.enter_context(Mounts())
+            lab = make_lab(tmp_path_factory.mktemp("own") / "engine", f"gbt{os.getpid()}-killed", mounts.enter)
+            made.callback(remove_lab, lab)
+            factory = LabFactory(lab, folder, **SETTINGS)
+            factory.enter, pid = list(mounts.enter), mounts.pid
+            label = '{{index .Actor.Attributes "hep.gridbox.machine"}}'
         made.callback(factory.remove)
-        yield Killed(factory, mounts)
+        yield Killed(factory, pid, label)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,11 @@ class Mounts:
         self._holder.stdout.close()
 
     @property
+    def pid(self) -> int:
+        """A process in it."""
+        return self._holder.pid
+
+    @property
     def enter(self) -> tuple[str, ...]:
         """The command that enters it."""
         return ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt")
@@ -44,5 +49,10 @@ class Mounts:
 
     def below(self, folder: t.Union[str, Path]) -> list[str]:
         """Where something is mounted below a folder, each as often as it is."""
-        lines = Path(f"/proc/{self._holder.pid}/mounts").read_text().splitlines()
-        return sorted(line.split()[1] for line in lines if line.split()[1].startswith(f"{folder}/"))
+        return mounted_below(folder, self._holder.pid)
+
+
+def mounted_below(folder: t.Union[str, Path], pid: int) -> list[str]:
+    """Where something is mounted below a folder for a process, each as often as it is."""
+    lines = Path(f"/proc/{pid}/mounts").read_text().splitlines()
+    return sorted(line.split()[1] for line in lines if line.split()[1].startswith(f"{folder}/"))
