@@ -110,12 +110,14 @@ class Store:
 
     def last(self, slots: t.Optional[t.Collection[str]] = None) -> tuple[dict[str, Machine], dict[str, Unreadable]]:
         """By slot, the machine that is in it or was last in it; of thousands of records few are read. What was made
-        later than now, before the clock was set back, does not hide what was made since. And by slot, one that cannot
-        be read: nobody can tell whether that machine is in it.
+        later than now, before the clock was set back, does not hide what was made since, and nothing hides a machine
+        that has its folders still, by whatever clock it was made. And by slot, one that cannot be read: nobody can tell
+        whether that machine is in it.
 
         :param slots: None: all that there are records of, those among them that the factory has no more.
         """
         newest: dict[tuple[str, bool], tuple[int, list[str]]] = {}
+        not_cleaned: list[str] = []
         now = time.time()
         for name in os.listdir(self.root) if os.path.isdir(self.root) else []:
             parts = name.split("_")
@@ -127,7 +129,11 @@ class Store:
                 newest[key] = (created, [])
             if created == newest[key][0]:
                 newest[key][1].append(name)
+            if os.path.lexists(os.path.join(self.root, name, "mnt")):
+                not_cleaned.append(name)
         found, unread = self.read(name for _created, names in newest.values() for name in names)
+        # Of one of these that cannot be read only its name tells, and by that it was over before another was made.
+        found += self.read(not_cleaned)[0]
         return last_in_slots(found), {one.slot: one for one in unread if one.slot}
 
     def forget_unborn(self) -> None:

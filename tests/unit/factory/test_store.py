@@ -240,6 +240,20 @@ def test_the_last_machine_of_a_slot_is_found_without_reading_the_others(tmp_path
     assert store.last([LIVE.slot]) == ({LIVE.slot: LIVE}, {})
 
 
+def test_a_machine_in_a_slot_is_not_hidden_by_one_that_was_made_there_by_another_clock(tmp_path: Path) -> None:
+    """The host booted with its clock behind, LIVE was made, and then the clock was set: the machine before, which has
+    ended, has the later time of both, and that is past."""
+    store = Store(str(tmp_path))
+    (Path(store.create(LIVE)) / "mnt").mkdir()
+    store.create(replace(LIVE, uuid="u2", created=LIVE.created + 100, state=ENDED, cleaned=True))
+    assert store.last([LIVE.slot]) == ({LIVE.slot: LIVE}, {})
+    unread = replace(LIVE, uuid="u3", created=LIVE.created - 100)
+    folder = Path(store.create(unread))
+    (folder / "machine.json").write_text("{")
+    (folder / "mnt").mkdir()
+    assert store.last([LIVE.slot]) == ({LIVE.slot: LIVE}, {})
+
+
 def test_outputs_with_the_longest_names_are_kept(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     name = "x" * 255
