@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.apptainer import equip, package
 from tests.lab.engine import PodmanService
 from tests.lab.factory import LabFactory
+from tests.lab.hosts import Machine
 from tests.lab.image import busybox_tar
 from tests.lab.lab import PARENT, SUBNET4, SUBNET6, Lab, make_lab, remove_lab
 from tests.lab.lan import Lan, add_netns, delete_netns
@@ -77,6 +79,24 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[PodmanService
     service.podman("import", str(image), "busybox:test")
     yield service
     service.remove()
+
+
+@pytest.fixture(scope="module")
+def apptainer_host() -> t.Iterator[Machine]:
+    """A host with Apptainer."""
+    _require_root()
+    try:
+        package()
+    except RuntimeError as exc:
+        pytest.skip(f"Apptainer's package cannot be had from Debian unstable: {exc}")
+    machine = Machine(_name("apptainer"))
+    try:
+        machine.start("trixie")
+        equip(machine)
+        machine.install("passt")
+        yield machine
+    finally:
+        machine.stop()
 
 
 @pytest.fixture(scope="session")

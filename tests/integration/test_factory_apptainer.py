@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from tests.integration.test_factory import (
     ends_by_the_time_limit,
     finds_what_ended_meanwhile,
 )
-from tests.lab.apptainer import ACCOUNT, IMAGE, HostFactory, equip, package
+from tests.lab.apptainer import ACCOUNT, IMAGE, HostFactory, add_loop_devices
 from tests.lab.factory import KIND
 from tests.lab.hosts import Machine
 from tests.lab.lan import Lan, add_netns, delete_netns
@@ -36,22 +35,9 @@ APPTAINER = {**KIND, "machine_model": "apptainer", "root_image": IMAGE}
 
 
 @pytest.fixture(scope="module")
-def host() -> t.Iterator[Machine]:
+def host(apptainer_host: Machine) -> Machine:
     """A host with Apptainer."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces and control groups")
-    try:
-        package()
-    except RuntimeError as exc:
-        pytest.skip(f"Apptainer's package cannot be had from Debian unstable: {exc}")
-    machine = Machine(f"gbt{os.getpid()}-apptainer")
-    try:
-        machine.start("trixie")
-        equip(machine)
-        machine.install("passt")
-        yield machine
-    finally:
-        machine.stop()
+    return apptainer_host
 
 
 @pytest.fixture()
@@ -373,7 +359,17 @@ def test_a_container_of_somebody_else_with_the_accounts_number_is_spared(make: t
     factory.wait("a machine", factory.running)
     become = ("setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups")
     own = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
-    factory.machine.run("systemd-run", "--unit=redis", "unshare", "--pid", "--fork", *become, "sleep", "6161")
+    factory.machine.run(
+        "systemd-run",
+        "--unit=redis",
+        "--property=KillSignal=KILL",
+        "unshare",
+        "--pid",
+        "--fork",
+        *become,
+        "sleep",
+        "6161",
+    )
     try:
         factory.wait("the container", lambda: factory.processes("^sleep 6161"))
         before = factory.processes("^sleep 6161")
@@ -561,9 +557,7 @@ def test_its_work_space_is_all_that_it_can_write_to(make: t.Callable[..., HostFa
         "dd if=/dev/zero of=/tmp/big bs=1M count=2000 && exit\nrm /tmp/big\n"
         "echo 200 Full >$JOBOUTPUTS/shutdown_message\n"
     )
-    host.run("mknod", "/dev/loop-control", "c", "10", "237")
-    for number in range(64):
-        host.run("mknod", f"/dev/loop{number}", "b", "7", str(number))
+    add_loop_devices(host)
     factory = make(script, work_space="file", disk_gb_per_processor=1)
     factory.start()
     assert ended(factory)[0]["message"] == "200 Full"

@@ -16,7 +16,7 @@ import typing as t
 import pytest
 
 from tests.lab.engine import PodmanService
-from tests.lab.factory import KIND, PATIENCE, LabFactory, PodmanLab
+from tests.lab.factory import KIND, LabFactory, PodmanLab
 from tests.lab.lab import Lab, make_lab, remove_lab
 from tests.lab.mounts import Mounts, mounted_below
 from tests.lab.work_spaces import said
@@ -38,16 +38,17 @@ class Killed:
 
     :param pid: a process for which is mounted what is for the factory.
     :param label: the template by which the engine's command prints a machine's uuid of an event.
+    :param kind: of machines.
     """
 
-    def __init__(self, factory: LabFactory, pid: int, label: str) -> None:
+    def __init__(self, factory: LabFactory, pid: int = 0, label: str = "", kind: t.Mapping[str, t.Any] = KIND) -> None:
         self.factory, self._pid, self._label = factory, pid, label
         factory.file("precious", "run", STAYS)
-        factory.write(machinetypes={"precious": KIND})
+        factory.write(machinetypes={"precious": kind})
         factory.start()
         [self.precious] = factory.wait("the machine that stays", factory.running)
         factory.stop()
-        factory.write(machinetypes={"a": {**KIND, "fizzle_seconds": 0}}, total_processors=2, slots=2)
+        factory.write(machinetypes={"a": {**kind, "fizzle_seconds": 0}}, total_processors=2, slots=2)
 
     def effects(self) -> list[str]:
         """What is done in the life of a machine, in order; nothing is killed. There was one before: the first of all
@@ -75,9 +76,7 @@ class Killed:
             factory.file("a", "run", QUICK)
             factory.armed = {"die_at": number, "along": along}
             factory.start()
-            assert factory.process is not None
-            assert factory.process.wait(timeout=PATIENCE) == -signal.SIGKILL
-            factory.process = None
+            factory.dies()
 
             factory.file("a", "run", STAYS)
             factory.armed = None
@@ -86,15 +85,35 @@ class Killed:
             self._nothing_is_lost(began)
             self._nothing_is_left(told)
         finally:
-            if factory.process is not None:
-                factory.stop(signal.SIGKILL)
+            self._end()
+
+    def _end(self) -> None:
+        """The daemon goes, and does not come again."""
+        self.factory.stop(signal.SIGKILL)
 
     def _make_room(self) -> None:
         """The other slot's machine ends while nobody looks."""
         for one in self.factory.running():
-            if one["Id"] != self.precious["Id"]:
-                self.factory.lab.docker("kill", "--signal", "TERM", one["Id"], check=False)  # it may have ended
+            if self._identity(one) != self._identity(self.precious):
+                self._term(one)
         self.factory.wait("its end", lambda: len(self.factory.running()) == 1)
+
+    def _term(self, container: t.Mapping[str, t.Any]) -> None:
+        """Send TERM to a machine; it may have ended."""
+        self.factory.lab.docker("kill", "--signal", "TERM", container["Id"], check=False)
+
+    def _identity(self, container: t.Mapping[str, t.Any]) -> tuple[t.Any, ...]:
+        """What is another's if it is another machine, or was started again."""
+        return container["Id"], container["State"]["Pid"]
+
+    def _started(self, began: float) -> set[str]:
+        """The machines that the engine has started since."""
+        return set(
+            self.factory.lab.docker(
+                "events", "--since", f"{began:.3f}", "--until", f"{time.time():.3f}", "--filter", "event=start",
+                "--format", self._label,
+            ).split()
+        )  # fmt: skip
 
     def _settled(self) -> bool:
         records = self.factory.records()
@@ -104,14 +123,9 @@ class Killed:
 
     def _nothing_is_lost(self, began: float) -> None:
         factory = self.factory
-        [precious] = [one for one in factory.running() if one["Id"] == self.precious["Id"]]
-        assert precious["State"]["Pid"] == self.precious["State"]["Pid"]
-        lines = factory.lab.docker(
-            "events", "--since", f"{began:.3f}", "--until", f"{time.time():.3f}", "--filter", "event=start", "--format",
-            self._label,
-        ).split()  # fmt: skip
+        assert self._identity(self.precious) in [self._identity(one) for one in factory.running()]
         records = {one["uuid"]: one for one in factory.records()}
-        assert set(lines) <= set(records), "a machine that ran is not known"
+        assert self._started(began) <= set(records), "a machine that ran is not known"
         ended = [one for one in records.values() if one["state"] == "ended"]
         assert {(one["shutdown_message"], one["end_code"]) for one in ended} <= {("200 Success", "by_itself")}
         for folder in ("apel-archive", "apel-outgoing"):
@@ -126,16 +140,47 @@ class Killed:
         state = self.factory.state
         live = {one["uuid"]: one for one in self.factory.records() if one["state"] == "running"}
         folders = {one: next(state.glob(f"machines/*_{one[:8]}")) for one in live}
-        assert mounted_below(state, self._pid) == sorted(f"{folder}/mnt" for folder in folders.values())
+        assert self._mounted() == sorted(f"{folder}/mnt" for folder in folders.values())
         volumes = sorted(f"{state}/volumes/{one}.img" for one in live)
         assert sorted(map(str, (state / "volumes").iterdir())) == volumes
-        files = said("losetup", "--list", "--noheadings", "--output", "BACK-FILE").split()
-        assert sorted(one for one in files if one.startswith(f"{state}/")) == volumes
+        assert self._attached() == volumes
         assert not list(state.rglob("*.new"))
         assert [path for path in (state / "machines").iterdir() if not (path / "machine.json").exists()] == []
         assert {path.parent for path in state.glob("machines/*/user_data")} == set(folders.values())
         assert {path.parent for path in state.glob("machines/*/mnt")} == set(folders.values())
         assert [one for one in self.factory.events(*BAD) if one not in told] == []
+
+    def _mounted(self) -> list[str]:
+        return mounted_below(self.factory.state, self._pid)
+
+    def _attached(self) -> list[str]:
+        files = said("losetup", "--list", "--noheadings", "--output", "BACK-FILE").split()
+        return sorted(one for one in files if one.startswith(f"{self.factory.state}/"))
+
+
+#: Number of an effect, seconds after it has begun or None for before it, and what it is.
+Moment = tuple[int, t.Optional[float], str]
+
+
+def moments_of(killed: Killed) -> list[Moment]:
+    """Before each effect; and, where somebody else is at work on it, while it is. Of the features, which are written
+    one like the other, some."""
+    found: list[Moment] = []
+    for number, what in enumerate(killed.effects(), 1):
+        if "features." in what and "total_cpu" not in what and "job_id" not in what:
+            continue
+        found.append((number, None, what))
+        if what.startswith(("ask ", "run ")):
+            found += [(number, along, what) for along in (0.005, 0.05)]
+    return found
+
+
+def kill_at(killed: Killed, moments: t.Sequence[Moment], part: int) -> None:
+    """Kill daemons at one part of the moments."""
+    assert len(moments) > 2 * PARTS, moments
+    for number, along, what in moments[part::PARTS]:
+        print(f"killed {'before' if along is None else f'{along:g} s after'} effect {number}: {what}")
+        killed.kill(number, along)
 
 
 SETTINGS = {
@@ -170,24 +215,13 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def moments(killed: Killed) -> list[tuple[int, t.Optional[float], str]]:
-    """Before each effect; and, where somebody else is at work on it, while it is. Of the features, which are written
-    one like the other, some."""
-    found: list[tuple[int, t.Optional[float], str]] = []
-    for number, what in enumerate(killed.effects(), 1):
-        if "features." in what and "total_cpu" not in what and "job_id" not in what:
-            continue
-        found.append((number, None, what))
-        if what.startswith(("ask ", "run ")):
-            found += [(number, along, what) for along in (0.005, 0.05)]
-    return found
+def moments(killed: Killed) -> list[Moment]:
+    """Those of the life of a machine."""
+    return moments_of(killed)
 
 
 @pytest.mark.parametrize("part", sampled(range(PARTS), every=PARTS))
 def test_a_daemon_that_is_killed_leaves_nothing_and_loses_no_machine(
-    killed: Killed, moments: list[tuple[int, t.Optional[float], str]], part: int
+    killed: Killed, moments: list[Moment], part: int
 ) -> None:
-    assert len(moments) > 2 * PARTS, moments
-    for number, along, what in moments[part::PARTS]:
-        print(f"killed {'before' if along is None else f'{along:g} s after'} effect {number}: {what}")
-        killed.kill(number, along)
+    kill_at(killed, moments, part)

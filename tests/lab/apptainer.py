@@ -18,9 +18,10 @@ import jinja2
 
 from ansible_collections.hep.gridbox.plugins.plugin_utils.zipapp import build
 from tests.gate.tools import ROOT
-from tests.lab.factory import LabFactory
+from tests.lab.factory import ARMED, LabFactory
 from tests.lab.hosts import Machine, made_once, mirror, run
 from tests.lab.image import busybox_tar
+from tests.lab.mounts import mounted_below
 from tests.lab.vm import VirtualMachine
 
 #: The account of machines, and what they are made from by default.
@@ -65,11 +66,20 @@ def equip(machine: Machine | VirtualMachine) -> None:
     machine.run("apptainer", "build", f"/srv/{IMAGE}", "/srv/busybox", timeout=600)
 
 
+def add_loop_devices(machine: Machine) -> None:
+    """Have files attached as disks there; fine if that is so already."""
+    if machine.run("test", "-e", "/dev/loop-control", check=False).returncode == 0:
+        return
+    machine.run("mknod", "/dev/loop-control", "c", "10", "237")
+    for number in range(64):
+        machine.run("mknod", f"/dev/loop{number}", "b", "7", str(number))
+
+
 class HostFactory(LabFactory):
     """A factory on such a host, run by systemd with the unit of the role."""
 
     def __init__(self, machine: Machine, **settings: t.Any) -> None:
-        self.machine, self.name, self.process = machine, "f1.example.org", None
+        self.machine, self.name, self.process, self.armed = machine, "f1.example.org", None, None
         self.folder = machine.root / "srv/factory"  # as this machine sees it
         self.state, self.configuration = self.folder / "state", self.folder / "factory.json"
         self.folder.mkdir()
@@ -81,7 +91,6 @@ class HostFactory(LabFactory):
             "overload_per_processor": 1000, "work_space": "folder", "grace_seconds": 2, **settings,
         }  # fmt: skip
         self.write()
-        self._write_unit()
 
     def _write_unit(self) -> None:
         environment = jinja2.Environment(autoescape=False)
@@ -93,6 +102,15 @@ class HostFactory(LabFactory):
             __vacuum_factory_path="/srv/factory/factory.json",
         )  # fmt: skip
         unit = unit.replace("[Install]", "StandardOutput=append:/srv/factory/journal\n[Install]")
+        if self.armed is not None:
+            (self.folder / ARMED.name).write_bytes(ARMED.read_bytes())
+            options = json.dumps({"program": "/srv/factory/gridbox", **self.armed}).replace(
+                str(self.folder), "/srv/factory"
+            )
+            armed = (
+                f"/usr/bin/env PYTHONPATH=/srv/factory/gridbox /usr/bin/python3 /srv/factory/{ARMED.name} '{options}'"
+            )
+            unit = unit.replace("ExecStart=/srv/factory/gridbox", f"ExecStart={armed}").replace("=always", "=no")
         (self.machine.root / "etc/systemd/system/gridbox-factory.service").write_text(unit)
         self.machine.run("systemctl", "daemon-reload")
 
@@ -103,6 +121,7 @@ class HostFactory(LabFactory):
         (folder / name).write_bytes((self.machine.root / "srv" / IMAGE).read_bytes())
 
     def start(self) -> None:
+        self._write_unit()
         began = len(self.events("factory_started"))
         self.machine.run("systemctl", "start", "gridbox-factory")
         self.wait("the daemon to start", lambda: len(self.events("factory_started")) > began)
@@ -114,6 +133,11 @@ class HostFactory(LabFactory):
             self.machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={number}", "gridbox-factory")
         return 0
 
+    def dies(self) -> None:
+        shown = ("systemctl", "show", "--property=ActiveState,ExecMainStatus", "--value", "gridbox-factory")
+        self.wait("the daemon's end", lambda: self.machine.run(*shown).stdout.split() == ["9", "failed"])
+        self.machine.run("systemctl", "reset-failed", "gridbox-factory")
+
     def remove(self) -> None:
         self.machine.run("systemctl", "stop", "gridbox-factory", check=False)
         for process in self.processes("gridbox machine"):
@@ -122,6 +146,8 @@ class HostFactory(LabFactory):
         groups = ("-path", "*/hep.gridbox/f1-*", "-type", "d")
         self.wait("all to be gone", lambda: not self.processes("gridbox machine") and not self.of_the_account())
         self.machine.run("find", "/sys/fs/cgroup", "-depth", *groups, "-exec", "rmdir", "{}", "+")
+        for point in mounted_below("/srv/factory", self.machine.pid):
+            self.machine.run("umount", point)
         self.machine.run("rm", "-rf", "--one-file-system", "/srv/factory")
 
     def _argv(self, *arguments: str) -> list[str]:

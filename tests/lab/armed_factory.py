@@ -9,7 +9,8 @@
 The options: ``timeout``, the seconds without an answer after which a request to the engine has failed, and ``look``,
 those between two looks at all containers. ``effects``, a file that gets a line for each effect on the first machine
 that it makes: on files, by a command, by a request to the engine. ``die_at``, the number of the effect before which it
-is killed, counted from 1; with ``along``, so many seconds after that effect has begun.
+is killed, counted from 1; with ``along``, so many seconds after that effect has begun. ``program``: what it is in the
+place of, if others are to be started from that.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class Watch:
 
 if __name__ == "__main__":
     options = json.loads(sys.argv.pop(1))
+    sys.argv[0] = options.pop("program", sys.argv[0])
     factory.LOOK = options.pop("look", factory.LOOK)
     timeout = options.pop("timeout", TIMEOUT)
     vars(engines)["MachineEngine"] = functools.partial(MachineEngine, timeout=timeout)

@@ -119,17 +119,23 @@ class LabFactory:
         return self.process.pid
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End the daemon; its exit status."""
-        assert self.process is not None
+        """End the daemon, which may have ended; its exit status."""
+        if self.process is None:
+            return 0
         self.process.send_signal(number)
         status = self.process.wait(timeout=PATIENCE)
         self.process = None
         return status
 
+    def dies(self) -> None:
+        """Wait until the daemon, an armed one, is killed."""
+        assert self.process is not None
+        assert self.process.wait(timeout=PATIENCE) == -signal.SIGKILL
+        self.process = None
+
     def remove(self) -> None:
         """End the daemon, and remove its machines and what was ordered: a later factory may have the same folder."""
-        if self.process is not None:
-            self.stop(signal.SIGKILL)
+        self.stop(signal.SIGKILL)
         Path(orders.path_of(str(self.state))).unlink(missing_ok=True)
         label = f"label=hep.gridbox.factory={self.name}"
         for identity in self.lab.docker("ps", "--all", "--quiet", "--filter", label).split():
