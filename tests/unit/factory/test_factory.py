@@ -1529,6 +1529,55 @@ def test_a_host_that_cannot_be_looked_at_is_a_problem_until_it_can(
     asyncio.run(test())
 
 
+def test_several_machines_are_started_at_a_time_and_the_others_as_these_come_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that starts one is no reason not to ask it for the next; all at once would only make each of them slow.
+    One that hangs keeps one place, and no more."""
+    at_work, hangs, go_on = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    async def test() -> None:
+        factory = made(tmp_path, total_processors=10, machinetypes={"a": KINDS["own"]})
+
+        def start(machine: Machine, *_arguments: t.Any) -> Machine:
+            at_work.release()
+            assert (hangs if machine.slot == slots[0] else go_on).wait(10)
+            return replace(machine, state=RUNNING, started=int(time.time()))
+
+        async def begun(many: int) -> set[str]:
+            """The slots of those that are being made by now."""
+            for _one in range(many):
+                assert await factory.in_thread(at_work.acquire, True, 10)
+            await asyncio.sleep(0)
+            return {one.slot for one in factory.machines.values() if one.state == STARTING}
+
+        slots = factory.configuration.settings.slots
+
+        async def is_there(_identity: str) -> None:
+            """It is looked at after its start, and runs."""
+
+        monkeypatch.setattr(factory.life, "start", start)
+        monkeypatch.setattr(factory, "_look_at", is_there)
+        factory.catalogue = Catalogue(factory.configuration.machinetypes)
+        use(factory, Images())
+        factory.images.here = {"own": Image("id", 0.0)}
+        factory._fill(HostLoad(10), int(time.time()))
+        assert await begun(4) == set(slots[:4])
+        factory._fill(HostLoad(10), int(time.time()))
+        assert not at_work.acquire(blocking=False), "no more than these"
+        go_on.set()
+        while sum(one.state == RUNNING for one in factory.machines.values()) < 3:
+            await asyncio.sleep(0.01)
+        factory._fill(HostLoad(10), int(time.time()))
+        await begun(3)
+        hangs.set()
+        await idle(factory)
+        assert {one.slot for one in factory.machines.values()} == set(slots[:7])
+        await factory.close()
+
+    asyncio.run(test())
+
+
 @pytest.mark.parametrize("forgotten", [True, False])
 def test_a_start_that_finds_no_room_is_no_end_and_the_next_waits_for_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: bool
