@@ -173,8 +173,13 @@ class ServiceWork:
                 stop(daemon, wish.wait_timeout)
             return
         os.makedirs(os.path.dirname(wish.log_file), mode=0o755, exist_ok=True)
-        journal.will_do("stopped the daemon that did not come up", "stop_started")
         child, begin = background.start(wish.argv, wish.log_file)
+        process = background.look(child.pid)
+        if process is not None:
+            # After it, for only its number tells it from one that somebody else starts now, and which keeps it from
+            # coming up. Who is killed in between leaves what was wanted: a daemon.
+            data = {"pid": process.pid, "start": process.start}
+            journal.will_do("stopped the daemon that did not come up", "stop_started", **data)
         deadline = time.monotonic() + wish.wait_timeout
         while True:
             found = self.observe()
@@ -190,11 +195,10 @@ class ServiceWork:
         journal.settle()
 
     def undo(self, name: str, data: t.Mapping[str, t.Any]) -> None:
-        daemon = self.observe()
-        if name == "stop_started" and daemon is not None:
-            stop(daemon, self.wish.wait_timeout)
+        if name == "stop_started":
+            background.stop("The factory's daemon", data["pid"], data["start"], self.wish.wait_timeout)
         elif name == "start_again":
-            run_again(daemon, data, self.wish.log_file, self.wish.wait_timeout)
+            run_again(self.observe(), data, self.wish.log_file, self.wish.wait_timeout)
 
     def before_guard_undo(self) -> None:
         """Nothing is shared with the process that died."""
