@@ -118,18 +118,23 @@ def started_at(site: Site, unit: str) -> int:
     return int(shown.stdout)
 
 
-def test_a_reboot(site: Site) -> None:
-    before = identities(site)
-    site.fleet.reboot(HOST)
-    wait_for_voboxes(site)
-    assert identities(site) == before
-    look_at_the_host(site)
+def look_at_the_order(site: Site) -> None:
+    """At a boot the mounts and the shim come before the engine, which starts VO-boxes."""
     units = site.fleet.machine(HOST).run("sh", "-c", "ls /etc/systemd/system").stdout.split()
     [mount] = [unit for unit in units if unit.startswith("cvmfs-") and unit.endswith(".mount")]
     [shim] = [unit for unit in units if unit.startswith("gridbox-shim-") and unit.endswith(".service")]
     engine = started_at(site, "docker.service")
     assert 0 < active_since(site, mount) <= engine
     assert 0 < active_since(site, shim) <= engine
+
+
+def test_a_reboot(site: Site) -> None:
+    before = identities(site)
+    site.fleet.reboot(HOST)
+    wait_for_voboxes(site)
+    assert identities(site) == before
+    look_at_the_host(site)
+    look_at_the_order(site)
 
 
 #: Seconds that a change may take until the moment comes at which it is cut.
@@ -326,6 +331,7 @@ def test_power_cuts(site: Site, what: str, request: pytest.FixtureRequest) -> No
         assert {name: seen[1:] for name, seen in after.items()} == {n: seen[1:] for n, seen in before.items()}, there
         assert after["vobox12"] == before["vobox12"], there
         look_at_the_host(site)
+        look_at_the_order(site)
     if what == "flatten":
         site.run(playbook)
         images = site.fleet.machine(HOST).run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
@@ -49,6 +50,14 @@ systemctl daemon-reload
 systemctl enable --now time-server.service
 """
 
+#: Of a package that nobody installs here.
+INDEX = f"Package: mmdebstrap\nVersion: 1\nArchitecture: all\nFilename: ./none.deb\nSize: 1\nSHA256: {'0' * 64}\n"
+ADD_INDEX = """mkdir /srv/index
+cat >/srv/index/Packages
+echo 'deb [trusted=yes] file:/srv/index ./' >/etc/apt/sources.list.d/index.list
+apt-get -qq update
+"""
+
 
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
@@ -67,6 +76,21 @@ def word(site: Site) -> str:
     """What the VO-box reads in the repository."""
     inside = ("docker", "exec", "vobox11", "cat", f"/cvmfs/{REPOSITORY}/word")
     return site.fleet.machine(HOST).run(*inside).stdout
+
+
+def test_check_mode_on_a_bare_host_tells_of_what_builds_an_image(site: Site) -> None:
+    """These VO-boxes' image is pulled; one that is built takes a package, which the lab's mirror has not: check mode
+    needs no more of it than its line in an index."""
+    machine = site.fleet.machine(HOST)
+    machine.feed(INDEX.encode(), "sh", "-ec", ADD_INDEX)
+    default = {"vobox_image": "vobox:reference", "vobox_image_pull": "", "vobox_image_build": True}
+    built = json.dumps({**default, "vobox_image_flatten": True})
+    try:
+        foreseen = site.run("hep.gridbox.site", "--check", "-e", built).stdout
+    finally:
+        machine.run("rm", "-r", "/srv/index", "/etc/apt/sources.list.d/index.list")
+    assert "Install what bootstraps an image" in changed_tasks(foreseen, HOST)
+    assert "would be built and flattened." in foreseen
 
 
 def test_from_bare_as_foreseen(site: Site) -> None:
