@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import typing as t
 from dataclasses import replace
@@ -28,9 +27,6 @@ from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import S
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.machinetype import Machinetype
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import DROPPED, NOT_BROUGHT
 
-#: Seconds: a report that is older is of a daemon that works no more, whatever has its process number now.
-FRESH = 60
-
 _QUERIES = ("factory_query", "machinetypes_query", "machines_query")
 
 
@@ -40,7 +36,7 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         raise InputError("timeout", params["timeout"], "seconds, more than 0")
     configuration = load(params["configuration"])
     told = report.load(configuration.state_folder)
-    works = is_at_work(told, time.time())
+    works = report.is_at_work(told, time.time())
     if told is not None and works:
         moved.check_daemon(configuration, told)
     given = orders.load(configuration.state_folder)
@@ -66,14 +62,6 @@ def collect(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "pipes": _pipes(configuration, told if works else None),
         "space": _space(configuration, params["timeout"]) if params["space"] else None,
     }
-
-
-def is_at_work(told: t.Optional[report.Report], now: float) -> bool:
-    """Whether the daemon that has written this report is there.
-
-    :param told: None: there is none.
-    """
-    return told is not None and abs(now - told.written) < FRESH and os.path.isdir(f"/proc/{told.pid}")
 
 
 def _without_daemon(configuration: Configuration, last: dict[str, Machine]) -> str:

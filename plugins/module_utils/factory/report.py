@@ -39,6 +39,9 @@ from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation impor
 
 NAME = "report.json"
 
+#: Seconds: a report that is older is of a daemon that works no more, whatever has its process number now.
+FRESH = 60
+
 #: Bytes of a report that are read: one of a thousand slots has less than one.
 _MOST_BYTES = 16 << 20
 
@@ -311,6 +314,14 @@ def load(state_folder: str) -> t.Optional[Report]:
     except (OSError, ValueError) as exc:
         raise GridboxError(f"The factory's report {path} cannot be read ({exc}).") from exc
     return from_json(text, path)
+
+
+def is_at_work(told: t.Optional[Report], now: float) -> bool:
+    """Whether the daemon that has written this report is there.
+
+    :param told: None: there is none.
+    """
+    return told is not None and abs(now - told.written) < FRESH and os.path.isdir(f"/proc/{told.pid}")
 
 
 def room(state_folder: str) -> t.Optional[int]:

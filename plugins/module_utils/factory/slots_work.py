@@ -305,22 +305,22 @@ class SlotsWork:
 
         :raises RefusedError: if the daemon that works has another name.
         """
-        from ansible_collections.hep.gridbox.plugins.module_utils.factory import info, moved
+        from ansible_collections.hep.gridbox.plugins.module_utils.factory import moved, report
 
         told = self._told()
-        if told is not None and info.is_at_work(told, time.time()):
+        if told is not None and report.is_at_work(told, time.time()):
             moved.check_daemon(self.configuration, told)
 
     def _is_of_now(self, told: report.Report) -> bool:
         """Whether a report is of the daemon that works, and of a decision with the configuration as it is."""
-        from ansible_collections.hep.gridbox.plugins.module_utils.factory import info, report
+        from ansible_collections.hep.gridbox.plugins.module_utils.factory import report
 
         try:
             changed = os.stat(self._asked.path).st_mtime
         except OSError:
             return False
         is_read = told.configuration_stamp == report.stamp(self._asked.path) and (told.decided or 0) > changed + _SEEN
-        return is_read and info.is_at_work(told, time.time())
+        return is_read and report.is_at_work(told, time.time())
 
     def _is_known(self, machinetype: str, told: t.Optional[report.Report]) -> None:
         pipes = told.pipes.values() if told is not None else ()
@@ -339,10 +339,10 @@ class SlotsWork:
 
     def _unheard(self) -> list[str]:
         """A sentence if the daemon does not tell how slots are: what is written down may have passed."""
-        from ansible_collections.hep.gridbox.plugins.module_utils.factory import info
+        from ansible_collections.hep.gridbox.plugins.module_utils.factory import report
 
         told, now = self._told(), time.time()
-        if info.is_at_work(told, now):
+        if report.is_at_work(told, now):
             return []
         since = f"for {now - told.written:.0f} s" if told is not None else "yet"
         unsure = "so nobody can tell what runs: the slots are as they were written down last."

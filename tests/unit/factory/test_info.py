@@ -15,9 +15,9 @@ import pytest
 
 from ansible_collections.hep.gridbox.plugins.module_utils.errors import InputError, RefusedError
 from ansible_collections.hep.gridbox.plugins.module_utils.factory import orders, report
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.info import collect, is_at_work
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.info import collect
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.machine import ENDED, STARTING
-from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import of_slots
+from ansible_collections.hep.gridbox.plugins.module_utils.factory.report import is_at_work, of_slots
 from ansible_collections.hep.gridbox.plugins.module_utils.factory.store import Store, at_work
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.decision import Unstartable
 from ansible_collections.hep.gridbox.plugins.module_utils.vacuum.situation import Refusal
