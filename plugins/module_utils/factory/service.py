@@ -174,12 +174,10 @@ class ServiceWork:
             return
         os.makedirs(os.path.dirname(wish.log_file), mode=0o755, exist_ok=True)
         child, begin = background.start(wish.argv, wish.log_file)
-        process = background.look(child.pid)
-        if process is not None:
-            # After it, for only its number tells it from one that somebody else starts now, and which keeps it from
-            # coming up. Who is killed in between leaves what was wanted: a daemon.
-            data = {"pid": process.pid, "start": process.start}
-            journal.will_do("stopped the daemon that did not come up", "stop_started", **data)
+        # After it, for only its number tells it from one that somebody else starts now, and which keeps it from coming
+        # up. Who is killed in between leaves what was wanted: a daemon.
+        own = {"pid": child.pid, "start": background.started(child.pid)}
+        journal.will_do("stopped the daemon that did not come up", "stop_started", **own)
         deadline = time.monotonic() + wish.wait_timeout
         while True:
             found = self.observe()

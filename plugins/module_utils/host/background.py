@@ -46,6 +46,14 @@ def look(pid: int) -> t.Optional[Process]:
     return Process(pid, int(fields[19]), argv) if fields[0] != "Z" and argv else None
 
 
+def started(pid: int) -> int:
+    """When a process started that is there, be it one of ours that has ended and that nobody has buried: in clock ticks
+    after the boot. :func:`look` may not see one that has just been started, for the kernel gives it its arguments a
+    moment later."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
+
+
 def stop(name: str, pid: int, start: int, seconds: float) -> None:
     """Ask a daemon to end (SIGTERM), and wait for it.
 

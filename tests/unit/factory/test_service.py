@@ -53,9 +53,7 @@ def test_a_daemon_that_somebody_else_has_started_meanwhile_is_left_alone(
     """It has the factory's lock, so ours ends at once, which is no reason to end that one."""
     it = work(tmp_path, "import sys; sys.exit('the factory is at work already')")
     with subprocess.Popen(["sleep", "60"]) as other:
-        process = background.look(other.pid)
-        assert process is not None
-        found = running.Running(process.pid, process.start, process.argv)
+        found = running.Running(other.pid, background.started(other.pid), ("gridbox",))
         monkeypatch.setattr(running, "find", lambda *_given: found)
         undone(it, GridboxError, "at work already")
         assert other.poll() is None
